@@ -1,0 +1,25 @@
+use serde::{Deserialize, Serialize};
+
+/// What kind of device an engine computes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The host's processor.
+    Cpu,
+    /// A graphics processor.
+    Gpu,
+}
+
+/// A device as the engine itself names it: the proof of where the model really is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Processor or graphics processor.
+    pub kind: DeviceKind,
+    /// `GPU-…` for a graphics processor; absent for a processor.
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// Product name, as the engine or the system gives it.
+    #[serde(default)]
+    pub name: Option<String>,
+}

@@ -1,0 +1,71 @@
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One stretch of a run, in the order in which they happen. Each has its own time-out and its own energy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// From the start of the container to the agent's first event.
+    Start,
+    /// Reading the machine: devices, libraries, clocks.
+    Environment,
+    /// Idle power of the devices before the engine exists.
+    Baseline,
+    /// Driver process started, engine imported.
+    Import,
+    /// Model loaded; engines that compile do it here.
+    Load,
+    /// Full passes of the workload that are not measured.
+    Warmup,
+    /// Waiting until clocks and temperature have settled.
+    ThermalGate,
+    /// The measured window: whole passes of the workload.
+    Window,
+    /// Collecting the token stamps from the driver.
+    Collect,
+    /// Driver told to leave, its process group gone.
+    Shutdown,
+    /// Files written to the results volume.
+    Write,
+}
+
+impl Phase {
+    /// All phases in the order in which they happen.
+    pub const ALL: [Self; 11] = [
+        Self::Start,
+        Self::Environment,
+        Self::Baseline,
+        Self::Import,
+        Self::Load,
+        Self::Warmup,
+        Self::ThermalGate,
+        Self::Window,
+        Self::Collect,
+        Self::Shutdown,
+        Self::Write,
+    ];
+
+    /// The name in files, events and time-out settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Environment => "environment",
+            Self::Baseline => "baseline",
+            Self::Import => "import",
+            Self::Load => "load",
+            Self::Warmup => "warmup",
+            Self::ThermalGate => "thermal_gate",
+            Self::Window => "window",
+            Self::Collect => "collect",
+            Self::Shutdown => "shutdown",
+            Self::Write => "write",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
