@@ -1,0 +1,1 @@
+//! Studies and experiments as the user writes them.
