@@ -1,0 +1,277 @@
+//! The `docker` runner: one ephemeral container per run, through the engine's API.
+
+mod archive;
+mod client;
+mod image;
+mod reaper;
+mod spec;
+mod supervise;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use llem_protocol::{Failure, FailureClass, Job, Phase};
+
+pub use client::{Engine, EngineError};
+pub use image::{CandleImage, ImageError, ImageRow, build_candle, images};
+pub use reaper::{Reaped, remove_all, remove_orphans};
+
+use super::{
+    ContainerRecord, EventSink, GpuAccess, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus,
+    runner_failure,
+};
+use archive::Archive;
+use spec::{GpuPlan, inside};
+
+/// Label with the study's id.
+pub const LABEL_STUDY: &str = "io.llem.study";
+/// Label with the run's id.
+pub const LABEL_RUN: &str = "io.llem.run";
+/// Label with the lock file that the controller holds.
+pub const LABEL_LOCK: &str = "io.llem.lock";
+/// Label with the controller's version.
+pub const LABEL_VERSION: &str = "io.llem.version";
+/// Label on images that llem made, with the backend's name.
+pub const LABEL_IMAGE: &str = "io.llem.image";
+
+/// What the machine's owner set for all containers.
+#[derive(Clone, Debug, Default)]
+pub struct MachineConfig {
+    /// How GPUs are handed over.
+    pub gpu_access: GpuAccess,
+    /// Additional mounts.
+    pub mounts: Vec<BindMount>,
+    /// Additional environment variables.
+    pub env: BTreeMap<String, String>,
+    /// Additional device nodes.
+    pub devices: Vec<PathBuf>,
+    /// Capabilities to keep; all others are dropped.
+    pub cap_add: Vec<String>,
+}
+
+/// A directory or file of this machine inside the container.
+#[derive(Clone, Debug)]
+pub struct BindMount {
+    /// On this machine.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: PathBuf,
+    /// Whether the container may only read it.
+    pub read_only: bool,
+}
+
+/// Runs agents in containers.
+#[derive(Clone, Debug)]
+pub struct DockerRunner {
+    engine: Engine,
+    machine: MachineConfig,
+    user: String,
+}
+
+impl DockerRunner {
+    /// A runner on a connected engine.
+    pub fn new(engine: Engine, machine: MachineConfig) -> Self {
+        let user = container_user(&engine);
+        Self { engine, machine, user }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Creates the container of a run with everything in it, not started.
+    async fn create(&self, spec: &RunSpec) -> Result<Created, Failure> {
+        let image = self.image(&spec.image).await?;
+        let gpus = self.gpu_plan(&spec.job)?;
+        let body = spec::container(spec, &self.machine, &gpus, &self.user);
+        let name = container_name(spec);
+        let (id, warnings) = self.engine.create(&name, body).await.map_err(|e| engine_failure(&e))?;
+        let record = ContainerRecord {
+            id: id.clone(),
+            image: spec.image.clone(),
+            image_id: image.id.unwrap_or_default(),
+            image_digests: image.repo_digests.unwrap_or_default(),
+            engine_version: self.engine.version().to_owned(),
+            gpu_access: gpus.access.name().to_owned(),
+            ..ContainerRecord::default()
+        };
+        Ok(Created { id, record, warnings })
+    }
+
+    /// Copies agent, job and workload into a created container: any image runs unmodified, and a remote engine would too.
+    async fn inject(&self, id: &str, spec: &RunSpec) -> Result<(), Failure> {
+        let archive = injection(spec).map_err(|error| {
+            runner_failure(FailureClass::Unknown, Phase::Start, format!("files for the container: {error}"))
+        })?;
+        self.engine.upload(id, archive).await.map_err(|e| engine_failure(&e))
+    }
+
+    async fn image(&self, reference: &str) -> Result<bollard::models::ImageInspect, Failure> {
+        match self.engine.image(reference).await {
+            Ok(Some(image)) => Ok(image),
+            Ok(None) => {
+                let message = format!("the engine at {} has no image `{reference}`", self.engine.address());
+                Err(runner_failure(FailureClass::ImageMissing, Phase::Start, message))
+            }
+            Err(error) => Err(engine_failure(&error)),
+        }
+    }
+
+    /// Decides how the job's GPUs get into the container.
+    fn gpu_plan(&self, job: &Job) -> Result<GpuPlan, Failure> {
+        if job.gpus.is_empty() {
+            return Ok(GpuPlan { access: GpuAccess::None, gpus: Vec::new() });
+        }
+        let present = host_gpus();
+        let chosen = job.gpus.iter().map(|uuid| {
+            present.iter().find(|gpu| gpu.uuid == *uuid).cloned().ok_or_else(|| {
+                let known: Vec<_> = present.iter().map(|gpu| gpu.uuid.as_str()).collect();
+                let message = format!("no GPU `{uuid}` on this machine (GPUs present: {})", known.join(", "));
+                runner_failure(FailureClass::NoGpu, Phase::Start, message)
+            })
+        });
+        let gpus = chosen.collect::<Result<Vec<_>, _>>()?;
+        let access = match self.machine.gpu_access {
+            GpuAccess::Auto => self.detect_access(),
+            set => set,
+        };
+        Ok(GpuPlan { access, gpus })
+    }
+
+    fn detect_access(&self) -> GpuAccess {
+        let info = self.engine.info();
+        let has_runtime = info.runtimes.as_ref().is_some_and(|runtimes| runtimes.contains_key("nvidia"));
+        let has_cdi = info.discovered_devices.as_ref().is_some_and(|devices| {
+            devices.iter().any(|device| device.id.as_deref().is_some_and(|id| id.starts_with("nvidia.com/gpu")))
+        });
+        match (has_runtime, has_cdi) {
+            (true, _) => GpuAccess::Nvidia,
+            (false, true) => GpuAccess::Cdi,
+            (false, false) => GpuAccess::Devices,
+        }
+    }
+}
+
+/// A container that exists.
+struct Created {
+    id: String,
+    record: ContainerRecord,
+    warnings: Vec<String>,
+}
+
+impl Runner for DockerRunner {
+    fn kind(&self) -> &'static str {
+        "docker"
+    }
+
+    fn places(&self, files: &HostFiles) -> Places {
+        Places {
+            output_dir: inside::OUT.into(),
+            workload: inside::WORKLOAD.into(),
+            model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
+            candle: image::CANDLE_DRIVER.to_owned(),
+        }
+    }
+
+    fn run<'a>(&'a self, spec: &'a RunSpec, events: &'a EventSink, stop: &'a Stop) -> BoxFuture<'a, RunOutcome> {
+        Box::pin(async move {
+            let created = match self.create(spec).await {
+                Ok(created) => created,
+                Err(failure) => return RunOutcome { failure: Some(failure), ..RunOutcome::default() },
+            };
+            let mut outcome = match self.inject(&created.id, spec).await {
+                Ok(()) => supervise::supervise(&self.engine, &created.id, spec, events, stop).await,
+                Err(failure) => RunOutcome { failure: Some(failure), ..RunOutcome::default() },
+            };
+            outcome.warnings.extend(created.warnings);
+            outcome.container = Some(supervise::complete(&self.engine, created.record).await);
+            if let Err(error) = self.engine.remove(&created.id).await {
+                let short = created.id.get(..12).unwrap_or(&created.id);
+                outcome.warnings.push(format!("container {short} may be left: {error}; the next start removes it"));
+            }
+            outcome
+        })
+    }
+}
+
+/// The files of a run as a tar archive for the container's root.
+fn injection(spec: &RunSpec) -> std::io::Result<bytes::Bytes> {
+    let mut archive = Archive::new();
+    let mut add = |target: &str, mode: u32, source: &Path| {
+        let content = fs_err::read(source)?;
+        archive.file(Path::new(target.trim_start_matches('/')), mode, &content)
+    };
+    add(inside::AGENT, 0o755, &spec.files.agent)?;
+    add(inside::JOB, 0o644, &spec.job_file)?;
+    add(inside::WORKLOAD, 0o644, &spec.files.workload)?;
+    archive.finish()
+}
+
+/// Readable in `docker ps`, unique between studies that run at once.
+fn container_name(spec: &RunSpec) -> String {
+    let nonce = spec.job.nonce.get(..8).unwrap_or(&spec.job.nonce);
+    format!("llem-{}-{nonce}", spec.job.run_id)
+}
+
+/// Result files belong to the calling user. In a rootless engine, root inside is the calling user outside.
+fn container_user(engine: &Engine) -> String {
+    let options = engine.info().security_options.iter().flatten();
+    if options.into_iter().any(|option| option.contains("rootless")) {
+        return "0:0".to_owned();
+    }
+    format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())
+}
+
+/// Seconds that the agent has for its first word.
+pub(super) fn start_timeout(job: &Job) -> Duration {
+    let seconds = job.timeouts_s.get(&Phase::Start).copied().unwrap_or(60.0);
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(60))
+}
+
+/// The class of an engine's refusal.
+fn engine_failure(error: &EngineError) -> Failure {
+    let text = error.to_string();
+    let lower = text.to_lowercase();
+    let class = if error.is_lost() {
+        FailureClass::ContainerEngineLost
+    } else if lower.contains("could not select device driver") || lower.contains("runtime specified nvidia") {
+        FailureClass::NoGpu
+    } else if ["no such file or directory", "exec format error", "executable file not found", "permission denied"]
+        .iter()
+        .any(|sign| lower.contains(sign))
+        && lower.contains("exec")
+    {
+        FailureClass::AgentMissing
+    } else {
+        FailureClass::ContainerRefused
+    };
+    runner_failure(class, Phase::Start, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use llem_protocol::FailureClass;
+
+    use super::{EngineError, engine_failure};
+
+    #[test]
+    fn refusals_have_classes() {
+        let refused = |message: &str| EngineError::Refused {
+            operation: "start the container".into(),
+            status: 500,
+            message: message.into(),
+        };
+        let class = |message: &str| engine_failure(&refused(message)).class;
+        assert_eq!(class("could not select device driver \"nvidia\" with capabilities: [[gpu]]"), FailureClass::NoGpu);
+        assert_eq!(class("Unknown runtime specified nvidia"), FailureClass::NoGpu);
+        assert_eq!(
+            class("OCI runtime create failed: exec: \"/llem/agent\": stat /llem/agent: no such file or directory"),
+            FailureClass::AgentMissing
+        );
+        assert_eq!(class("exec /llem/agent: exec format error"), FailureClass::AgentMissing);
+        assert_eq!(class("invalid mount config for type \"bind\""), FailureClass::ContainerRefused);
+    }
+}

@@ -1,0 +1,92 @@
+//! Removes containers that no controller looks after any more.
+
+use std::fs::TryLockError;
+use std::path::Path;
+
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
+
+use super::client::{Engine, EngineError};
+use super::{LABEL_LOCK, LABEL_RUN};
+
+/// A container that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// The engine's id.
+    pub id: String,
+    /// The run that it belonged to.
+    pub run_id: String,
+}
+
+/// Removes what dead controllers left. A controller holds its study's lock as long as it lives, whatever kills it.
+pub async fn remove_orphans(engine: &Engine) -> Result<Vec<Reaped>, EngineError> {
+    remove_where(engine, is_orphan).await
+}
+
+/// Removes every container of llem that no living controller holds, also those whose lock file cannot be found.
+pub async fn remove_all(engine: &Engine) -> Result<Vec<Reaped>, EngineError> {
+    remove_where(engine, |container| lock_state(container) != LockState::Held).await
+}
+
+async fn remove_where(
+    engine: &Engine,
+    unwanted: impl Fn(&ContainerSummary) -> bool,
+) -> Result<Vec<Reaped>, EngineError> {
+    let mut reaped = Vec::new();
+    for container in engine.containers(LABEL_RUN).await? {
+        let Some(id) = container.id.clone().filter(|_| unwanted(&container)) else { continue };
+        engine.remove(&id).await?;
+        reaped.push(Reaped { id, run_id: label(&container, LABEL_RUN).unwrap_or_default().to_owned() });
+    }
+    Ok(reaped)
+}
+
+/// A lock file that is not there says nothing: the controller may live in a container with other paths. Then only a container that
+/// no longer runs is an orphan.
+fn is_orphan(container: &ContainerSummary) -> bool {
+    match lock_state(container) {
+        LockState::Held => false,
+        LockState::Free => true,
+        LockState::Unknown => container.state != Some(ContainerSummaryStateEnum::RUNNING),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LockState {
+    Held,
+    Free,
+    Unknown,
+}
+
+fn lock_state(container: &ContainerSummary) -> LockState {
+    label(container, LABEL_LOCK).map_or(LockState::Unknown, |path| probe(Path::new(path)))
+}
+
+fn probe(path: &Path) -> LockState {
+    let Ok(file) = fs_err::File::open(path) else { return LockState::Unknown };
+    match file.file().try_lock_shared() {
+        Ok(()) => LockState::Free,
+        Err(TryLockError::WouldBlock) => LockState::Held,
+        Err(TryLockError::Error(_)) => LockState::Unknown,
+    }
+}
+
+fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
+    container.labels.as_ref()?.get(name).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LockState, probe};
+
+    #[test]
+    fn a_lock_is_held_exactly_as_long_as_its_file_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert_eq!(probe(&path), LockState::Unknown);
+        let holder = fs_err::File::create(&path).unwrap();
+        holder.file().lock().unwrap();
+        assert_eq!(probe(&path), LockState::Held);
+        drop(holder);
+        assert_eq!(probe(&path), LockState::Free);
+    }
+}

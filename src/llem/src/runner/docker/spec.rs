@@ -1,0 +1,152 @@
+//! From a run to a container: pure functions, no engine.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use bollard::models::{
+    ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
+};
+
+use super::{LABEL_LOCK, LABEL_RUN, LABEL_STUDY, LABEL_VERSION, MachineConfig};
+use crate::runner::{Gpu, GpuAccess, RunSpec};
+
+/// Where things are inside a container.
+pub(super) mod inside {
+    /// The agent's binary.
+    pub(in super::super) const AGENT: &str = "/llem/agent";
+    /// The job.
+    pub(in super::super) const JOB: &str = "/llem/job.json";
+    /// The tokenised workload.
+    pub(in super::super) const WORKLOAD: &str = "/llem/workload.jsonl";
+    /// The model's directory.
+    pub(in super::super) const MODEL: &str = "/llem/model";
+    /// The results volume.
+    pub(in super::super) const OUT: &str = "/llem/out";
+}
+
+/// How a container gets its GPUs, decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GpuPlan {
+    /// Never [`GpuAccess::Auto`].
+    pub(super) access: GpuAccess,
+    /// The run's GPUs.
+    pub(super) gpus: Vec<Gpu>,
+}
+
+/// The body of the create call.
+pub(super) fn container(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan, user: &str) -> ContainerCreateBody {
+    ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        entrypoint: Some(vec![inside::AGENT.to_owned()]),
+        cmd: Some(vec![inside::JOB.to_owned()]),
+        env: Some(environment(machine, gpus)),
+        labels: Some(labels(spec)),
+        user: Some(user.to_owned()),
+        working_dir: Some("/llem".to_owned()),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        host_config: Some(host_config(spec, machine, gpus)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn labels(spec: &RunSpec) -> HashMap<String, String> {
+    HashMap::from([
+        (LABEL_STUDY.to_owned(), spec.study_id.clone()),
+        (LABEL_RUN.to_owned(), spec.job.run_id.clone()),
+        (LABEL_LOCK.to_owned(), spec.study_lock.display().to_string()),
+        (LABEL_VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+    ])
+}
+
+/// A user without an entry in the image's /etc/passwd has no home; engines want one for their caches.
+fn environment(machine: &MachineConfig, gpus: &GpuPlan) -> Vec<String> {
+    let mut env = BTreeMap::from([("HOME".to_owned(), "/tmp".to_owned())]);
+    if gpus.access == GpuAccess::Devices {
+        let uuids: Vec<_> = gpus.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
+        env.insert("CUDA_VISIBLE_DEVICES".to_owned(), uuids.join(","));
+    }
+    env.extend(machine.env.clone());
+    env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> HostConfig {
+    let memory = spec.limits.memory_bytes.map(|bytes| bytes as i64);
+    HostConfig {
+        mounts: Some(mounts(spec, machine)),
+        tmpfs: Some(HashMap::from([("/tmp".to_owned(), "mode=1777,exec".to_owned())])),
+        network_mode: Some(if spec.network { "default" } else { "none" }.to_owned()),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: (!machine.cap_add.is_empty()).then(|| machine.cap_add.clone()),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        memory,
+        memory_swap: memory,
+        shm_size: Some(spec.limits.shm_bytes as i64),
+        pids_limit: Some(i64::from(spec.limits.pids)),
+        init: Some(true),
+        // Events are read from the engine's log; a site's own default driver may keep none.
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([("max-size".to_owned(), "64m".to_owned())])),
+        }),
+        devices: Some(devices(machine, gpus)),
+        device_requests: device_requests(gpus),
+        ..HostConfig::default()
+    }
+}
+
+fn mounts(spec: &RunSpec, machine: &MachineConfig) -> Vec<Mount> {
+    let mut mounts = vec![bind(&spec.files.output_dir, Path::new(inside::OUT), false)];
+    mounts.extend(spec.files.model_dir.as_deref().map(|dir| bind(dir, Path::new(inside::MODEL), true)));
+    mounts.extend(machine.mounts.iter().map(|m| bind(&m.source, &m.target, m.read_only)));
+    mounts
+}
+
+fn bind(source: &Path, target: &Path, read_only: bool) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.display().to_string()),
+        target: Some(target.display().to_string()),
+        read_only: Some(read_only),
+        ..Mount::default()
+    }
+}
+
+fn devices(machine: &MachineConfig, gpus: &GpuPlan) -> Vec<DeviceMapping> {
+    let mut nodes: Vec<PathBuf> = machine.devices.clone();
+    if gpus.access == GpuAccess::Devices && !gpus.gpus.is_empty() {
+        nodes.extend(gpus.gpus.iter().map(|gpu| PathBuf::from(format!("/dev/nvidia{}", gpu.minor))));
+        let common = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(PathBuf::from);
+        nodes.extend(common.into_iter().filter(|node| node.exists()));
+    }
+    nodes.iter().map(|node| device(node)).collect()
+}
+
+fn device(node: &Path) -> DeviceMapping {
+    let path = node.display().to_string();
+    DeviceMapping {
+        path_on_host: Some(path.clone()),
+        path_in_container: Some(path),
+        cgroup_permissions: Some("rw".to_owned()),
+    }
+}
+
+/// `utility` makes the NVIDIA runtime mount NVML whatever the image asks for.
+fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
+    if plan.gpus.is_empty() {
+        return None;
+    }
+    let uuids = plan.gpus.iter().map(|gpu| gpu.uuid.clone());
+    let (driver, ids): (&str, Vec<String>) = match plan.access {
+        GpuAccess::Nvidia => ("nvidia", uuids.collect()),
+        GpuAccess::Cdi => ("cdi", uuids.map(|uuid| format!("nvidia.com/gpu={uuid}")).collect()),
+        GpuAccess::Auto | GpuAccess::Devices | GpuAccess::None => return None,
+    };
+    let capabilities = ["gpu", "utility", "compute"].map(str::to_owned).to_vec();
+    Some(vec![DeviceRequest {
+        driver: Some(driver.to_owned()),
+        device_ids: Some(ids),
+        capabilities: Some(vec![capabilities]),
+        ..DeviceRequest::default()
+    }])
+}

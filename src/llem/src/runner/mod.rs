@@ -1,0 +1,158 @@
+//! Runners: where an agent lives while it measures.
+//!
+//! A runner starts one agent for one run, hands its events on, enforces the limits that the agent cannot enforce on itself, and
+//! leaves nothing behind. It knows nothing of studies, configs or results.
+
+pub mod docker;
+mod follow;
+mod gpu;
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use llem_protocol::{Event, Failure, FailureClass, Job, Phase};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+
+pub use docker::DockerRunner;
+pub use gpu::{Gpu, GpuAccess, host_gpus};
+pub use process::ProcessRunner;
+
+/// How long the agent may take to close a run after it was told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Silence that is allowed beyond an agent's own time-out before the agent itself counts as hung.
+const AGENT_GRACE: Duration = Duration::from_secs(30);
+
+/// Starts agents, one per run.
+pub trait Runner: Send + Sync {
+    /// The name in results and messages.
+    fn kind(&self) -> &'static str;
+
+    /// Where agent and driver will find the run's files.
+    fn places(&self, files: &HostFiles) -> Places;
+
+    /// Carries out one run to its end, whatever the end is. Returns after everything that was started is gone.
+    fn run<'a>(&'a self, spec: &'a RunSpec, events: &'a EventSink, stop: &'a Stop) -> BoxFuture<'a, RunOutcome>;
+}
+
+/// Receives the agent's events in order.
+pub type EventSink = UnboundedSender<Event>;
+
+/// The files of a run on this machine.
+#[derive(Clone, Debug)]
+pub struct HostFiles {
+    /// Directory that the agent writes to.
+    pub output_dir: PathBuf,
+    /// The tokenised workload.
+    pub workload: PathBuf,
+    /// Directory of the model, unless the engine gets it from the hub.
+    pub model_dir: Option<PathBuf>,
+    /// The agent's binary.
+    pub agent: PathBuf,
+    /// The embedded backend's driver binary.
+    pub candle: PathBuf,
+}
+
+/// The same files as agent and driver see them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Directory that the agent writes to.
+    pub output_dir: PathBuf,
+    /// The tokenised workload.
+    pub workload: PathBuf,
+    /// Directory of the model.
+    pub model_dir: Option<PathBuf>,
+    /// Program of the embedded backend's driver.
+    pub candle: String,
+}
+
+/// One run, as a runner sees it.
+#[derive(Clone, Debug)]
+pub struct RunSpec {
+    /// Study identity for labels.
+    pub study_id: String,
+    /// Lock file that the controller holds while the study is alive; tells orphans from the containers of others.
+    pub study_lock: PathBuf,
+    /// Image to run in; ignored where there are no images.
+    pub image: String,
+    /// The files on this machine.
+    pub files: HostFiles,
+    /// What the agent is given, with the paths of [`Runner::places`].
+    pub job: Job,
+    /// The job's file on this machine.
+    pub job_file: PathBuf,
+    /// What the container may use.
+    pub limits: Limits,
+    /// Whether the run needs the network, e.g. to fetch a model.
+    pub network: bool,
+}
+
+/// What a container may use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Main memory in bytes; swap is not added.
+    pub memory_bytes: Option<u64>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_bytes: u64,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+/// Both stages of stopping.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Ask the agent to end the run and write what it has.
+    pub soft: CancellationToken,
+    /// Kill at once.
+    pub hard: CancellationToken,
+}
+
+/// How a run ended, as its runner saw it.
+#[derive(Clone, Debug, Default)]
+pub struct RunOutcome {
+    /// Digest of the report, from the agent's last event. Present only when the agent says that all went well.
+    pub report_sha256: Option<String>,
+    /// What failed, by the agent's or the runner's account.
+    pub failure: Option<Failure>,
+    /// What the agent wrote beside its events, bounded.
+    pub agent_log: Vec<u8>,
+    /// The container, where there was one.
+    pub container: Option<ContainerRecord>,
+    /// Things that the user should know although the run went on.
+    pub warnings: Vec<String>,
+}
+
+/// What a result says about its container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// The engine's id of the container.
+    pub id: String,
+    /// Image reference as asked for.
+    pub image: String,
+    /// Content id of the image (`sha256:…`).
+    pub image_id: String,
+    /// Registry digests of the image (`repo@sha256:…`); empty for an image that never was in a registry.
+    pub image_digests: Vec<String>,
+    /// Version of the container engine.
+    pub engine_version: String,
+    /// How GPUs were handed over.
+    pub gpu_access: String,
+    /// Exit status of the agent.
+    pub exit_code: Option<i64>,
+    /// Whether the kernel killed a process of the container for lack of memory.
+    pub oom_killed: bool,
+}
+
+/// A failure that the runner itself saw.
+fn runner_failure(class: FailureClass, phase: Phase, message: impl Into<String>) -> Failure {
+    Failure { class, phase, message: message.into(), log_tail: Vec::new() }
+}
+
+/// Opens a directory or file for the agent's uid; used for messages only.
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,153 @@
+//! The `process` runner: the agent as a plain process, for machines without a container engine.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use llem_protocol::{FailureClass, Phase};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::time::sleep_until;
+
+use super::follow::Follower;
+use super::{EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, display, runner_failure};
+
+/// Runs agents as processes of this machine, each in its own process group.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessRunner;
+
+impl Runner for ProcessRunner {
+    fn kind(&self) -> &'static str {
+        "process"
+    }
+
+    fn places(&self, files: &HostFiles) -> Places {
+        Places {
+            output_dir: files.output_dir.clone(),
+            workload: files.workload.clone(),
+            model_dir: files.model_dir.clone(),
+            candle: display(&files.candle),
+        }
+    }
+
+    fn run<'a>(&'a self, spec: &'a RunSpec, events: &'a EventSink, stop: &'a Stop) -> BoxFuture<'a, RunOutcome> {
+        Box::pin(run(spec, events, stop))
+    }
+}
+
+async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
+    let mut outcome = RunOutcome::default();
+    if spec.limits.memory_bytes.is_some() {
+        outcome.warnings.push("the process runner does not limit memory: `execution.memory_gib` has no effect".into());
+    }
+    let child = Command::new(&spec.files.agent)
+        .arg(&spec.job_file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            let message = format!("{}: {error}", spec.files.agent.display());
+            outcome.failure = Some(runner_failure(FailureClass::AgentMissing, Phase::Start, message));
+            return outcome;
+        }
+    };
+    let start = super::docker::start_timeout(&spec.job);
+    let mut follower = Follower::new(events, &spec.job.run_id, start);
+    let verdict = follow(&mut child, &mut follower, stop).await;
+    let phase = follower.phase();
+    let (report, failure, log) = follower.finish();
+    outcome.report_sha256 = report;
+    outcome.agent_log = log;
+    outcome.failure = match (verdict, failure) {
+        (_, Some(failure)) | (Err(failure), None) => Some(failure),
+        (Ok(status), None) if !status.success() => {
+            let message = format!("the agent ended with {status}");
+            Some(runner_failure(FailureClass::ContainerKilled, phase, message))
+        }
+        (Ok(_), None) => None,
+    };
+    outcome
+}
+
+/// Reads until both streams end and the process is reaped; stops it when told to or when it hangs.
+async fn follow(
+    child: &mut Child,
+    follower: &mut Follower<'_>,
+    stop: &Stop,
+) -> Result<std::process::ExitStatus, llem_protocol::Failure> {
+    let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut out, mut err) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    let mut kill_at: Option<Instant> = None;
+    let mut asked = false;
+    let mut verdict = None;
+    loop {
+        if stdout.is_none() && stderr.is_none() {
+            break;
+        }
+        let deadline = kill_at.unwrap_or_else(|| follower.deadline());
+        tokio::select! {
+            n = read(&mut stdout, &mut out) => match n { 0 => stdout = None, n => follower.stdout(&out[..n]) },
+            n = read(&mut stderr, &mut err) => match n { 0 => stderr = None, n => follower.stderr(&err[..n]) },
+            () = stop.soft.cancelled(), if !asked => {
+                asked = true;
+                signal(child, Signal::TERM);
+                kill_at = Some(Instant::now() + STOP_GRACE);
+            }
+            () = stop.hard.cancelled() => {
+                verdict = Some(runner_failure(FailureClass::Interrupted, follower.phase(), "killed at the second signal"));
+                break;
+            }
+            () = sleep_until(deadline.into()) => {
+                verdict = Some(if asked {
+                    runner_failure(FailureClass::Interrupted, follower.phase(), "the agent did not stop in time and was killed")
+                } else {
+                    follower.hung()
+                });
+                break;
+            }
+        }
+    }
+    if verdict.is_some() {
+        let grace = if stop.hard.is_cancelled() { Duration::ZERO } else { STOP_GRACE };
+        kill_tree(child, grace).await;
+    }
+    let status = child.wait().await;
+    match (verdict, status) {
+        (Some(failure), _) => Err(failure),
+        (None, Ok(status)) => Ok(status),
+        (None, Err(error)) => Err(runner_failure(FailureClass::Unknown, follower.phase(), error.to_string())),
+    }
+}
+
+/// Reads some bytes; 0 at the end of the stream. A stream that has ended is never ready.
+async fn read<R: AsyncRead + Unpin>(stream: &mut Option<R>, buffer: &mut [u8]) -> usize {
+    match stream {
+        Some(stream) => stream.read(buffer).await.unwrap_or(0),
+        None => std::future::pending().await,
+    }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    if let Some(pid) = pid(child) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Gives the agent a moment to kill its driver, then kills its whole group; the driver dies with its parent.
+async fn kill_tree(child: &mut Child, grace: Duration) {
+    signal(child, Signal::TERM);
+    let _ = tokio::time::timeout(grace, child.wait()).await;
+    if let Some(pid) = pid(child) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
