@@ -1,0 +1,198 @@
+//! Parquet tables; the only code that sees Arrow. Units are in the column names, meanings in the field metadata.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::builder::{ListBuilder, UInt32Builder, UInt64Builder};
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_schema::{Field, Schema};
+use fs_err::File;
+use llem_protocol::{PowerSample, RequestRecord};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use super::metrics::{domain_name, e2e_ms, itl_ms, ttft_ms};
+use super::record::ExperimentResult;
+use super::{Distribution, SCHEMA_VERSION, Spread, StoreError, StudyResult};
+
+/// A column: name, meaning, values.
+type Column = (&'static str, &'static str, ArrayRef);
+
+/// Writes one row per request and pass of the window.
+pub(super) fn write_requests(path: &Path, requests: &[RequestRecord]) -> Result<(), StoreError> {
+    let mut tokens = ListBuilder::new(UInt64Builder::new());
+    let mut ids = ListBuilder::new(UInt32Builder::new());
+    for request in requests {
+        tokens.append_value(request.token_ns.iter().map(|ns| Some(*ns)));
+        ids.append_value(request.output_ids.iter().map(|id| Some(*id)));
+    }
+    let itl_mean = |r: &RequestRecord| Distribution::of(itl_ms(r).collect()).map(|d| d.mean);
+    let columns: Vec<Column> = vec![
+        ("pass", "number of the pass, counted over warm-up and window", u32s(requests, |r| Some(r.pass))),
+        ("request_index", "position in the workload", u64s(requests, |r| Some(r.index))),
+        ("batch", "batch of the pass, for engines with static batches", u32s(requests, |r| r.batch)),
+        ("prompt_tokens", "tokens of the prompt, without padding", u32s(requests, |r| Some(r.prompt_tokens))),
+        ("output_tokens", "generated tokens", u64s(requests, |r| Some(r.token_ns.len() as u64))),
+        ("submit_ns", "handed to the engine, CLOCK_MONOTONIC", u64s(requests, |r| Some(r.submit_ns))),
+        ("ttft_ms", "from submit to the first token", f64s(requests, ttft_ms)),
+        ("itl_mean_ms", "mean time between two tokens", f64s(requests, itl_mean)),
+        ("e2e_ms", "from submit to the last token", f64s(requests, e2e_ms)),
+        ("token_ns", "each generated token, CLOCK_MONOTONIC", Arc::new(tokens.finish())),
+        ("output_ids", "the generated token ids", Arc::new(ids.finish())),
+    ];
+    write(path, columns)
+}
+
+/// Writes one row per power sample of the whole run.
+pub(super) fn write_samples(path: &Path, samples: &[PowerSample]) -> Result<(), StoreError> {
+    let columns: Vec<Column> = vec![
+        ("t_ns", "time of the reading, CLOCK_MONOTONIC", u64s(samples, |s| Some(s.t_ns))),
+        ("domain", "what the sensor covers, source:id", texts(samples, |s| domain_name(&s.domain))),
+        ("power_w", "power; null when the reading failed", f64s(samples, |s| s.power_w)),
+        ("temperature_c", "temperature", f64s(samples, |s| s.temperature_c)),
+        ("clock_mhz", "clock of the compute units", f64s(samples, |s| s.clock_mhz)),
+        ("memory_used_bytes", "memory in use on the device", u64s(samples, |s| s.memory_used_bytes)),
+    ];
+    write(path, columns)
+}
+
+/// Writes one row per experiment of a study.
+pub(super) fn write_experiments(path: &Path, study: &StudyResult) -> Result<(), StoreError> {
+    let rows = &study.experiments;
+    let config = |e: &ExperimentResult| serde_json::to_string(&e.config).unwrap_or_default();
+    let varied = |e: &ExperimentResult| {
+        serde_json::to_string(&e.varied.iter().cloned().collect::<serde_json::Map<_, _>>()).unwrap_or_default()
+    };
+    let mut columns: Vec<Column> = vec![
+        ("experiment_id", "identity of the experiment", texts(rows, |e| e.experiment_id.clone())),
+        ("label", "what distinguishes it in its study", texts(rows, |e| e.label.clone())),
+        ("backend", "engine", texts(rows, |e| e.config.backend.name().to_owned())),
+        ("varied_json", "swept keys and values, JSON", texts(rows, varied)),
+        ("config_json", "the experiment with defaults, JSON", texts(rows, config)),
+        ("runs_planned_done", "runs that were carried out", u64s(rows, |e| Some(e.runs.len() as u64))),
+        ("runs_summarised", "runs behind mean and sd", u64s(rows, |e| Some(e.summary.runs))),
+        ("runs_valid", "valid runs", u64s(rows, |e| Some(e.runs.iter().filter(|r| r.valid).count() as u64))),
+    ];
+    let mut spread = |mean, sd, meaning, figure: fn(&ExperimentResult) -> Option<Spread>| {
+        columns.push((mean, meaning, f64s(rows, |e| figure(e).map(|s| s.mean))));
+        columns.push((sd, "sample standard deviation over runs", f64s(rows, |e| figure(e).and_then(|s| s.sd))));
+    };
+    let s = "generated tokens per second of window, mean over runs";
+    spread("output_tokens_per_s", "output_tokens_per_s_sd", s, |e| e.summary.output_tokens_per_s);
+    spread("ttft_p50_ms", "ttft_p50_ms_sd", "median time to first token, mean over runs", |e| e.summary.ttft_p50_ms);
+    spread("itl_p50_ms", "itl_p50_ms_sd", "median inter-token latency, mean over runs", |e| e.summary.itl_p50_ms);
+    spread("e2e_p50_ms", "e2e_p50_ms_sd", "median end-to-end latency, mean over runs", |e| e.summary.e2e_p50_ms);
+    spread("energy_j", "energy_j_sd", "energy of the window, mean over runs", |e| e.summary.energy_j);
+    let j = "energy per generated token, mean over runs";
+    spread("energy_per_output_token_j", "energy_per_output_token_j_sd", j, |e| e.summary.energy_per_output_token_j);
+    spread("mean_power_w", "mean_power_w_sd", "mean power, mean over runs", |e| e.summary.mean_power_w);
+    write(path, columns)
+}
+
+fn u32s<T>(rows: &[T], value: impl Fn(&T) -> Option<u32>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<UInt32Array>())
+}
+
+fn u64s<T>(rows: &[T], value: impl Fn(&T) -> Option<u64>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<UInt64Array>())
+}
+
+fn f64s<T>(rows: &[T], value: impl Fn(&T) -> Option<f64>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<Float64Array>())
+}
+
+fn texts<T>(rows: &[T], value: impl Fn(&T) -> String) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+}
+
+/// Writes a file under a temporary name and renames it.
+fn write(path: &Path, columns: Vec<Column>) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Parquet { path: path.to_owned(), source };
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|(name, meaning, values)| {
+            let metadata = HashMap::from([("description".to_owned(), (*meaning).to_owned())]);
+            Field::new(*name, values.data_type().clone(), true).with_metadata(metadata)
+        })
+        .collect();
+    let metadata = HashMap::from([("schema_version".to_owned(), SCHEMA_VERSION.to_string())]);
+    let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+    let values = columns.into_iter().map(|(_, _, values)| values).collect();
+    let batch = RecordBatch::try_new(schema.clone(), values).map_err(|e| failed(e.into()))?;
+    let compression = Compression::ZSTD(ZstdLevel::try_new(3).map_err(failed)?);
+    let properties = WriterProperties::builder().set_compression(compression).build();
+    let partial = path.with_extension("parquet.partial");
+    let file = File::create(&partial)?;
+    let mut writer = ArrowWriter::try_new(file.into_file(), schema, Some(properties)).map_err(failed)?;
+    writer.write(&batch).map_err(failed)?;
+    writer.into_inner().map_err(failed)?.sync_all()?;
+    fs_err::rename(&partial, path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Float64Type, UInt64Type};
+    use arrow_array::{Array, RecordBatch};
+    use llem_protocol::{PowerDomain, PowerSample, PowerSourceKind, RequestRecord};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::{write_requests, write_samples};
+
+    fn read(path: &std::path::Path) -> RecordBatch {
+        let file = fs_err::File::open(path).unwrap().into_file();
+        let mut reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        reader.next().unwrap().unwrap()
+    }
+
+    #[test]
+    fn requests_come_back_as_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("requests.parquet");
+        let record = RequestRecord {
+            pass: 2,
+            index: 1,
+            batch: None,
+            prompt_tokens: 7,
+            submit_ns: 1_000_000,
+            token_ns: vec![3_000_000, 4_000_000, 6_000_000],
+            output_ids: vec![9, 8, 7],
+        };
+        write_requests(&path, &[record]).unwrap();
+        let batch = read(&path);
+        let f64_of = |name: &str| batch.column_by_name(name).unwrap().as_primitive::<Float64Type>().value(0);
+        assert!((f64_of("ttft_ms") - 2.0).abs() < 1e-12);
+        assert!((f64_of("itl_mean_ms") - 1.5).abs() < 1e-12);
+        assert!((f64_of("e2e_ms") - 5.0).abs() < 1e-12);
+        assert!(batch.column_by_name("batch").unwrap().is_null(0));
+        let tokens = batch.column_by_name("token_ns").unwrap().as_list::<i32>().value(0);
+        assert_eq!(tokens.as_primitive::<UInt64Type>().values(), &[3_000_000, 4_000_000, 6_000_000]);
+        assert_eq!(batch.schema().metadata()["schema_version"], "1");
+    }
+
+    #[test]
+    fn a_failed_reading_is_null_and_no_samples_are_an_empty_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("timeseries.parquet");
+        let domain = PowerDomain { source: PowerSourceKind::Nvml, id: "GPU-a".into() };
+        let sample = |power_w| PowerSample {
+            t_ns: 5,
+            domain: domain.clone(),
+            power_w,
+            temperature_c: None,
+            clock_mhz: Some(1980.0),
+            memory_used_bytes: None,
+        };
+        write_samples(&path, &[sample(Some(300.0)), sample(None)]).unwrap();
+        let batch = read(&path);
+        assert_eq!(batch.column_by_name("power_w").unwrap().null_count(), 1);
+        assert_eq!(batch.column_by_name("domain").unwrap().as_string::<i32>().value(0), "nvml:GPU-a");
+        write_samples(&path, &[]).unwrap();
+        let file = fs_err::File::open(&path).unwrap().into_file();
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        assert_eq!((builder.metadata().file_metadata().num_rows(), builder.schema().fields().len()), (0, 6));
+    }
+}

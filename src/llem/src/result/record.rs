@@ -1,0 +1,261 @@
+//! The records in `result.json` and `study.json`.
+
+use llem_protocol::{ClockPair, EngineReport, EnvironmentReport, Failure, PhaseRecord, Reason, Severity, WindowRecord};
+use serde::{Deserialize, Serialize};
+
+use super::{Metrics, Spread};
+use crate::config::{ExecutionConfig, ExperimentConfig, MergedPoint};
+use crate::runner::ContainerRecord;
+use crate::workload::DatasetProvenance;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunStatus {
+    /// Measured to the end.
+    Completed,
+    /// Not measured; the failure says why.
+    Failed,
+    /// Stopped by the user.
+    Interrupted,
+}
+
+impl RunStatus {
+    /// The name in files and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Everything about one run: `result.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// [`super::SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// `{NNN}-{experiment_id}-c{cycle}`, also the name of the run's directory.
+    pub run_id: String,
+    /// Identity of the study.
+    pub study_id: String,
+    /// Identity of the experiment.
+    pub experiment_id: String,
+    /// Cycle, from 1.
+    pub cycle: u32,
+    /// How it ended.
+    pub status: RunStatus,
+    /// Whether the numbers may be compared and published.
+    pub valid: bool,
+    /// Why figures are null, or the run is not valid.
+    pub reasons: Vec<Reason>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// Start in UTC, RFC 3339.
+    pub started: String,
+    /// End in UTC, RFC 3339.
+    pub finished: String,
+    /// Wall-clock seconds of the whole run, container included.
+    pub wall_s: f64,
+    /// The figures; null when the window was not finished.
+    pub metrics: Option<Metrics>,
+    /// The experiment, complete with defaults.
+    pub config: ExperimentConfig,
+    /// What was run.
+    pub workload: WorkloadIdentity,
+    /// Where the weights came from.
+    pub model: ModelIdentity,
+    /// The engine by its own account.
+    pub engine: Option<EngineReport>,
+    /// `docker` or `process`.
+    pub runner: String,
+    /// The container, where there was one.
+    pub container: Option<ContainerRecord>,
+    /// The machine as seen from inside.
+    pub environment: Option<EnvironmentReport>,
+    /// Every phase with its times and energy.
+    pub phases: Vec<PhaseRecord>,
+    /// The window with its passes.
+    pub window: Option<WindowRecord>,
+    /// Both clocks at the agent's start: joins `*_ns` with wall-clock time.
+    pub clock_start: Option<ClockPair>,
+    /// Both clocks at the agent's end.
+    pub clock_end: Option<ClockPair>,
+    /// The agent's version.
+    pub agent_version: Option<String>,
+    /// The controller's version.
+    pub llem_version: String,
+}
+
+impl RunResult {
+    /// Valid means measured to the end with no reason against it.
+    pub(crate) fn judge(status: RunStatus, reasons: &[Reason]) -> bool {
+        status == RunStatus::Completed && reasons.iter().all(|reason| reason.severity < Severity::Invalid)
+    }
+}
+
+/// Which prompts were run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadIdentity {
+    /// SHA-256 of the tokenised workload.
+    pub sha256: String,
+    /// Requests in one pass.
+    pub requests: u64,
+    /// Prompt tokens in one pass.
+    pub prompt_tokens: u64,
+    /// Output tokens asked for in one pass.
+    pub output_tokens: u64,
+    /// The data set.
+    pub dataset: DatasetProvenance,
+}
+
+/// Which weights were run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// `synthetic`, a directory, or a hub id.
+    pub source: String,
+    /// Content id of a synthetic model, commit of a hub model; null for a directory.
+    pub revision: Option<String>,
+    /// Architecture in the model's config.
+    pub architecture: String,
+    /// Parameters by the model's config.
+    pub parameters: u64,
+}
+
+/// How a study ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StudyStatus {
+    /// Every run was measured.
+    Completed,
+    /// At least one run failed.
+    Failed,
+    /// Stopped by the user.
+    Interrupted,
+}
+
+/// Everything about a study: `study.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StudyResult {
+    /// [`super::SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The study's name.
+    pub name: String,
+    /// Name of the study's directory.
+    pub study_id: String,
+    /// The study's directory on the machine that ran it.
+    pub directory: String,
+    /// Identity of the set of experiments, whatever their execution.
+    pub design_hash: String,
+    /// How it ended.
+    pub status: StudyStatus,
+    /// Start in UTC, RFC 3339.
+    pub started: String,
+    /// End in UTC, RFC 3339.
+    pub finished: String,
+    /// The controller's version.
+    pub llem_version: String,
+    /// Profile that the defaults came from.
+    pub profile: String,
+    /// `key=value` from the command line.
+    pub overrides: Vec<String>,
+    /// How it was carried out.
+    pub execution: ExecutionConfig,
+    /// The keys that vary.
+    pub varied_keys: Vec<String>,
+    /// The experiments with their runs, in the order of the plan.
+    pub experiments: Vec<ExperimentResult>,
+    /// Points of the sweep that equal another one and were run with it.
+    pub merged: Vec<MergedPoint>,
+}
+
+impl StudyResult {
+    /// Counts of completed, failed, interrupted and planned runs.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let with = |status| self.experiments.iter().flat_map(|e| &e.runs).filter(|run| run.status == status).count();
+        (with(RunStatus::Completed), with(RunStatus::Failed), with(RunStatus::Interrupted))
+    }
+}
+
+/// One experiment of a study with its runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentResult {
+    /// Identity of the experiment.
+    pub experiment_id: String,
+    /// What distinguishes it in its study, for people.
+    pub label: String,
+    /// What distinguishes it, for programs.
+    pub varied: Vec<(String, serde_json::Value)>,
+    /// The experiment, complete with defaults.
+    pub config: ExperimentConfig,
+    /// Its runs, in the order in which they were carried out.
+    pub runs: Vec<RunRow>,
+    /// Mean and spread over its valid runs; over all completed runs, and marked so, when none is valid.
+    pub summary: ExperimentSummary,
+}
+
+/// A run in a study's list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunRow {
+    /// The run, and its directory under `runs/`.
+    pub run_id: String,
+    /// Cycle, from 1.
+    pub cycle: u32,
+    /// How it ended.
+    pub status: RunStatus,
+    /// Whether its numbers may be used.
+    pub valid: bool,
+    /// Codes that make it invalid or explain what is absent.
+    pub reasons: Vec<Reason>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// Its figures.
+    pub metrics: Option<Metrics>,
+}
+
+/// Mean and spread over the runs of an experiment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentSummary {
+    /// Runs that went in.
+    pub runs: u64,
+    /// Whether only valid runs went in.
+    pub valid: bool,
+    /// Generated tokens per second.
+    pub output_tokens_per_s: Option<Spread>,
+    /// Median time to first token in milliseconds.
+    pub ttft_p50_ms: Option<Spread>,
+    /// Median inter-token latency in milliseconds.
+    pub itl_p50_ms: Option<Spread>,
+    /// Median end-to-end latency in milliseconds.
+    pub e2e_p50_ms: Option<Spread>,
+    /// Energy of the window in joules.
+    pub energy_j: Option<Spread>,
+    /// Joules per generated token.
+    pub energy_per_output_token_j: Option<Spread>,
+    /// Mean power in watts.
+    pub mean_power_w: Option<Spread>,
+}
+
+impl ExperimentSummary {
+    /// Summarises the runs of one experiment.
+    pub(crate) fn of(runs: &[RunRow]) -> Self {
+        let valid: Vec<&Metrics> = runs.iter().filter(|r| r.valid).filter_map(|r| r.metrics.as_ref()).collect();
+        let any_valid = !valid.is_empty();
+        let used = if any_valid { valid } else { runs.iter().filter_map(|r| r.metrics.as_ref()).collect() };
+        let spread = |figure: &dyn Fn(&Metrics) -> Option<f64>| {
+            Spread::of(&used.iter().filter_map(|m| figure(m)).collect::<Vec<_>>())
+        };
+        Self {
+            runs: used.len() as u64,
+            valid: any_valid,
+            output_tokens_per_s: spread(&|m| Some(m.output_tokens_per_s)),
+            ttft_p50_ms: spread(&|m| m.ttft_ms.map(|d| d.p50)),
+            itl_p50_ms: spread(&|m| m.itl_ms.map(|d| d.p50)),
+            e2e_p50_ms: spread(&|m| m.e2e_ms.map(|d| d.p50)),
+            energy_j: spread(&|m| m.energy.energy_j),
+            energy_per_output_token_j: spread(&|m| m.energy.energy_per_output_token_j),
+            mean_power_w: spread(&|m| m.energy.mean_power_w),
+        }
+    }
+}
