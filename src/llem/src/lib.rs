@@ -1,1 +1,4 @@
-//! Stub.
+//! Measures what an LLM deployment costs in energy and time.
+
+pub mod hub;
+pub mod workload;
