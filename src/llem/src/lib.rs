@@ -1,2 +1,10 @@
 //! llem measures what an LLM deployment costs in energy and time, reproducibly.
+
+pub mod config;
+pub mod hub;
+pub mod model;
+pub mod plan;
+pub mod result;
 pub mod runner;
+pub mod study;
+pub mod workload;
