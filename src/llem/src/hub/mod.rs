@@ -91,10 +91,19 @@ impl Hub {
     ) -> Result<LocalFile, HubError> {
         let file = HubFile { kind: RepoKind::Model, repo, revision: revision.unwrap_or("main"), file };
         file.check()?;
-        let own_cache = cache_root.join(CACHE_BUCKET);
-        if let Some(found) = self.cached(&file).or_else(|| cache::find(&own_cache, &file)) {
-            return Ok(found);
+        match self.cached(&file) {
+            Some(found) => Ok(found),
+            None => self.own_file(&file, cache_root, MAX_MODEL_FILE_BYTES),
         }
-        cache::store(&own_cache, &file, |dest| self.fetch(&file, dest, MAX_MODEL_FILE_BYTES))
+    }
+
+    /// A file in llem's own cache, downloaded when it is not there, at most `max_bytes` long.
+    pub fn own_file(&self, file: &HubFile<'_>, cache_root: &Path, max_bytes: u64) -> Result<LocalFile, HubError> {
+        file.check()?;
+        let own_cache = cache_root.join(CACHE_BUCKET);
+        match cache::find(&own_cache, file) {
+            Some(found) => Ok(found),
+            None => cache::store(&own_cache, file, |dest| self.fetch(file, dest, max_bytes)),
+        }
     }
 }

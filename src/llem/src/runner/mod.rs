@@ -8,7 +8,8 @@ mod follow;
 mod gpu;
 mod process;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -85,6 +86,8 @@ pub struct RunSpec {
     pub job: Job,
     /// The job's file on this machine.
     pub job_file: PathBuf,
+    /// Environment variables that the machine's owner adds; never written to a result.
+    pub env: BTreeMap<String, String>,
     /// What the container may use.
     pub limits: Limits,
     /// Whether the run needs the network, e.g. to fetch a model.
@@ -152,7 +155,3 @@ fn runner_failure(class: FailureClass, phase: Phase, message: impl Into<String>)
     Failure { class, phase, message: message.into(), log_tail: Vec::new() }
 }
 
-/// Opens a directory or file for the agent's uid; used for messages only.
-fn display(path: &Path) -> String {
-    path.display().to_string()
-}

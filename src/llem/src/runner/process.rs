@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep_until;
 
 use super::follow::Follower;
-use super::{EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, display, runner_failure};
+use super::{EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, runner_failure};
 
 /// Runs agents as processes of this machine, each in its own process group.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +27,7 @@ impl Runner for ProcessRunner {
             output_dir: files.output_dir.clone(),
             workload: files.workload.clone(),
             model_dir: files.model_dir.clone(),
-            candle: display(&files.candle),
+            candle: files.candle.display().to_string(),
         }
     }
 
@@ -43,6 +43,7 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
     }
     let child = Command::new(&spec.files.agent)
         .arg(&spec.job_file)
+        .envs(&spec.env)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -7,7 +7,6 @@ mod reaper;
 mod spec;
 mod supervise;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,8 +42,6 @@ pub struct MachineConfig {
     pub gpu_access: GpuAccess,
     /// Additional mounts.
     pub mounts: Vec<BindMount>,
-    /// Additional environment variables.
-    pub env: BTreeMap<String, String>,
     /// Additional device nodes.
     pub devices: Vec<PathBuf>,
     /// Capabilities to keep; all others are dropped.

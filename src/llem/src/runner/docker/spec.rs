@@ -39,7 +39,7 @@ pub(super) fn container(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan,
         image: Some(spec.image.clone()),
         entrypoint: Some(vec![inside::AGENT.to_owned()]),
         cmd: Some(vec![inside::JOB.to_owned()]),
-        env: Some(environment(machine, gpus)),
+        env: Some(environment(spec, gpus)),
         labels: Some(labels(spec)),
         user: Some(user.to_owned()),
         working_dir: Some("/llem".to_owned()),
@@ -60,13 +60,13 @@ fn labels(spec: &RunSpec) -> HashMap<String, String> {
 }
 
 /// A user without an entry in the image's /etc/passwd has no home; engines want one for their caches.
-fn environment(machine: &MachineConfig, gpus: &GpuPlan) -> Vec<String> {
+fn environment(spec: &RunSpec, gpus: &GpuPlan) -> Vec<String> {
     let mut env = BTreeMap::from([("HOME".to_owned(), "/tmp".to_owned())]);
     if gpus.access == GpuAccess::Devices {
         let uuids: Vec<_> = gpus.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
         env.insert("CUDA_VISIBLE_DEVICES".to_owned(), uuids.join(","));
     }
-    env.extend(machine.env.clone());
+    env.extend(spec.env.clone());
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 

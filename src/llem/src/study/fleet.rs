@@ -1,0 +1,96 @@
+//! Which runner carries out which backend on this machine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{RunOptions, StudyError, StudyEvent};
+use crate::config::{Backend, RunnerChoice, UserConfig};
+use crate::runner::docker::{BindMount, Engine, EngineError, MachineConfig, remove_orphans};
+use crate::runner::{DockerRunner, ProcessRunner, Runner};
+
+/// The runners of a study.
+pub(super) struct Fleet {
+    runners: BTreeMap<Backend, Arc<dyn Runner>>,
+    engine: Option<Engine>,
+}
+
+impl Fleet {
+    /// Chooses a runner for each backend; connects to the container engine where one is needed, and clears what a dead controller
+    /// left there.
+    pub(super) async fn choose(
+        backends: impl Iterator<Item = Backend>,
+        options: &RunOptions,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<Self, StudyError> {
+        let wanted: BTreeMap<Backend, RunnerChoice> = backends.map(|b| (b, choice(b, options))).collect();
+        let engine = connect(&wanted, &options.user, notify).await?;
+        if let Some(engine) = &engine {
+            for orphan in remove_orphans(engine).await? {
+                let text = format!("removed the container of {}, left by a controller that died", orphan.run_id);
+                notify(StudyEvent::Notice { text });
+            }
+        }
+        let docker = engine.clone().map(|engine| Arc::new(DockerRunner::new(engine, machine(&options.user))));
+        let runner = |choice| -> Arc<dyn Runner> {
+            match (&docker, choice) {
+                (Some(docker), RunnerChoice::Auto | RunnerChoice::Docker) => docker.clone(),
+                _ => Arc::new(ProcessRunner),
+            }
+        };
+        Ok(Self { runners: wanted.iter().map(|(backend, choice)| (*backend, runner(*choice))).collect(), engine })
+    }
+
+    /// The runner of a backend.
+    pub(super) fn runner(&self, backend: Backend) -> Arc<dyn Runner> {
+        self.runners.get(&backend).cloned().unwrap_or_else(|| Arc::new(ProcessRunner))
+    }
+
+    /// The container engine, if any backend uses it.
+    pub(super) fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
+    }
+
+    /// Names of the runners in use.
+    pub(super) fn names(&self) -> String {
+        let names: std::collections::BTreeSet<_> = self.runners.values().map(|runner| runner.kind()).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn choice(backend: Backend, options: &RunOptions) -> RunnerChoice {
+    let user = &options.user;
+    options.runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner)
+}
+
+/// The engine when one is asked for and must answer, or when none is asked for and one answers.
+async fn connect(
+    wanted: &BTreeMap<Backend, RunnerChoice>,
+    user: &UserConfig,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Option<Engine>, EngineError> {
+    if wanted.values().all(|choice| *choice == RunnerChoice::Process) {
+        return Ok(None);
+    }
+    match Engine::connect(user.docker_host.as_deref()).await {
+        Ok(engine) => Ok(Some(engine)),
+        Err(error) if wanted.values().any(|choice| *choice == RunnerChoice::Docker) => Err(error),
+        Err(error) => {
+            let text = format!("{error}; running with the `process` runner, without containers");
+            notify(StudyEvent::Notice { text });
+            Ok(None)
+        }
+    }
+}
+
+fn machine(user: &UserConfig) -> MachineConfig {
+    MachineConfig {
+        gpu_access: user.gpu.access,
+        mounts: user
+            .mounts
+            .iter()
+            .map(|m| BindMount { source: m.source.clone(), target: m.target.clone(), read_only: m.read_only })
+            .collect(),
+        devices: user.devices.clone(),
+        cap_add: user.cap_add.clone(),
+    }
+}

@@ -1,0 +1,146 @@
+//! Carries out a study: prepares everything, runs the plan, keeps what it measured.
+
+mod event;
+mod fleet;
+mod prepare;
+mod programs;
+mod run;
+mod session;
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+use tokio::sync::mpsc::UnboundedSender;
+
+pub use event::StudyEvent;
+pub use programs::{Programs, ProgramsError};
+pub use session::run_study;
+
+use crate::config::{Backend, ExecutionConfig, ExperimentConfig, RunnerChoice, StudyConfig, UserConfig};
+use crate::hub::HubError;
+use crate::model::ModelError;
+use crate::result::{ExperimentResult, StoreError};
+use crate::runner::Stop;
+use crate::runner::docker::{EngineError, ImageError};
+use crate::workload::WorkloadError;
+
+/// How a study is carried out on this machine.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Directory that study directories are made in.
+    pub output: PathBuf,
+    /// Runner for all backends, whatever the user config says.
+    pub runner: Option<RunnerChoice>,
+    /// The machine's settings.
+    pub user: UserConfig,
+    /// The agent and the embedded driver; absent: beside the running program.
+    pub programs: Option<Programs>,
+    /// Receives what happens.
+    pub events: Option<UnboundedSender<StudyEvent>>,
+    /// Stops the study.
+    pub stop: Stop,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            output: PathBuf::from("results"),
+            runner: None,
+            user: UserConfig::default(),
+            programs: None,
+            events: None,
+            stop: Stop::default(),
+        }
+    }
+}
+
+/// Why a study could not be carried out. A run that fails is not an error of the study but part of its result.
+#[derive(Debug, Error)]
+pub enum StudyError {
+    /// The config.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// A backend without a driver.
+    #[error("backend `{0}` has no driver in this version of llem (backends that run: candle)")]
+    NoDriver(Backend),
+    /// An image is needed.
+    #[error("backend `{0}` has no image; set `{0}.image` in the study or `images.{0}` in the user config")]
+    NoImage(Backend),
+    /// llem's own binaries.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
+    /// The container engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// An image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The hub's settings.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A model.
+    #[error("model of experiment {experiment}: {source}")]
+    Model {
+        /// The experiment.
+        experiment: String,
+        /// What is wrong.
+        source: ModelError,
+    },
+    /// A workload.
+    #[error("workload of experiment {experiment}: {source}")]
+    Workload {
+        /// The experiment.
+        experiment: String,
+        /// What is wrong.
+        source: WorkloadError,
+    },
+    /// Results cannot be written. What was finished before is on disk.
+    #[error("results cannot be written: {0}; free space or fix the permissions, then run the study again")]
+    Store(#[from] StoreError),
+    /// Nobody would know which runs are whose.
+    #[error("the container engine stopped answering during run {run_id}; finished runs are in {directory}")]
+    EngineLost {
+        /// The run.
+        run_id: String,
+        /// The study's directory.
+        directory: PathBuf,
+    },
+    /// A thread of llem itself died.
+    #[error("an internal task ended early: {0}")]
+    Task(String),
+}
+
+impl StudyError {
+    /// Whether the study file or the user config has to change before another try can help.
+    pub fn is_config(&self) -> bool {
+        matches!(
+            self,
+            Self::Config(_) | Self::NoDriver(_) | Self::NoImage(_) | Self::Model { .. } | Self::Workload { .. }
+        )
+    }
+}
+
+/// Measures one experiment: all its cycles, in a study directory of its own.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use llem::config::{Profile, StudyConfig};
+/// use llem::study::{RunOptions, run_experiment};
+///
+/// let study = StudyConfig::from_file("examples/quickstart.yaml".as_ref(), &[], Profile::Standard)?;
+/// let experiment = study.experiments[0].config.clone();
+/// let result = run_experiment("one", experiment, study.execution, RunOptions::default()).await?;
+/// println!("{:?} tokens/s", result.summary.output_tokens_per_s);
+/// # Ok(())
+/// # }
+/// ```
+pub async fn run_experiment(
+    name: &str,
+    experiment: ExperimentConfig,
+    execution: ExecutionConfig,
+    options: RunOptions,
+) -> Result<ExperimentResult, StudyError> {
+    let study = StudyConfig::single(name, experiment, execution)?;
+    let mut result = run_study(study, options).await?;
+    result.experiments.pop().ok_or_else(|| StudyError::Task("the study has no experiment".to_owned()))
+}

@@ -1,0 +1,158 @@
+//! Everything that can be made ready, and can go wrong, before the first container.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::fleet::Fleet;
+use super::{Programs, RunOptions, StudyError, StudyEvent};
+use crate::config::{Backend, Experiment, ExperimentConfig, Length, Order, StudyConfig};
+use crate::hub::Hub;
+use crate::model::LocalModel;
+use crate::runner::docker::{CandleImage, build_candle};
+use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
+
+/// What an experiment needs, on this machine.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) model: Arc<LocalModel>,
+    pub(super) workload: Arc<Workload>,
+    /// Empty where there are no images.
+    pub(super) image: String,
+}
+
+/// Makes models, workloads and images of all experiments ready; what several experiments share is made once.
+pub(super) async fn prepare(
+    study: &StudyConfig,
+    options: &RunOptions,
+    programs: &Programs,
+    fleet: &Fleet,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Vec<Prepared>, StudyError> {
+    if let Some(other) = study.experiments.iter().map(|e| e.config.backend).find(|b| *b != Backend::Candle) {
+        return Err(StudyError::NoDriver(other));
+    }
+    let candle_image = candle_image(programs, fleet, notify).await?;
+    let cache_root = options.user.cache_root();
+    let base_dir = base_dir(study);
+    let hub = Hub::from_env()?;
+    let mut kitchen = Kitchen { base_dir, cache_root, hub, models: HashMap::new(), workloads: HashMap::new() };
+    let mut prepared = Vec::with_capacity(study.experiments.len());
+    for experiment in &study.experiments {
+        let model = kitchen.model(experiment, notify).await?;
+        let workload = kitchen.workload(experiment, &model, notify).await?;
+        let image = image(&experiment.config, options, candle_image.as_deref());
+        prepared.push(Prepared { model, workload, image });
+    }
+    Ok(prepared)
+}
+
+/// Relative paths in a study are relative to its file.
+fn base_dir(study: &StudyConfig) -> PathBuf {
+    let parent = study.source.as_ref().and_then(|source| source.path.parent());
+    parent.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+fn image(config: &ExperimentConfig, options: &RunOptions, candle_image: Option<&str>) -> String {
+    let asked = config.image().or_else(|| options.user.images.get(&config.backend).map(String::as_str));
+    asked.or(candle_image).unwrap_or_default().to_owned()
+}
+
+/// The embedded backend's image for the binaries at hand, made when the engine does not have it.
+async fn candle_image(
+    programs: &Programs,
+    fleet: &Fleet,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Option<String>, StudyError> {
+    let Some(engine) = fleet.engine() else { return Ok(None) };
+    let image = CandleImage::from_host(&programs.candle, &programs.agent)?;
+    if engine.image(&image.reference).await?.is_none() {
+        notify(StudyEvent::Preparing { what: format!("image {}", image.reference) });
+        build_candle(engine, &image).await?;
+    }
+    Ok(Some(image.reference))
+}
+
+/// Makes models and workloads, each once.
+struct Kitchen {
+    base_dir: PathBuf,
+    cache_root: PathBuf,
+    hub: Hub,
+    models: HashMap<String, Arc<LocalModel>>,
+    workloads: HashMap<String, Arc<Workload>>,
+}
+
+impl Kitchen {
+    async fn model(
+        &mut self,
+        experiment: &Experiment,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<Arc<LocalModel>, StudyError> {
+        let source = experiment.config.model_source();
+        let key = format!("{source:?}");
+        if let Some(model) = self.models.get(&key) {
+            return Ok(model.clone());
+        }
+        notify(StudyEvent::Preparing { what: "model".to_owned() });
+        let (base_dir, cache_root, hub) = (self.base_dir.clone(), self.cache_root.clone(), self.hub.clone());
+        let model = blocking(move || LocalModel::resolve(&source, &base_dir, &cache_root, &hub)).await?;
+        let model = Arc::new(model.map_err(|source| StudyError::Model { experiment: experiment.id.clone(), source })?);
+        self.models.insert(key, model.clone());
+        Ok(model)
+    }
+
+    async fn workload(
+        &mut self,
+        experiment: &Experiment,
+        model: &Arc<LocalModel>,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<Arc<Workload>, StudyError> {
+        let config = experiment.config.workload.clone();
+        let seed = experiment.config.random_seed;
+        let key = format!("{config:?} {seed} {}", model.dir().display());
+        if let Some(workload) = self.workloads.get(&key) {
+            return Ok(workload.clone());
+        }
+        notify(StudyEvent::Preparing { what: format!("workload {}", config.dataset) });
+        let (base_dir, cache_root, hub) = (self.base_dir.clone(), self.cache_root.clone(), self.hub.clone());
+        let tokenizer = model.tokenizer();
+        let made = blocking(move || {
+            let request = WorkloadRequest {
+                dataset: &config.dataset,
+                n: config.n,
+                input_tokens: config.input_tokens.map(length),
+                output_tokens: length(config.output_tokens),
+                order: order(config.order),
+                seed,
+                base_dir: &base_dir,
+            };
+            workload::prepare(&request, &tokenizer, &cache_root, &hub)
+        })
+        .await?;
+        let workload =
+            Arc::new(made.map_err(|source| StudyError::Workload { experiment: experiment.id.clone(), source })?);
+        self.workloads.insert(key, workload.clone());
+        Ok(workload)
+    }
+}
+
+/// Runs file and network work beside the event loop.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StudyError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| StudyError::Task(error.to_string()))
+}
+
+fn length(length: Length) -> LengthSpec {
+    match length {
+        Length::Exact(tokens) => LengthSpec::Exact(tokens),
+        Length::Uniform(range) => LengthSpec::Uniform { min: range.min, max: range.max },
+    }
+}
+
+fn order(order: Order) -> OrderSpec {
+    match order {
+        Order::AsGiven => OrderSpec::AsGiven,
+        Order::Shuffled => OrderSpec::Shuffled,
+        Order::ShortestFirst => OrderSpec::ShortestFirst,
+        Order::LongestFirst => OrderSpec::LongestFirst,
+    }
+}

@@ -1,0 +1,36 @@
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// llem's own binaries that are not the controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programs {
+    /// The agent.
+    pub agent: PathBuf,
+    /// The embedded backend's driver.
+    pub candle: PathBuf,
+}
+
+/// A binary is not where it should be.
+#[derive(Debug, Error)]
+#[error("{0}: not found; llem's binaries must lie in one directory, `cargo build --workspace` makes them all")]
+pub struct ProgramsError(pub PathBuf);
+
+impl Programs {
+    /// The binaries beside the running program, or one directory above it, where Cargo keeps them for tests and examples.
+    pub fn locate() -> Result<Self, ProgramsError> {
+        let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("."));
+        let beside = own.parent().unwrap_or(Path::new("."));
+        let above = beside.parent().unwrap_or(beside);
+        Self::in_directory(beside).or_else(|missing| Self::in_directory(above).map_err(|_| missing))
+    }
+
+    /// The binaries of a directory.
+    pub fn in_directory(dir: &Path) -> Result<Self, ProgramsError> {
+        let find = |name: &str| {
+            let path = dir.join(name);
+            if path.is_file() { Ok(path) } else { Err(ProgramsError(path)) }
+        };
+        Ok(Self { agent: find("llem-agent")?, candle: find("llem-candle")? })
+    }
+}

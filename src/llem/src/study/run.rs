@@ -1,0 +1,264 @@
+//! One run: job, runner, files, verdict.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use llem_protocol::{
+    DriverCommand, EngineSpec, Failure, FailureClass, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION, Phase,
+    Report, RequestRecord, WorkloadRef, files,
+};
+use rand::Rng;
+
+use super::prepare::Prepared;
+use super::{Programs, StudyError, StudyEvent};
+use crate::config::{ExecutionConfig, Experiment, UserConfig};
+use crate::result::{
+    Collected, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
+    WorkloadIdentity, collect, run_metrics,
+};
+use crate::runner::{HostFiles, Limits, Places, RunOutcome, RunSpec, Runner, Stop};
+
+/// Bytes in a GiB.
+const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+
+/// Everything that one run needs.
+pub(super) struct RunContext<'a> {
+    pub(super) run_id: &'a str,
+    pub(super) cycle: u32,
+    pub(super) experiment: &'a Experiment,
+    pub(super) execution: &'a ExecutionConfig,
+    pub(super) prepared: &'a Prepared,
+    pub(super) programs: &'a Programs,
+    pub(super) runner: Arc<dyn Runner>,
+    pub(super) directory: &'a StudyDirectory,
+    pub(super) user: &'a UserConfig,
+    pub(super) stop: &'a Stop,
+}
+
+/// Carries out one run and writes its files. Only results that cannot be written are an error.
+pub(super) async fn carry_out(
+    context: &RunContext<'_>,
+    notify: &impl Fn(StudyEvent),
+) -> Result<(RunRow, PathBuf), StudyError> {
+    let directory = context.directory.run(context.run_id)?;
+    let spec = run_spec(context, &directory);
+    directory.write_json("job.json", &spec.job)?;
+    directory.write(".volume/.llem-nonce", spec.job.nonce.as_bytes())?;
+    let (started, clock) = (Timestamp::now(), Instant::now());
+    let outcome = drive(context, &spec, notify).await;
+    for text in &outcome.warnings {
+        notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
+    }
+    let (collected, failure) = take_files(&directory, &spec.job, &outcome);
+    let result = judge(context, outcome, &collected, failure, started, clock.elapsed().as_secs_f64());
+    directory.write_tables(&collected.requests, &collected.samples)?;
+    directory.finish(&result)?;
+    Ok((row(&result), directory.path().to_owned()))
+}
+
+/// Lets the runner work while its events are handed on.
+async fn drive(context: &RunContext<'_>, spec: &RunSpec, notify: &impl Fn(StudyEvent)) -> RunOutcome {
+    let (sink, mut events) = tokio::sync::mpsc::unbounded_channel();
+    let mut run = context.runner.run(spec, &sink, context.stop);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut run => break outcome,
+            Some(event) = events.recv() => notify(StudyEvent::Agent { event }),
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        notify(StudyEvent::Agent { event });
+    }
+    outcome
+}
+
+fn run_spec(context: &RunContext<'_>, directory: &RunDirectory) -> RunSpec {
+    let prepared = context.prepared;
+    let host = HostFiles {
+        output_dir: directory.volume().to_owned(),
+        workload: prepared.workload.path.clone(),
+        model_dir: Some(prepared.model.root.clone()),
+        agent: context.programs.agent.clone(),
+        candle: context.programs.candle.clone(),
+    };
+    let places = context.runner.places(&host);
+    let execution = context.execution;
+    let bytes = |gib: f64| (gib * GIB) as u64;
+    RunSpec {
+        study_id: context.directory.study_id(),
+        study_lock: context.directory.lock_path().to_owned(),
+        image: prepared.image.clone(),
+        job: job(context, &places),
+        job_file: directory.job_file(),
+        limits: Limits {
+            memory_bytes: execution.memory_gib.map(bytes),
+            shm_bytes: bytes(execution.shm_gib),
+            pids: execution.pids_limit,
+        },
+        env: context.user.env.clone(),
+        network: false,
+        files: host,
+    }
+}
+
+fn job(context: &RunContext<'_>, places: &Places) -> Job {
+    let config = &context.experiment.config;
+    let measurement = &config.measurement;
+    let workload = &context.prepared.workload;
+    let nonce: u64 = rand::rng().next_u64();
+    Job {
+        protocol_version: PROTOCOL_VERSION,
+        run_id: context.run_id.to_owned(),
+        nonce: format!("{nonce:016x}"),
+        output_dir: places.output_dir.clone(),
+        driver: DriverCommand { programs: vec![places.candle.clone()], args: Vec::new(), env: BTreeMap::new() },
+        engine: EngineSpec {
+            backend: config.backend.name().to_owned(),
+            model: ModelLocation::Directory(
+                places.model_dir.clone().unwrap_or_default().join(&context.prepared.model.subdirectory),
+            ),
+            dtype: config.dtype.name().to_owned(),
+            options: config.engine_options(),
+            extra: config.extra(),
+            sampling: object(&config.sampling),
+            lora: config.lora.as_ref().map(object),
+            random_seed: config.random_seed.to_string(),
+        },
+        workload: WorkloadRef {
+            path: places.workload.clone(),
+            sha256: workload.sha256.clone(),
+            requests: workload.requests,
+            ignore_eos: config.workload.ignore_eos,
+        },
+        measurement: MeasurementSpec {
+            baseline_s: measurement.baseline_seconds,
+            warmup_passes: measurement.warmup_passes,
+            warmup_min_s: measurement.warmup_min_seconds,
+            window_min_s: measurement.min_seconds,
+            window_min_passes: measurement.min_passes,
+            sample_hz: measurement.sample_hz,
+        },
+        timeouts_s: context.execution.timeouts_s.clone(),
+        gpus: Vec::new(),
+    }
+}
+
+fn object(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json::Value> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    }
+}
+
+/// Takes the agent's files; a run that claims to be whole and is not has failed.
+fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Collected, Option<Failure>) {
+    let announced = outcome.report_sha256.as_deref().filter(|_| outcome.failure.is_none());
+    let (collected, failure) = match collect(directory.volume(), job, announced) {
+        Ok(collected) => (collected, outcome.failure.clone()),
+        Err(failure) => (Collected::default(), Some(failure)),
+    };
+    for (name, content) in [("driver.log", &collected.driver_log), ("agent.log", &outcome.agent_log)] {
+        // A log that cannot be kept must not cost the run; the result file will tell if the disk is full.
+        let _ = directory.write(name, content);
+    }
+    (collected, failure)
+}
+
+fn judge(
+    context: &RunContext<'_>,
+    outcome: RunOutcome,
+    collected: &Collected,
+    failure: Option<Failure>,
+    started: Timestamp,
+    wall_s: f64,
+) -> RunResult {
+    let report = collected.report.as_ref();
+    let (metrics, failure) = figures(report, &collected.requests, failure, outcome.report_sha256.is_some());
+    let status = match &failure {
+        None => RunStatus::Completed,
+        Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
+        Some(_) => RunStatus::Failed,
+    };
+    let reasons = report.map(|r| r.reasons.clone()).unwrap_or_default();
+    let prepared = context.prepared;
+    RunResult {
+        schema_version: SCHEMA_VERSION,
+        run_id: context.run_id.to_owned(),
+        study_id: context.directory.study_id(),
+        experiment_id: context.experiment.id.clone(),
+        cycle: context.cycle,
+        status,
+        valid: RunResult::judge(status, &reasons),
+        reasons,
+        failure,
+        started: started.to_string(),
+        finished: Timestamp::now().to_string(),
+        wall_s,
+        metrics,
+        config: context.experiment.config.clone(),
+        workload: WorkloadIdentity {
+            sha256: prepared.workload.sha256.clone(),
+            requests: prepared.workload.requests,
+            prompt_tokens: prepared.workload.prompt_tokens,
+            output_tokens: prepared.workload.output_tokens,
+            dataset: prepared.workload.dataset.clone(),
+        },
+        model: ModelIdentity {
+            source: prepared.model.source.clone(),
+            revision: prepared.model.revision.clone(),
+            architecture: prepared.model.geometry.architecture.class_name().to_owned(),
+            parameters: prepared.model.geometry.parameters(),
+        },
+        engine: report.and_then(|r| r.engine.clone()),
+        runner: context.runner.kind().to_owned(),
+        container: outcome.container,
+        environment: report.map(|r| r.environment.clone()),
+        phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
+        window: report.and_then(|r| r.window.clone()),
+        clock_start: report.map(|r| r.clock_start),
+        clock_end: report.map(|r| r.clock_end),
+        agent_version: report.map(|r| r.agent_version.clone()),
+        llem_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// The figures of a whole run; a run without them has failed even when nobody said so.
+fn figures(
+    report: Option<&Report>,
+    requests: &[RequestRecord],
+    failure: Option<Failure>,
+    announced: bool,
+) -> (Option<Metrics>, Option<Failure>) {
+    let protocol = |message: String| {
+        Some(Failure { class: FailureClass::Protocol, phase: Phase::Write, message, log_tail: Vec::new() })
+    };
+    if let Some(failure) = failure {
+        return (None, Some(failure));
+    }
+    let Some((report, window)) = report.filter(|_| announced).and_then(|r| r.window.as_ref().map(|w| (r, w))) else {
+        return (None, protocol(format!("the agent ended without a whole `{}`", files::REPORT)));
+    };
+    if let Some(failure) = &report.failure {
+        return (None, Some(failure.clone()));
+    }
+    let peak = report.engine.as_ref().and_then(|e| e.peak_memory_bytes);
+    match run_metrics(window, requests, false, peak) {
+        Ok(metrics) => (Some(metrics), None),
+        Err(error) => (None, protocol(error.to_string())),
+    }
+}
+
+fn row(result: &RunResult) -> RunRow {
+    RunRow {
+        run_id: result.run_id.clone(),
+        cycle: result.cycle,
+        status: result.status,
+        valid: result.valid,
+        reasons: result.reasons.clone(),
+        failure: result.failure.clone(),
+        metrics: result.metrics.clone(),
+    }
+}

@@ -1,0 +1,225 @@
+//! Runs a plan from its first run to its last file.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::fleet::Fleet;
+use super::prepare::{Prepared, prepare};
+use super::run::{RunContext, carry_out};
+use super::{Programs, RunOptions, StudyError, StudyEvent};
+use crate::config::StudyConfig;
+use crate::plan::order::{PlannedRun, order};
+use crate::result::{
+    ExperimentResult, ExperimentSummary, Journal, JournalEvent, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
+    StudyResult, StudyStatus,
+};
+use llem_protocol::FailureClass;
+
+/// Carries out a study: every experiment in every cycle, each run in an environment of its own.
+///
+/// Failed runs are part of the result; an error means that the study itself could not go on. Everything that was finished is on
+/// disk when this returns, whatever it returns.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use llem::config::{Profile, StudyConfig};
+/// use llem::study::{RunOptions, run_study};
+///
+/// let study = StudyConfig::from_file("examples/quickstart.yaml".as_ref(), &[], Profile::Standard)?;
+/// let (events, mut progress) = tokio::sync::mpsc::unbounded_channel();
+/// tokio::spawn(async move { while let Some(event) = progress.recv().await { eprintln!("{event:?}") } });
+/// let result = run_study(study, RunOptions { events: Some(events), ..RunOptions::default() }).await?;
+/// println!("{}: {:?}", result.directory, result.status);
+/// # Ok(())
+/// # }
+/// ```
+pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyResult, StudyError> {
+    let events = options.events.clone();
+    let notify = move |event: StudyEvent| {
+        if let Some(events) = &events {
+            // Nobody has to listen.
+            let _ = events.send(event);
+        }
+    };
+    let programs = options.programs.clone().map_or_else(Programs::locate, Ok)?;
+    let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), &options, &notify).await?;
+    let prepared = prepare(&study, &options, &programs, &fleet, &notify).await?;
+    let mut session = Session::open(study, options, programs, fleet, prepared)?;
+    session.run(&notify).await
+}
+
+/// A study that is under way.
+struct Session {
+    study: StudyConfig,
+    options: RunOptions,
+    programs: Programs,
+    fleet: Fleet,
+    prepared: Vec<Prepared>,
+    directory: StudyDirectory,
+    journal: Journal,
+    plan: Vec<PlannedRun>,
+    started: Timestamp,
+    rows: Vec<Vec<RunRow>>,
+}
+
+impl Session {
+    fn open(
+        study: StudyConfig,
+        options: RunOptions,
+        programs: Programs,
+        fleet: Fleet,
+        prepared: Vec<Prepared>,
+    ) -> Result<Self, StudyError> {
+        let started = Timestamp::now();
+        let plan = order(study.experiments.len(), &study.execution);
+        let directory = StudyDirectory::create(&options.output, &study.name)?;
+        if let Some(source) = &study.source {
+            directory.write_source(&source.text)?;
+        }
+        let mut journal = directory.journal()?;
+        journal.append(&JournalEvent::StudyStarted {
+            study_id: &directory.study_id(),
+            design_hash: &study.design_hash(),
+            runs: plan.len(),
+            pid: std::process::id(),
+            llem_version: env!("CARGO_PKG_VERSION"),
+        })?;
+        let rows = vec![Vec::new(); study.experiments.len()];
+        Ok(Self { study, options, programs, fleet, prepared, directory, journal, plan, started, rows })
+    }
+
+    async fn run(&mut self, notify: &impl Fn(StudyEvent)) -> Result<StudyResult, StudyError> {
+        notify(StudyEvent::Started {
+            directory: self.directory.path().to_owned(),
+            experiments: self.study.experiments.len(),
+            runs: self.plan.len(),
+            runner: self.fleet.names(),
+        });
+        let mut previous: Option<PlannedRun> = None;
+        for planned in self.plan.clone() {
+            if let Some(previous) = previous {
+                self.rest(previous, planned, notify).await;
+            }
+            if self.options.stop.soft.is_cancelled() {
+                break;
+            }
+            self.one(planned, notify).await?;
+            previous = Some(planned);
+        }
+        let result = self.result();
+        self.directory.write_result(&result)?;
+        self.journal.append(&JournalEvent::StudyFinished { status: result.status })?;
+        notify(StudyEvent::Finished { status: result.status });
+        Ok(result)
+    }
+
+    /// Carries out one run and keeps its row.
+    async fn one(&mut self, planned: PlannedRun, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+        let (Some(experiment), Some(prepared)) =
+            (self.study.experiments.get(planned.experiment), self.prepared.get(planned.experiment))
+        else {
+            return Err(StudyError::Task("the plan names an experiment that the study does not have".to_owned()));
+        };
+        let run_id = format!("{:03}-{}-c{}", planned.number, experiment.id, planned.cycle);
+        self.journal.append(&JournalEvent::RunStarted {
+            run_id: &run_id,
+            experiment_id: &experiment.id,
+            cycle: planned.cycle,
+        })?;
+        notify(StudyEvent::RunStarted {
+            number: planned.number,
+            run_id: run_id.clone(),
+            label: experiment.label.clone(),
+            cycle: planned.cycle,
+        });
+        let context = RunContext {
+            run_id: &run_id,
+            cycle: planned.cycle,
+            experiment,
+            execution: &self.study.execution,
+            prepared,
+            programs: &self.programs,
+            runner: self.fleet.runner(experiment.config.backend),
+            directory: &self.directory,
+            user: &self.options.user,
+            stop: &self.options.stop,
+        };
+        let (row, directory) = carry_out(&context, notify).await?;
+        let failure = row.failure.as_ref().map(|f| f.class);
+        let (status, valid) = (row.status, row.valid);
+        self.journal.append(&JournalEvent::RunFinished { run_id: &run_id, status, valid, failure })?;
+        notify(StudyEvent::RunFinished { number: planned.number, row: Box::new(row.clone()), directory });
+        if let Some(rows) = self.rows.get_mut(planned.experiment) {
+            rows.push(row);
+        }
+        match failure {
+            Some(FailureClass::ContainerEngineLost) => {
+                let directory = self.directory.path().to_owned();
+                Err(StudyError::EngineLost { run_id, directory })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The gap between two runs; a stop ends it.
+    async fn rest(&self, previous: PlannedRun, next: PlannedRun, notify: &impl Fn(StudyEvent)) {
+        let execution = &self.study.execution;
+        let seconds = if previous.cycle == next.cycle {
+            execution.experiment_gap_seconds
+        } else {
+            execution.cycle_gap_seconds.max(execution.experiment_gap_seconds)
+        };
+        if seconds <= 0.0 || self.options.stop.soft.is_cancelled() {
+            return;
+        }
+        notify(StudyEvent::Gap { seconds });
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs_f64(seconds)) => {}
+            () = self.options.stop.soft.cancelled() => {}
+        }
+    }
+
+    fn result(&self) -> StudyResult {
+        let experiments = self.study.experiments.iter().zip(&self.rows).map(|(experiment, runs)| ExperimentResult {
+            experiment_id: experiment.id.clone(),
+            label: experiment.label.clone(),
+            varied: experiment.varied.clone(),
+            config: experiment.config.clone(),
+            summary: ExperimentSummary::of(runs),
+            runs: runs.clone(),
+        });
+        StudyResult {
+            schema_version: SCHEMA_VERSION,
+            name: self.study.name.clone(),
+            study_id: self.directory.study_id(),
+            directory: self.directory.path().display().to_string(),
+            design_hash: self.study.design_hash(),
+            status: self.status(),
+            started: self.started.to_string(),
+            finished: Timestamp::now().to_string(),
+            llem_version: env!("CARGO_PKG_VERSION").to_owned(),
+            profile: self.study.profile.name().to_owned(),
+            overrides: self.study.source.iter().flat_map(|s| s.overrides.clone()).collect(),
+            execution: self.study.execution.clone(),
+            varied_keys: self.study.varied_keys.clone(),
+            experiments: experiments.collect(),
+            merged: self.study.merged.clone(),
+        }
+    }
+
+    fn status(&self) -> StudyStatus {
+        let rows: Vec<&RunRow> = self.rows.iter().flatten().collect();
+        if self.options.stop.soft.is_cancelled() && (rows.len() < self.plan.len() || any(&rows, RunStatus::Interrupted)) {
+            StudyStatus::Interrupted
+        } else if rows.len() == self.plan.len() && rows.iter().all(|row| row.status == RunStatus::Completed) {
+            StudyStatus::Completed
+        } else {
+            StudyStatus::Failed
+        }
+    }
+}
+
+fn any(rows: &[&RunRow], status: RunStatus) -> bool {
+    rows.iter().any(|row| row.status == status)
+}
