@@ -1,5 +1,6 @@
 //! Starts the built driver and speaks its protocol, as the agent does.
 #![allow(dead_code, reason = "every test file uses another part")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
