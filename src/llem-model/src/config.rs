@@ -249,7 +249,6 @@ impl Reader<'_> {
         }
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "callers give numbers")]
     fn value(&self, key: &'static str, value: impl Display, why: String) -> GeometryError {
         GeometryError::Value { path: self.path.to_owned(), key, value: value.to_string(), why }
     }

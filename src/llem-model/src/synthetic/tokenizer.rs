@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 pub(super) const BOS: &str = "<s>";
 /// Token that ends a sequence.
 pub(super) const EOS: &str = "</s>";
-/// Token that fills a batch.
-pub(super) const PAD: &str = "<pad>";
+/// Token that fills a batch. The name is that which transformers' tokenizer of Qwen2 adds when it is missing.
+pub(super) const PAD: &str = "<|endoftext|>";
 /// Id of [`BOS`].
 pub(super) const BOS_ID: u32 = 0;
 /// Id of [`EOS`].
