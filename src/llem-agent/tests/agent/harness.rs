@@ -12,26 +12,26 @@ use llem_protocol::{
 use sha2::{Digest, Sha256};
 
 /// Requests of the workload and the tokens that each generates.
-pub const REQUESTS: u64 = 4;
+pub(crate) const REQUESTS: u64 = 4;
 /// Tokens to generate for each request.
-pub const OUTPUT_TOKENS: u32 = 3;
+pub(crate) const OUTPUT_TOKENS: u32 = 3;
 
 /// A results volume with job, workload and nonce.
-pub struct Bench {
+pub(crate) struct Bench {
     directory: tempfile::TempDir,
     /// Changed by a test before the start.
-    pub job: Job,
+    pub(crate) job: Job,
 }
 
 /// What a finished agent left.
-pub struct Outcome {
-    pub status: Option<i32>,
-    pub events: Vec<Event>,
-    pub stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) status: Option<i32>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) stderr: String,
 }
 
 /// `None`, with a line that says why, where there is no Python 3.
-pub fn bench(fault: &str) -> Option<Bench> {
+pub(crate) fn bench(fault: &str) -> Option<Bench> {
     if Command::new("python3").arg("--version").output().is_err() {
         println!("skipped: the stand-in driver needs python3");
         return None;
@@ -41,7 +41,7 @@ pub fn bench(fault: &str) -> Option<Bench> {
 
 impl Bench {
     /// A bench whose driver misbehaves as `fault` says.
-    pub fn new(fault: &str) -> Self {
+    pub(crate) fn new(fault: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let output_dir = directory.path().join("results");
         fs_err::create_dir(&output_dir).unwrap();
@@ -84,12 +84,12 @@ impl Bench {
     }
 
     /// A path beside the results.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// The agent's command line with the job written to its file.
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let job_file = self.path("job.json");
         fs_err::write(&job_file, serde_json::to_vec(&self.job).unwrap()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_llem-agent"));
@@ -98,12 +98,12 @@ impl Bench {
     }
 
     /// Runs the agent to its end.
-    pub fn run(&self) -> Outcome {
+    pub(crate) fn run(&self) -> Outcome {
         finish(self.command().spawn().unwrap())
     }
 
     /// Runs the agent and sends SIGTERM as soon as `reached` is true of an event.
-    pub fn run_until(&self, reached: impl Fn(&EventBody) -> bool) -> Outcome {
+    pub(crate) fn run_until(&self, reached: impl Fn(&EventBody) -> bool) -> Outcome {
         let mut child = self.command().spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n');
         let mut events = Vec::new();
@@ -122,26 +122,26 @@ impl Bench {
     }
 
     /// `report.json`, if it was written.
-    pub fn report(&self) -> Option<Report> {
+    pub(crate) fn report(&self) -> Option<Report> {
         let text = fs_err::read(self.job.output_dir.join(files::REPORT)).ok()?;
         Some(serde_json::from_slice(&text).unwrap())
     }
 
     /// `requests.jsonl`.
-    pub fn records(&self) -> Vec<RequestRecord> {
+    pub(crate) fn records(&self) -> Vec<RequestRecord> {
         let text = fs_err::read_to_string(self.job.output_dir.join(files::REQUESTS)).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// `driver.log`.
-    pub fn driver_log(&self) -> String {
+    pub(crate) fn driver_log(&self) -> String {
         String::from_utf8_lossy(&fs_err::read(self.job.output_dir.join(files::DRIVER_LOG)).unwrap()).into_owned()
     }
 }
 
 impl Outcome {
     /// The failure of the last event, after checking that the exit status says the same.
-    pub fn failure(&self) -> Failure {
+    pub(crate) fn failure(&self) -> Failure {
         assert_eq!(self.status, Some(3), "{}", self.stderr);
         match self.events.last().map(|event| &event.body) {
             Some(EventBody::Failed { failure }) => failure.clone(),
@@ -151,19 +151,19 @@ impl Outcome {
 }
 
 /// Sends a signal.
-pub fn signal(pid: u32, signal: rustix::process::Signal) {
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// Whether a process exists and has not ended.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = fs_err::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
 }
 
 /// Waits for the agent and takes what it wrote.
-pub fn finish(child: Child) -> Outcome {
+pub(crate) fn finish(child: Child) -> Outcome {
     let output = child.wait_with_output().unwrap();
     let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     Outcome {

@@ -1,7 +1,7 @@
 //! The binary is copied into images that llem does not know: it may need nothing but an old enough C library.
 
+use object::LittleEndian;
 use object::read::elf::{ElfFile64, FileHeader};
-use object::{LittleEndian, Object};
 
 /// The floor of a plain build on Debian 12, and of every engine image in scope.
 const HIGHEST_GLIBC: (u32, u32) = (2, 34);
@@ -29,7 +29,7 @@ fn needed_libraries(bytes: &[u8]) -> Vec<String> {
     let file = ElfFile64::<LittleEndian>::parse(bytes).unwrap();
     let (dynamic, link) = file.elf_section_table().dynamic(LittleEndian, bytes).unwrap().unwrap();
     let strings = file.elf_section_table().strings(LittleEndian, bytes, link).unwrap();
-    let needed = dynamic.iter().filter(|entry| entry.d_tag.get(LittleEndian) == u64::from(object::elf::DT_NEEDED));
+    let needed = dynamic.iter().filter(|entry| entry.d_tag.get(LittleEndian) == object::elf::DT_NEEDED);
     needed
         .map(|entry| {
             let name = strings.get(entry.d_val.get(LittleEndian) as u32).unwrap();
@@ -45,7 +45,7 @@ fn glibc_versions(bytes: &[u8]) -> Vec<(u32, u32)> {
     let versions = sections.versions(LittleEndian, bytes).unwrap().unwrap();
     let symbols = sections.symbols(LittleEndian, bytes, object::elf::SHT_DYNSYM).unwrap();
     let indexes = (0..symbols.len()).map(|place| versions.version_index(LittleEndian, object::SymbolIndex(place)));
-    let names = indexes.filter_map(|index| Some(versions.version(index).unwrap()?.name()));
+    let names = indexes.filter_map(|index| Some(versions.version(index.index()).unwrap()?.name()));
     names.filter_map(|name| parse_version(std::str::from_utf8(name).unwrap())).collect()
 }
 
