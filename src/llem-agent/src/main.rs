@@ -1,2 +1,37 @@
-//! Stub.
-fn main() {}
+//! `llem-agent JOB_FILE`: starts the driver of one run, measures it, and writes the results.
+
+mod cgroup;
+mod checks;
+mod classify;
+mod clock;
+mod driver;
+mod driver_log;
+mod environment;
+mod events;
+mod fault;
+mod inbox;
+mod job;
+mod lines;
+mod output;
+mod phases;
+mod power;
+mod process_tree;
+mod records;
+mod run;
+mod signals;
+mod usage;
+mod watchdog;
+mod window;
+mod workload;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match (arguments.next(), arguments.next()) {
+        (Some(flag), None) if flag == "--version" => events::print_version(),
+        (Some(file), None) => run::run(Path::new(&file)),
+        _ => events::print_usage(),
+    }
+}

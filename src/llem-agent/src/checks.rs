@@ -1,0 +1,149 @@
+//! What makes a finished run worth less: the codes that need no sensor.
+
+use llem_protocol::{Device, DeviceKind, PassRecord, Reason, ReasonCode, RequestRecord, SelfUsage};
+
+use crate::clock;
+
+/// A window shorter than this is dominated by its edges (MLPerf and the counters' 100 ms period).
+const MIN_WINDOW_S: f64 = 10.0;
+
+/// Warm-up passes that a run should have.
+const MIN_WARMUP_PASSES: u32 = 3;
+
+/// Share of one core that the agent may use.
+const MAX_AGENT_SHARE: f64 = 0.01;
+
+/// Share of the whole machine that others may use.
+const MAX_OTHERS_SHARE: f64 = 0.25;
+
+/// The window is too short to be compared.
+pub(crate) fn window_length(start_ns: u64, end_ns: u64) -> Option<Reason> {
+    let seconds = clock::seconds_between(start_ns, end_ns);
+    let text = format!(
+        "the window took {seconds:.2} s, less than {MIN_WINDOW_S} s; its edges weigh too much; raise `window_min_s`"
+    );
+    (seconds < MIN_WINDOW_S).then(|| Reason::new(ReasonCode::WindowTooShort, text))
+}
+
+/// Warm-up was short.
+pub(crate) fn warmup_length(passes: u32) -> Option<Reason> {
+    let text =
+        format!("{passes} warm-up passes, fewer than {MIN_WARMUP_PASSES}; caches and clocks may not have settled");
+    (passes < MIN_WARMUP_PASSES).then(|| Reason::new(ReasonCode::WarmupShortened, text))
+}
+
+/// The agent disturbed what it measured.
+pub(crate) fn agent_share(usage: &SelfUsage) -> Option<Reason> {
+    let percent = usage.cpu_share * 100.0;
+    let text = format!("the agent used {percent:.2} % of a core in the window; lower `sample_hz`");
+    (usage.cpu_share > MAX_AGENT_SHARE).then(|| Reason::new(ReasonCode::AgentOverhead, text))
+}
+
+/// Others used the machine. `share` is of all processors, see [`crate::usage::UsageMark::others_share_since`].
+pub(crate) fn others_share(share: Option<f64>) -> Option<Reason> {
+    let share = share.filter(|share| *share > MAX_OTHERS_SHARE)?;
+    let percent = share * 100.0;
+    let text =
+        format!("other programs used {percent:.0} % of the machine's processors in the window; run on an idle machine");
+    Some(Reason::new(ReasonCode::HostBusy, text))
+}
+
+/// A pass's totals, as the driver gave them, are not the sums of its records: it counts padding, or forgets requests.
+pub(crate) fn token_totals(passes: &[PassRecord], records: &[RequestRecord]) -> Option<Reason> {
+    passes.iter().find_map(|pass| {
+        let own = || records.iter().filter(|record| record.pass == pass.pass);
+        let prompt: u64 = own().map(|record| u64::from(record.prompt_tokens)).sum();
+        let output: u64 = own().map(|record| record.output_ids.len() as u64).sum();
+        let text = format!(
+            "pass {}: the driver counted {} prompt and {} generated tokens, its records hold {prompt} and {output}; \
+             padding may have been counted",
+            pass.pass, pass.prompt_tokens, pass.output_tokens
+        );
+        let differs = (prompt, output) != (pass.prompt_tokens, pass.output_tokens);
+        differs.then(|| Reason::new(ReasonCode::TokenCountMismatch, text))
+    })
+}
+
+/// The engine computes elsewhere than the experiment asked.
+pub(crate) fn devices(gpus: &[String], devices: &[Device]) -> Option<Reason> {
+    let wrong = devices.iter().find(|device| !is_asked(gpus, device))?;
+    let found = match (&wrong.kind, &wrong.uuid) {
+        (DeviceKind::Cpu, _) => "the processor",
+        (DeviceKind::Gpu, Some(uuid)) => uuid,
+        (DeviceKind::Gpu, None) => "a GPU",
+    };
+    let asked = if gpus.is_empty() { "the processor".to_owned() } else { gpus.join(", ") };
+    let text = format!("the engine computes on {found}, the experiment asked for {asked}");
+    Some(Reason::new(ReasonCode::WrongDevice, text))
+}
+
+fn is_asked(gpus: &[String], device: &Device) -> bool {
+    match (device.kind, &device.uuid) {
+        (DeviceKind::Cpu, _) => gpus.is_empty(),
+        // An engine that does not name its GPU cannot be contradicted.
+        (DeviceKind::Gpu, None) => !gpus.is_empty(),
+        (DeviceKind::Gpu, Some(uuid)) => gpus.iter().any(|gpu| bare_uuid(gpu) == bare_uuid(uuid)),
+    }
+}
+
+/// Engines give UUIDs with and without the prefix, and in either case.
+fn bare_uuid(uuid: &str) -> String {
+    let lower = uuid.to_ascii_lowercase();
+    lower.strip_prefix("gpu-").unwrap_or(&lower).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(kind: DeviceKind, uuid: Option<&str>) -> Device {
+        Device { kind, uuid: uuid.map(str::to_owned), name: None }
+    }
+
+    #[test]
+    fn the_engines_device_is_compared_with_the_jobs() {
+        let gpus = ["GPU-AB".to_owned(), "GPU-cd".to_owned()];
+        assert_eq!(
+            devices(&gpus, &[device(DeviceKind::Gpu, Some("ab")), device(DeviceKind::Gpu, Some("GPU-CD"))]),
+            None
+        );
+        assert_eq!(devices(&[], &[device(DeviceKind::Cpu, None)]), None);
+        for (gpus, found) in [
+            (&gpus[..], device(DeviceKind::Cpu, None)),
+            (&gpus[..], device(DeviceKind::Gpu, Some("GPU-ef"))),
+            (&[], device(DeviceKind::Gpu, Some("GPU-ab"))),
+        ] {
+            assert_eq!(devices(gpus, &[found]).unwrap().code, ReasonCode::WrongDevice);
+        }
+    }
+
+    #[test]
+    fn limits_are_where_they_are_said_to_be() {
+        assert_eq!(window_length(0, 10_000_000_000), None);
+        assert_eq!(window_length(0, 9_999_999_999).unwrap().code, ReasonCode::WindowTooShort);
+        assert_eq!(warmup_length(3), None);
+        assert_eq!(warmup_length(2).unwrap().code, ReasonCode::WarmupShortened);
+        let usage = |cpu_share| SelfUsage { cpu_s: 0.0, cpu_share, resident_bytes: 0 };
+        assert_eq!(agent_share(&usage(0.01)), None);
+        assert_eq!(agent_share(&usage(0.011)).unwrap().code, ReasonCode::AgentOverhead);
+        assert_eq!((others_share(None), others_share(Some(0.25))), (None, None));
+        assert_eq!(others_share(Some(0.3)).unwrap().code, ReasonCode::HostBusy);
+    }
+
+    #[test]
+    fn counted_padding_shows_in_the_totals() {
+        let pass = |output_tokens| PassRecord { pass: 0, start_ns: 0, end_ns: 9, prompt_tokens: 3, output_tokens };
+        let record = RequestRecord {
+            pass: 0,
+            index: 0,
+            batch: None,
+            prompt_tokens: 3,
+            submit_ns: 0,
+            token_ns: vec![1, 2],
+            output_ids: vec![5, 5],
+        };
+        assert_eq!(token_totals(&[pass(2)], std::slice::from_ref(&record)), None);
+        let reason = token_totals(&[pass(8)], &[record]).unwrap();
+        assert_eq!(reason.code, ReasonCode::TokenCountMismatch);
+    }
+}

@@ -1,0 +1,233 @@
+//! The processor's energy counters, as Linux shows them under `/sys/class/powercap`.
+//!
+//! A zone is a directory with `name`, `energy_uj` and `max_energy_range_uj`; the counter wraps at the latter
+//! (kernel documentation, `power/powercap/powercap.rst`). Packages are `intel-rapl:N` on Intel and AMD, their memory is
+//! the sub-zone `intel-rapl:N:M` with the name `dram`. Cores and integrated graphics are contained in the package.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use fs_err::File;
+use llem_protocol::{PowerDomain, PowerSourceKind};
+
+use super::{Counter, PowerError, PowerSource, Reading};
+use crate::clock;
+
+/// A wrap-around that would mean more power than this is a reset. No processor package draws 10 kW.
+const MAX_PLAUSIBLE_W: f64 = 10_000.0;
+
+/// Package and memory zones.
+pub(crate) struct Rapl {
+    zones: Vec<Zone>,
+}
+
+struct Zone {
+    id: String,
+    energy: File,
+    range_uj: u64,
+    last: RawCounter,
+    /// Unwrapped energy up to `last`.
+    total_uj: u64,
+    /// Unwrapped energy and time of the last sample.
+    sampled: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Copy)]
+struct RawCounter {
+    t_ns: u64,
+    uj: u64,
+}
+
+impl Rapl {
+    /// Opens all zones below `root`. The error says what was looked for and why nothing could be used.
+    pub(crate) fn open(root: &Path) -> Result<Self, String> {
+        let looked_for = format!("looked for RAPL zones in {}", root.display());
+        let entries = fs_err::read_dir(root).map_err(|error| format!("{looked_for}: {error}"))?;
+        let mut directories: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        directories.sort();
+        let mut zones = Vec::new();
+        let mut problems = Vec::new();
+        for directory in &directories {
+            match zone_id(directory).map(|id| Zone::open(directory, id)) {
+                Some(Ok(zone)) => zones.push(zone),
+                Some(Err(error)) => problems.push(error.to_string()),
+                None => {}
+            }
+        }
+        if zones.is_empty() {
+            let found = if problems.is_empty() { "there are none".to_owned() } else { problems.join("; ") };
+            return Err(format!("{looked_for}: {found}"));
+        }
+        Ok(Self { zones })
+    }
+
+    fn zone(&mut self, domain: usize) -> Result<&mut Zone, PowerError> {
+        let missing = || PowerError::Value { sensor: "RAPL".to_owned(), value: format!("domain {domain}") };
+        self.zones.get_mut(domain).ok_or_else(missing)
+    }
+}
+
+impl PowerSource for Rapl {
+    fn domains(&self) -> Vec<PowerDomain> {
+        self.zones.iter().map(|zone| PowerDomain { source: PowerSourceKind::Rapl, id: zone.id.clone() }).collect()
+    }
+
+    /// The mean power since the last sample.
+    fn sample(&mut self, domain: usize) -> Result<Reading, PowerError> {
+        let zone = self.zone(domain)?;
+        let now = zone.read()?;
+        let earlier = zone.sampled.replace((now.t_ns, zone.total_uj));
+        let (t_ns, total_uj) = earlier.ok_or(PowerError::NoEarlierReading)?;
+        let seconds = clock::seconds_between(t_ns, now.t_ns);
+        let energy_j = (zone.total_uj - total_uj) as f64 / 1e6;
+        Ok(Reading { power_w: (seconds > 0.0).then(|| energy_j / seconds), ..Reading::default() })
+    }
+
+    fn counter(&mut self, domain: usize) -> Result<Option<Counter>, PowerError> {
+        let zone = self.zone(domain)?;
+        let now = zone.read()?;
+        Ok(Some(Counter { t_ns: now.t_ns, energy_j: zone.total_uj as f64 / 1e6 }))
+    }
+}
+
+impl Zone {
+    fn open(directory: &Path, id: String) -> Result<Self, PowerError> {
+        let energy = File::open(directory.join("energy_uj"))?;
+        let range_uj = number(&directory.display().to_string(), &fs_err::read(directory.join("max_energy_range_uj"))?)?;
+        let last = read_counter(&energy)?;
+        Ok(Self { id, energy, range_uj, last, total_uj: 0, sampled: None })
+    }
+
+    /// Reads the counter and carries the unwrapped total on.
+    fn read(&mut self) -> Result<RawCounter, PowerError> {
+        let now = read_counter(&self.energy)?;
+        let last = std::mem::replace(&mut self.last, now);
+        let wrapped = now.uj < last.uj;
+        let step = if wrapped { self.range_uj.saturating_sub(last.uj) + now.uj } else { now.uj - last.uj };
+        let seconds = clock::seconds_between(last.t_ns, now.t_ns);
+        if wrapped && step as f64 / 1e6 > MAX_PLAUSIBLE_W * seconds {
+            self.sampled = None;
+            return Err(PowerError::Reset { sensor: self.id.clone() });
+        }
+        self.total_uj += step;
+        Ok(now)
+    }
+}
+
+/// `package-0` for a package, `dram-0` for the memory of package 0, `None` for what is not counted.
+fn zone_id(directory: &Path) -> Option<String> {
+    let zone = directory.file_name()?.to_str()?.strip_prefix("intel-rapl:")?;
+    let name = fs_err::read_to_string(directory.join("name")).ok()?;
+    match (zone.split_once(':'), name.trim()) {
+        (None, package) if package.starts_with("package") => Some(package.to_owned()),
+        (Some((package, _)), "dram") => Some(format!("dram-{package}")),
+        _ => None,
+    }
+}
+
+fn read_counter(energy: &File) -> Result<RawCounter, PowerError> {
+    let mut buffer = [0; 32];
+    let count = energy.file().read_at(&mut buffer, 0)?;
+    let t_ns = clock::monotonic_ns();
+    let uj = number(&energy.path().display().to_string(), buffer.get(..count).unwrap_or_default())?;
+    Ok(RawCounter { t_ns, uj })
+}
+
+fn number(sensor: &str, text: &[u8]) -> Result<u64, PowerError> {
+    let text = String::from_utf8_lossy(text);
+    let wrong = |_| PowerError::Value { sensor: sensor.to_owned(), value: text.trim().to_owned() };
+    text.trim().parse().map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANGE_UJ: u64 = 262_143_328_850;
+
+    fn zone(root: &Path, directory: &str, name: &str, energy_uj: u64) {
+        let path = root.join(directory);
+        fs_err::create_dir_all(&path).unwrap();
+        fs_err::write(path.join("name"), format!("{name}\n")).unwrap();
+        fs_err::write(path.join("max_energy_range_uj"), format!("{RANGE_UJ}\n")).unwrap();
+        set(root, directory, energy_uj);
+    }
+
+    fn set(root: &Path, directory: &str, energy_uj: u64) {
+        fs_err::write(root.join(directory).join("energy_uj"), format!("{energy_uj}\n")).unwrap();
+    }
+
+    fn machine() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs_err::create_dir_all(root.path().join("intel-rapl")).unwrap();
+        zone(root.path(), "intel-rapl:0", "package-0", 1_000_000);
+        zone(root.path(), "intel-rapl:0:0", "core", 1);
+        zone(root.path(), "intel-rapl:0:1", "dram", 2_000_000);
+        zone(root.path(), "intel-rapl:1", "psys", 5);
+        root
+    }
+
+    fn energy_j(source: &mut Rapl, domain: usize) -> f64 {
+        source.counter(domain).unwrap().unwrap().energy_j
+    }
+
+    #[test]
+    fn packages_and_memory_are_counted_and_parts_are_not() {
+        let root = machine();
+        let source = Rapl::open(root.path()).ok().unwrap();
+        let ids: Vec<String> = source.domains().into_iter().map(|domain| domain.id).collect();
+        assert_eq!(ids, ["package-0", "dram-0"]);
+    }
+
+    #[test]
+    fn counters_count_from_opening() {
+        let root = machine();
+        let mut source = Rapl::open(root.path()).ok().unwrap();
+        set(root.path(), "intel-rapl:0", 3_500_000);
+        assert!((energy_j(&mut source, 0) - 2.5).abs() < 1e-9);
+        assert!(energy_j(&mut source, 1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_wrap_around_goes_on_and_a_reset_is_an_error() {
+        let root = machine();
+        set(root.path(), "intel-rapl:0", RANGE_UJ - 100);
+        set(root.path(), "intel-rapl:0:1", RANGE_UJ / 2);
+        let mut source = Rapl::open(root.path()).ok().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        set(root.path(), "intel-rapl:0", 900);
+        assert!((energy_j(&mut source, 0) - 0.001).abs() < 1e-9);
+        set(root.path(), "intel-rapl:0:1", 0);
+        assert!(matches!(source.counter(1), Err(PowerError::Reset { .. })));
+    }
+
+    #[test]
+    fn power_is_energy_over_time_and_needs_two_readings() {
+        let root = machine();
+        let mut source = Rapl::open(root.path()).ok().unwrap();
+        assert!(matches!(source.sample(0), Err(PowerError::NoEarlierReading)));
+        let start = clock::monotonic_ns();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        set(root.path(), "intel-rapl:0", 6_000_000);
+        let power_w = source.sample(0).unwrap().power_w.unwrap();
+        let highest_w = 5.0 / 0.05;
+        let lowest_w = 5.0 / (clock::seconds_between(start, clock::monotonic_ns()) + 0.01);
+        assert!((lowest_w..=highest_w).contains(&power_w), "{lowest_w} <= {power_w} <= {highest_w}");
+    }
+
+    #[test]
+    fn an_unreadable_counter_is_an_error_not_zero() {
+        let root = machine();
+        let mut source = Rapl::open(root.path()).ok().unwrap();
+        fs_err::write(root.path().join("intel-rapl:0/energy_uj"), "").unwrap();
+        assert!(matches!(source.counter(0), Err(PowerError::Value { .. })));
+    }
+
+    #[test]
+    fn nothing_found_names_the_place() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = root.path().join("powercap");
+        assert!(Rapl::open(&missing).err().unwrap().contains("powercap"));
+        assert!(Rapl::open(root.path()).err().unwrap().contains("there are none"));
+    }
+}

@@ -1,0 +1,143 @@
+"""A small driver that speaks the real protocol and misbehaves as its first argument says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+FAULT = sys.argv[1] if len(sys.argv) > 1 else "none"
+PASS_S = float(os.environ.get("PASS_S", "0.01"))
+CHANNEL = os.dup(1)
+os.dup2(2, 1)
+
+
+def say(**message):
+    data = (json.dumps(message) + "\n").encode()
+    while data:
+        data = data[os.write(CHANNEL, data) :]
+
+
+def fault(name):
+    return FAULT == name
+
+
+def hang():
+    time.sleep(3600)
+
+
+def run_pass(workload, number):
+    records = []
+    start = time.monotonic_ns()
+    for line in workload:
+        submit = time.monotonic_ns()
+        count = line["output_tokens"] + (1 if fault("padding_in_records") else 0) - (1 if fault("too_few_tokens") else 0)
+        stamps = [time.monotonic_ns() for _ in range(count)]
+        if fault("stamps_backwards"):
+            stamps.reverse()
+        records.append(
+            {
+                "pass": number,
+                "index": line["index"],
+                "prompt_tokens": len(line["prompt_ids"]),
+                "submit_ns": submit,
+                "token_ns": stamps,
+                "output_ids": list(range(count)),
+            }
+        )
+    time.sleep(PASS_S)
+    done = {
+        "message": "pass_done",
+        "pass": number,
+        "start_ns": start,
+        "end_ns": time.monotonic_ns(),
+        "prompt_tokens": sum(len(line["prompt_ids"]) for line in workload),
+        "output_tokens": sum(len(record["output_ids"]) for record in records),
+    }
+    if fault("padding_counted"):
+        done["output_tokens"] *= 4
+    return records, done
+
+
+def at_import():
+    if fault("exit_at_import"):
+        print("ImportError: something is missing", file=sys.stderr)
+        sys.exit(3)
+    if fault("hang_at_import"):
+        hang()
+    if fault("garbage"):
+        os.write(CHANNEL, b"a banner of the engine\n\n{\"half\": \xff\xfe\n[1, 2]\nno newline before the message {}\n")
+    if fault("flood"):
+        block = b"x" * 1023 + b"\n"
+        for _ in range(100 * 1024):
+            os.write(2, block)
+        os.write(2, b"after the flood\n")
+    if fault("endless_line"):
+        block = b"{" * 65536
+        while True:
+            os.write(CHANNEL, block)
+    if fault("grandchild"):
+        code = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+        child.stdout.readline()
+        with open(os.environ["PID_FILE"], "w") as file:
+            file.write(str(child.pid))
+
+
+def at_load():
+    if fault("hang_in_load"):
+        hang()
+    if fault("out_of_memory"):
+        say(message="error", kind="torch.OutOfMemoryError", text="CUDA out of memory. Tried to allocate 2.00 GiB", causes=[])
+        sys.exit(1)
+
+
+def in_window():
+    if fault("hang_in_window"):
+        hang()
+    if fault("die_in_window"):
+        print("about to die", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if fault("exit_137"):
+        os._exit(137)
+
+
+def main():
+    at_import()
+    say(message="hello", protocol_version=1, engine="stand-in", engine_version="1.0", libraries={"python": "3"})
+    workload, kept = [], []
+    for line in sys.stdin:
+        request = json.loads(line)
+        kind = request["request"]
+        if kind == "load":
+            at_load()
+            with open(request["workload"]) as file:
+                workload = [json.loads(row) for row in file]
+            devices = [{"kind": "cpu"}]
+            say(message="loaded", parameters=7, dtype="float32", devices=devices, settings={}, requests=len(workload))
+        elif kind == "pass":
+            if request["record"]:
+                in_window()
+            records, done = run_pass(workload, request["pass"])
+            if request["record"]:
+                kept.extend(records)
+            say(**done)
+        elif kind == "records":
+            if fault("hang_in_collect"):
+                hang()
+            if fault("forgets_a_record"):
+                kept.pop()
+            if fault("record_twice"):
+                kept[-1] = kept[0]
+            for record in kept:
+                say(message="record", record=record)
+            say(message="records_done", records=len(kept), peak_memory_bytes=1024)
+        elif kind == "shutdown":
+            if fault("slow_to_leave"):
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                hang()
+            return
+
+
+main()
