@@ -64,6 +64,11 @@ impl Hub {
         self.settings.token.as_ref()
     }
 
+    /// Where a file is downloaded from.
+    pub fn url(&self, file: &HubFile<'_>) -> String {
+        file.url(&self.settings.endpoint)
+    }
+
     /// Looks for a file in the user's Hugging Face cache. No network.
     pub fn cached(&self, file: &HubFile<'_>) -> Option<LocalFile> {
         cache::find(&self.settings.cache_dir, file)

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -24,8 +24,9 @@ pub(super) struct CheckedDataset {
 }
 
 /// Reads a copy of a built-in data set, JSON Lines or Parquet, and accepts it only if it holds exactly the pinned
-/// prompts. White space around prompts does not count: copies in circulation differ in it.
-pub(super) fn read(manifest: &DatasetManifest, path: &Path) -> Result<CheckedDataset, WorkloadError> {
+/// prompts. White space around prompts does not count: copies in circulation differ in it. `origin` names the copy in
+/// messages.
+pub(super) fn read(manifest: &DatasetManifest, path: &Path, origin: &str) -> Result<CheckedDataset, WorkloadError> {
     let prompts = if path.extension().is_some_and(|extension| extension == "parquet") {
         parquet_file::read_column(path, &manifest.column, MAX_DATASET_BYTES)?
     } else {
@@ -39,7 +40,7 @@ pub(super) fn read(manifest: &DatasetManifest, path: &Path) -> Result<CheckedDat
     }
     Err(WorkloadError::WrongContent {
         name: manifest.name.clone(),
-        path: PathBuf::from(path),
+        origin: origin.to_owned(),
         found,
         found_prompts: prompts.len() as u64,
         expected: manifest.sha256.clone(),

@@ -91,7 +91,7 @@ fn obtain(manifest: &DatasetManifest, cache_root: &Path, hub: &Hub) -> Result<Ch
     let folder = cache_root.join(CACHE_BUCKET).join(&manifest.name);
     let cached = folder.join(&manifest.revision).join(CANONICAL_FILE);
     if cached.is_file()
-        && let Ok(checked) = canonical::read(manifest, &cached)
+        && let Ok(checked) = canonical::read(manifest, &cached, &cached.display().to_string())
     {
         return Ok(checked);
     }
@@ -103,7 +103,7 @@ fn obtain(manifest: &DatasetManifest, cache_root: &Path, hub: &Hub) -> Result<Ch
     };
     let local = local_copy(manifest, &folder, hub)?.or_else(|| hub.cached(&file).map(|found| found.path));
     let checked = match local {
-        Some(path) => canonical::read(manifest, &path)?,
+        Some(path) => canonical::read(manifest, &path, &path.display().to_string())?,
         None => fetch(manifest, &file, &folder, hub)?,
     };
     write_atomically(&cached, &checked.bytes)?;
@@ -124,7 +124,7 @@ fn fetch(
         place: folder.join(format!("{}.jsonl", manifest.name)).display().to_string(),
         source: Box::new(source),
     })?;
-    canonical::read(manifest, &downloaded)
+    canonical::read(manifest, &downloaded, &hub.url(file))
 }
 
 /// A copy that the user put into `LLEM_DATASETS_DIR` (named after the data set) or into the data set's cache folder.

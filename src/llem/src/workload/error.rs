@@ -78,15 +78,14 @@ pub enum WorkloadError {
     },
     /// A copy of a built-in data set holds something else.
     #[error(
-        "{} is not data set `{name}`: it holds {found_prompts} prompts with hash {found}, expected {expected_prompts} with \
-         {expected}; remove it or replace it",
-        path.display()
+        "{origin} is not data set `{name}`: it holds {found_prompts} prompts with hash {found}, expected \
+         {expected_prompts} with {expected}; nothing of it was used: replace it with the pinned version"
     )]
     WrongContent {
         /// The data set.
         name: String,
-        /// The copy.
-        path: PathBuf,
+        /// The copy: a file, or where it was downloaded from.
+        origin: String,
         /// Hash of what it holds, in canonical form.
         found: String,
         /// Prompts that it holds.
