@@ -7,4 +7,5 @@ pub mod plan;
 pub mod result;
 pub mod runner;
 pub mod study;
+mod sweep;
 pub mod workload;

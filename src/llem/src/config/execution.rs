@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 /// How a study is carried out. Defaults come from the profile.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = super::schema::all_optional)]
 pub struct ExecutionConfig {
     /// How often every experiment is run.
     #[schemars(range(min = 1, max = 10_000))]

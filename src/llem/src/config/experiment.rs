@@ -1,14 +1,12 @@
 //! One experiment: everything that decides what is computed and how it is measured.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::PathBuf;
-
-use llem_model::SyntheticSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::backend::{CandleConfig, PytorchConfig, TensorrtConfig, VllmConfig};
+use super::backend::{Backend, CandleConfig, PytorchConfig, TensorrtConfig, VllmConfig};
+use super::model::{Dtype, LoraConfig, ModelSource, ModelSpec};
+use super::workload::WorkloadConfig;
 
 /// One experiment, complete: defaults filled in, no sweep left. Equal configs are the same experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -53,171 +51,50 @@ const fn default_random_seed() -> u64 {
     42
 }
 
-/// An inference engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Backend {
-    /// The embedded engine: Rust, on the processor, no Python.
-    Candle,
-    /// PyTorch with Hugging Face transformers.
-    Pytorch,
-    /// vLLM.
-    Vllm,
-    /// NVIDIA TensorRT-LLM.
-    Tensorrt,
-}
+impl ExperimentConfig {
+    /// What `model` means.
+    pub fn model_source(&self) -> ModelSource {
+        self.model.source()
+    }
 
-impl Backend {
-    /// All backends.
-    pub const ALL: [Self; 4] = [Self::Candle, Self::Pytorch, Self::Vllm, Self::Tensorrt];
-
-    /// The name in files and on the command line; also the key of the backend's section.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Candle => "candle",
-            Self::Pytorch => "pytorch",
-            Self::Vllm => "vllm",
-            Self::Tensorrt => "tensorrt",
+    /// The image that the experiment asks for; absent: the user configuration decides, then llem's default.
+    pub fn image(&self) -> Option<&str> {
+        match self.backend {
+            Backend::Candle => self.candle.as_ref()?.image.as_deref(),
+            Backend::Pytorch => self.pytorch.as_ref()?.image.as_deref(),
+            Backend::Vllm => self.vllm.as_ref()?.image.as_deref(),
+            Backend::Tensorrt => self.tensorrt.as_ref()?.image.as_deref(),
         }
     }
-}
 
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+    /// Options that are passed to the engine verbatim.
+    pub fn extra(&self) -> Map<String, Value> {
+        let extra = match self.backend {
+            Backend::Candle => self.candle.as_ref().map(|section| &section.extra),
+            Backend::Pytorch => self.pytorch.as_ref().map(|section| &section.extra),
+            Backend::Vllm => self.vllm.as_ref().map(|section| &section.extra),
+            Backend::Tensorrt => self.tensorrt.as_ref().map(|section| &section.extra),
+        };
+        extra.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// The backend's own section without `image` and `extra`. Absent fields are the engine's default.
+    pub fn engine_options(&self) -> Map<String, Value> {
+        let section = match self.backend {
+            Backend::Candle => to_map(self.candle.as_ref()),
+            Backend::Pytorch => to_map(self.pytorch.as_ref()),
+            Backend::Vllm => to_map(self.vllm.as_ref()),
+            Backend::Tensorrt => to_map(self.tensorrt.as_ref()),
+        };
+        section.into_iter().filter(|(key, _)| key != "image" && key != "extra").collect()
     }
 }
 
-/// Data type that an engine computes in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// The type that the checkpoint declares.
-    #[default]
-    Auto,
-    /// IEEE 754 single precision.
-    Float32,
-    /// IEEE 754 half precision.
-    Float16,
-    /// Brain floating point.
-    Bfloat16,
-}
-
-impl Dtype {
-    /// The name in files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Float32 => "float32",
-            Self::Float16 => "float16",
-            Self::Bfloat16 => "bfloat16",
-        }
+fn to_map<T: Serialize>(section: Option<&T>) -> Map<String, Value> {
+    match section.map(serde_json::to_value) {
+        Some(Ok(Value::Object(map))) => map,
+        _ => Map::new(),
     }
-}
-
-/// Where the weights come from: a Hugging Face id (`organisation/name`, optionally `@revision`), a local directory
-/// (starts with `/`, `./`, `../` or `~/`), `synthetic`, or `{synthetic: {…}}` for random weights of a given geometry.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)] // two shapes that no message depends on: the schema check reports errors before serde sees the file
-pub enum ModelSpec {
-    /// `synthetic`, a hub id or a directory.
-    Named(String),
-    /// Random weights of a given geometry.
-    Synthetic(SyntheticModel),
-}
-
-/// Random weights of a given geometry, generated on this machine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SyntheticModel {
-    /// The geometry; absent fields are those of the built-in small Llama.
-    pub synthetic: SyntheticSpec,
-}
-
-/// What a [`ModelSpec`] means.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ModelSource {
-    /// Random weights, generated on this machine.
-    Synthetic(SyntheticSpec),
-    /// A directory on this machine.
-    Directory(PathBuf),
-    /// A Hugging Face repository.
-    Hub {
-        /// `organisation/name`.
-        id: String,
-        /// Branch, tag or commit.
-        revision: Option<String>,
-    },
-}
-
-/// The work: which prompts, how many, how long.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct WorkloadConfig {
-    /// `synthetic`, `aienergyscore`, or the path of a JSON Lines file whose objects have a `prompt` field.
-    pub dataset: String,
-    /// Number of requests in one pass; absent: 8 for `synthetic`, 200 for `aienergyscore`, all lines of a file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub n: Option<u64>,
-    /// Prompt length in tokens. `synthetic`: the exact length, or a range drawn uniformly (default 64). Text: prompts are cut
-    /// to this many tokens (a range is an error); absent: not cut.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub input_tokens: Option<Length>,
-    /// Tokens to generate per request: exact, or a range drawn uniformly.
-    pub output_tokens: Length,
-    /// The order in which requests are fed.
-    pub order: Order,
-    /// Generate the full length whatever the model says. `false` lets an end-of-sequence token end a request.
-    pub ignore_eos: bool,
-}
-
-impl Default for WorkloadConfig {
-    fn default() -> Self {
-        Self {
-            dataset: "synthetic".into(),
-            n: None,
-            input_tokens: None,
-            output_tokens: Length::Exact(64),
-            order: Order::AsGiven,
-            ignore_eos: true,
-        }
-    }
-}
-
-/// A number of tokens: exact, or drawn uniformly from a range with the experiment's seed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)] // see ModelSpec
-pub enum Length {
-    /// The same for every request.
-    Exact(#[schemars(range(min = 1, max = 10_000_000))] u32),
-    /// Uniform between both ends.
-    Uniform(LengthRange),
-}
-
-/// Both ends of a uniform distribution of lengths, inclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LengthRange {
-    /// Shortest.
-    #[schemars(range(min = 1, max = 10_000_000))]
-    pub min: u32,
-    /// Longest.
-    #[schemars(range(min = 1, max = 10_000_000))]
-    pub max: u32,
-}
-
-/// The order in which requests are fed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// As the dataset has them.
-    AsGiven,
-    /// Shuffled with the experiment's seed.
-    Shuffled,
-    /// By prompt length, shortest first.
-    ShortestFirst,
-    /// By prompt length, longest first.
-    LongestFirst,
 }
 
 /// How tokens are chosen. All absent, or temperature 0: greedy.
@@ -230,7 +107,7 @@ pub struct SamplingConfig {
     pub temperature: Option<f64>,
     /// Sample among this many most likely tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub top_k: Option<u32>,
     /// Sample among the most likely tokens whose probabilities sum to this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -238,20 +115,10 @@ pub struct SamplingConfig {
     pub top_p: Option<f64>,
 }
 
-/// A LoRA adapter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LoraConfig {
-    /// Hugging Face id or local directory of the adapter.
-    pub adapter: String,
-    /// Merge the adapter into the weights before the run. Changes what is measured.
-    #[serde(default)]
-    pub merge_weights: bool,
-}
-
 /// How an experiment is measured. Defaults come from the profile.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = super::schema::all_optional)]
 pub struct MeasurementConfig {
     /// Full passes of the workload before the window.
     #[schemars(range(max = 10_000))]
@@ -272,6 +139,3 @@ pub struct MeasurementConfig {
     #[schemars(range(min = 0.1, max = 1_000.0))]
     pub sample_hz: f64,
 }
-
-/// Engine options that llem has no field for, passed to the engine verbatim.
-pub type Extra = BTreeMap<String, serde_json::Value>;

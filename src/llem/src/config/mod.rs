@@ -1,1 +1,50 @@
 //! Studies and experiments as the user writes them.
+//!
+//! ```text
+//! text ─► document ─► source ────► check ──────► sweep ─────► rules ──────► StudyConfig
+//!         places      with --set   the schema    every point   cross-field
+//! ```
+//!
+//! All problems are collected: what the schema refuses is reported and taken out, and the rest goes on. Every message
+//! has the place in the file that it is about. Defaults come from [`Profile`], under the file, under `--set`.
+
+mod assign;
+mod backend;
+mod check;
+mod defaults;
+mod document;
+mod execution;
+mod experiment;
+mod identity;
+mod image;
+mod model;
+mod problem;
+mod rules;
+mod scalar;
+mod schema;
+mod source;
+mod starter;
+mod study;
+mod user;
+mod wording;
+mod workload;
+
+pub use backend::*;
+pub use defaults::Profile;
+pub use execution::{CycleOrder, ExecutionConfig};
+pub use experiment::{ExperimentConfig, MeasurementConfig, SamplingConfig};
+pub use model::{Dtype, LoraConfig, ModelSource, ModelSpec, SyntheticModel};
+pub use problem::{ConfigError, Location, Problem};
+pub use schema::{study_schema, user_schema};
+pub use starter::starter;
+pub use study::{Experiment, MergedPoint, StudyConfig, StudySource};
+pub use user::{GpuAccess, GpuConfig, Mount, RunnerKind, UserConfig};
+pub use workload::{Length, LengthRange, Order, WorkloadConfig};
+
+pub(crate) use assign::{get, pointer_of, set};
+pub(crate) use check::{Finding, check};
+pub(crate) use document::Side;
+pub(crate) use rules::{experiment as experiment_rules, sections as section_rules};
+pub(crate) use schema::STUDY as STUDY_SCHEMA;
+pub(crate) use source::Source;
+pub(crate) use wording::{compact, key as shown_key};

@@ -48,7 +48,8 @@ fn in_user_cache(hub: &Hub, config: &HubFile<'_>) -> Option<(PathBuf, String)> {
 /// Downloads what is missing in llem's own cache, all of it from the commit that `config` resolves to.
 fn download(hub: &Hub, config: &HubFile<'_>, cache_root: &Path) -> Result<(PathBuf, String), ModelError> {
     let found = hub.own_file(config, cache_root, MAX_DESCRIPTION_BYTES)?;
-    let get = |file: &str, limit| hub.own_file(&HubFile { file, revision: &found.commit, ..*config }, cache_root, limit);
+    let get =
+        |file: &str, limit| hub.own_file(&HubFile { file, revision: &found.commit, ..*config }, cache_root, limit);
     get("tokenizer.json", MAX_DESCRIPTION_BYTES)?;
     let names = match get(INDEX_FILE, MAX_DESCRIPTION_BYTES) {
         Ok(index) => weight_names(&index.path)?,

@@ -35,7 +35,10 @@ pub struct Collected {
 /// Reads the files of a run. With `expected_sha256`, the agent said that the run is whole: then anything missing or different is a
 /// failure. Without, whatever is there and readable is taken.
 pub fn collect(volume: &Path, job: &Job, expected_sha256: Option<&str>) -> Result<Collected, Failure> {
-    let mut collected = Collected { driver_log: bytes(volume, files::DRIVER_LOG, LOG_BYTES).unwrap_or_default(), ..Collected::default() };
+    let mut collected = Collected {
+        driver_log: bytes(volume, files::DRIVER_LOG, LOG_BYTES).unwrap_or_default(),
+        ..Collected::default()
+    };
     let strict = expected_sha256.is_some();
     match report(volume, job, expected_sha256) {
         Ok(report) => collected.report = Some(report),
@@ -77,14 +80,19 @@ fn table<T: DeserializeOwned>(volume: &Path, name: &str, expected: u64) -> Resul
     let mut line = Vec::new();
     loop {
         line.clear();
-        let read = reader.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).map_err(|e| e.to_string())?;
+        let read =
+            reader.by_ref().take(MAX_LINE_BYTES as u64).read_until(b'\n', &mut line).map_err(|e| e.to_string())?;
         if read == 0 {
             break;
         }
         let number = rows.len() + 1;
         rows.push(serde_json::from_slice(&line).map_err(|e| format!("line {number}: {e}"))?);
     }
-    if rows.len() as u64 == expected { Ok(rows) } else { Err(format!("{} lines, the report says {expected}", rows.len())) }
+    if rows.len() as u64 == expected {
+        Ok(rows)
+    } else {
+        Err(format!("{} lines, the report says {expected}", rows.len()))
+    }
 }
 
 fn bytes(volume: &Path, name: &str, limit: u64) -> Result<Vec<u8>, String> {

@@ -26,7 +26,10 @@ mod summary;
 pub use collect::{Collected, collect};
 pub use journal::{Journal, JournalEvent};
 pub use metrics::{EnergyFigures, Metrics, RunMetricsError, run_metrics};
-pub use record::{ExperimentResult, RunResult, RunRow, RunStatus, StudyResult, StudyStatus};
+pub use record::{
+    ExperimentResult, ExperimentSummary, ModelIdentity, RunResult, RunRow, RunStatus, StudyResult, StudyStatus,
+    WorkloadIdentity,
+};
 pub use store::{RunDirectory, StoreError, StudyDirectory};
 pub use summary::{Distribution, Spread};
 

@@ -2,38 +2,6 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-/// How containers get their GPUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum GpuAccess {
-    /// The first of `nvidia`, `cdi` and `devices` that this machine offers.
-    #[default]
-    Auto,
-    /// Device requests to the NVIDIA container runtime.
-    Nvidia,
-    /// Container Device Interface names (`nvidia.com/gpu=UUID`).
-    Cdi,
-    /// Raw device nodes; libraries must be in the image or mounted.
-    Devices,
-    /// No GPU.
-    None,
-}
-
-impl GpuAccess {
-    /// The name in files and messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Nvidia => "nvidia",
-            Self::Cdi => "cdi",
-            Self::Devices => "devices",
-            Self::None => "none",
-        }
-    }
-}
-
 /// One graphics processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 pub use docker::DockerRunner;
-pub use gpu::{Gpu, GpuAccess, host_gpus};
+pub use gpu::{Gpu, host_gpus};
 pub use process::ProcessRunner;
 
 /// How long the agent may take to close a run after it was told to stop.
@@ -154,4 +154,3 @@ pub struct ContainerRecord {
 fn runner_failure(class: FailureClass, phase: Phase, message: impl Into<String>) -> Failure {
     Failure { class, phase, message: message.into(), log_tail: Vec::new() }
 }
-

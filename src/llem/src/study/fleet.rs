@@ -1,10 +1,11 @@
 //! Which runner carries out which backend on this machine.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{RunOptions, StudyError, StudyEvent};
-use crate::config::{Backend, RunnerChoice, UserConfig};
+use crate::config::{Backend, RunnerKind, UserConfig};
 use crate::runner::docker::{BindMount, Engine, EngineError, MachineConfig, remove_orphans};
 use crate::runner::{DockerRunner, ProcessRunner, Runner};
 
@@ -22,7 +23,7 @@ impl Fleet {
         options: &RunOptions,
         notify: &impl Fn(StudyEvent),
     ) -> Result<Self, StudyError> {
-        let wanted: BTreeMap<Backend, RunnerChoice> = backends.map(|b| (b, choice(b, options))).collect();
+        let wanted: BTreeMap<Backend, RunnerKind> = backends.map(|b| (b, choice(b, options))).collect();
         let engine = connect(&wanted, &options.user, notify).await?;
         if let Some(engine) = &engine {
             for orphan in remove_orphans(engine).await? {
@@ -33,7 +34,7 @@ impl Fleet {
         let docker = engine.clone().map(|engine| Arc::new(DockerRunner::new(engine, machine(&options.user))));
         let runner = |choice| -> Arc<dyn Runner> {
             match (&docker, choice) {
-                (Some(docker), RunnerChoice::Auto | RunnerChoice::Docker) => docker.clone(),
+                (Some(docker), RunnerKind::Auto | RunnerKind::Docker) => docker.clone(),
                 _ => Arc::new(ProcessRunner),
             }
         };
@@ -57,23 +58,23 @@ impl Fleet {
     }
 }
 
-fn choice(backend: Backend, options: &RunOptions) -> RunnerChoice {
+fn choice(backend: Backend, options: &RunOptions) -> RunnerKind {
     let user = &options.user;
     options.runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner)
 }
 
 /// The engine when one is asked for and must answer, or when none is asked for and one answers.
 async fn connect(
-    wanted: &BTreeMap<Backend, RunnerChoice>,
+    wanted: &BTreeMap<Backend, RunnerKind>,
     user: &UserConfig,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Option<Engine>, EngineError> {
-    if wanted.values().all(|choice| *choice == RunnerChoice::Process) {
+    if wanted.values().all(|choice| *choice == RunnerKind::Process) {
         return Ok(None);
     }
     match Engine::connect(user.docker_host.as_deref()).await {
         Ok(engine) => Ok(Some(engine)),
-        Err(error) if wanted.values().any(|choice| *choice == RunnerChoice::Docker) => Err(error),
+        Err(error) if wanted.values().any(|choice| *choice == RunnerKind::Docker) => Err(error),
         Err(error) => {
             let text = format!("{error}; running with the `process` runner, without containers");
             notify(StudyEvent::Notice { text });
@@ -90,7 +91,7 @@ fn machine(user: &UserConfig) -> MachineConfig {
             .iter()
             .map(|m| BindMount { source: m.source.clone(), target: m.target.clone(), read_only: m.read_only })
             .collect(),
-        devices: user.devices.clone(),
+        devices: user.devices.iter().map(PathBuf::from).collect(),
         cap_add: user.cap_add.clone(),
     }
 }

@@ -16,7 +16,7 @@ pub use event::StudyEvent;
 pub use programs::{Programs, ProgramsError};
 pub use session::run_study;
 
-use crate::config::{Backend, ExecutionConfig, ExperimentConfig, RunnerChoice, StudyConfig, UserConfig};
+use crate::config::{Backend, ExecutionConfig, ExperimentConfig, RunnerKind, StudyConfig, UserConfig};
 use crate::hub::HubError;
 use crate::model::ModelError;
 use crate::result::{ExperimentResult, StoreError};
@@ -30,7 +30,7 @@ pub struct RunOptions {
     /// Directory that study directories are made in.
     pub output: PathBuf,
     /// Runner for all backends, whatever the user config says.
-    pub runner: Option<RunnerChoice>,
+    pub runner: Option<RunnerKind>,
     /// The machine's settings.
     pub user: UserConfig,
     /// The agent and the embedded driver; absent: beside the running program.

@@ -1,6 +1,7 @@
 //! One run: job, runner, files, verdict.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,6 @@ use llem_protocol::{
     DriverCommand, EngineSpec, Failure, FailureClass, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION, Phase,
     Report, RequestRecord, WorkloadRef, files,
 };
-use rand::Rng;
 
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
@@ -108,7 +108,8 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
     let config = &context.experiment.config;
     let measurement = &config.measurement;
     let workload = &context.prepared.workload;
-    let nonce: u64 = rand::rng().next_u64();
+    // The standard library seeds each of these from the system.
+    let nonce = RandomState::new().build_hasher().finish();
     Job {
         protocol_version: PROTOCOL_VERSION,
         run_id: context.run_id.to_owned(),

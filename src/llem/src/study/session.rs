@@ -210,7 +210,8 @@ impl Session {
 
     fn status(&self) -> StudyStatus {
         let rows: Vec<&RunRow> = self.rows.iter().flatten().collect();
-        if self.options.stop.soft.is_cancelled() && (rows.len() < self.plan.len() || any(&rows, RunStatus::Interrupted)) {
+        if self.options.stop.soft.is_cancelled() && (rows.len() < self.plan.len() || any(&rows, RunStatus::Interrupted))
+        {
             StudyStatus::Interrupted
         } else if rows.len() == self.plan.len() && rows.iter().all(|row| row.status == RunStatus::Completed) {
             StudyStatus::Completed

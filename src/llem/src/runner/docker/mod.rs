@@ -18,9 +18,9 @@ pub use image::{CandleImage, ImageError, ImageRow, build_candle, images};
 pub use reaper::{Reaped, remove_all, remove_orphans};
 
 use super::{
-    ContainerRecord, EventSink, GpuAccess, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus,
-    runner_failure,
+    ContainerRecord, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus, runner_failure,
 };
+use crate::config::GpuAccess;
 use archive::Archive;
 use spec::{GpuPlan, inside};
 

@@ -8,7 +8,8 @@ use bollard::models::{
 };
 
 use super::{LABEL_LOCK, LABEL_RUN, LABEL_STUDY, LABEL_VERSION, MachineConfig};
-use crate::runner::{Gpu, GpuAccess, RunSpec};
+use crate::config::GpuAccess;
+use crate::runner::{Gpu, RunSpec};
 
 /// Where things are inside a container.
 pub(super) mod inside {

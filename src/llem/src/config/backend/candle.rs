@@ -1,9 +1,9 @@
-//! Sections of the backends. Absent fields are the engine's own default.
+//! The embedded engine.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::experiment::Extra;
+use super::Extra;
 
 /// Settings of the embedded backend.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,0 +1,268 @@
+//! The schema check: every violation in the user's words.
+
+use jsonschema::ValidationError;
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use serde_json::{Map, Value};
+
+use super::document::{Side, dotted, pointer_segment};
+use super::problem::Problem;
+use super::schema::CheckedSchema;
+use super::wording::{compact, describe, key, nearest, quoted_list};
+
+/// A problem at a place of the checked value, not yet at a place of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// JSON pointer into the checked value.
+    pub(crate) pointer: String,
+    /// Whether the key is wrong or what it holds.
+    pub(crate) side: Side,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn value(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { pointer: pointer.into(), side: Side::Value, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn key(pointer: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { side: Side::Key, ..Self::value(pointer, message) }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl Finding {
+    /// The problem when there is no file to point at.
+    pub(crate) fn without_file(self) -> Problem {
+        Problem { path: dotted(&self.pointer), location: None, message: self.message, hint: self.hint }
+    }
+}
+
+/// Everything in `value` that the schema does not allow.
+pub(crate) fn check(schema: &CheckedSchema, value: &Value) -> Vec<Finding> {
+    match &schema.validator {
+        Err(reason) => vec![Finding::value("", format!("the built-in schema is broken: {reason}"))],
+        Ok(validator) if validator.is_valid(value) => Vec::new(),
+        Ok(validator) => {
+            let mut translation = Translation { schema, findings: Vec::new() };
+            for error in validator.iter_errors(value) {
+                translation.error(&error);
+            }
+            translation.findings
+        }
+    }
+}
+
+struct Translation<'s> {
+    schema: &'s CheckedSchema,
+    findings: Vec<Finding>,
+}
+
+impl Translation<'_> {
+    fn error(&mut self, error: &ValidationError<'_>) {
+        match error.kind() {
+            ValidationErrorKind::AdditionalProperties { unexpected } => self.unknown_fields(error, unexpected),
+            ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
+                self.alternatives(error, context);
+            }
+            ValidationErrorKind::PropertyNames { error: name } => self.property_name(error, name),
+            _ => self.value(error),
+        }
+    }
+
+    fn node(&self, error: &ValidationError<'_>) -> Option<&Map<String, Value>> {
+        let (parent, _) = error.schema_path().as_str().rsplit_once('/')?;
+        self.schema.schema.pointer(parent)?.as_object()
+    }
+
+    fn unknown_fields(&mut self, error: &ValidationError<'_>, unexpected: &[String]) {
+        let known = self.node(error).map(|node| self.schema.field_names(node)).unwrap_or_default();
+        let mut findings = Vec::new();
+        for name in unexpected {
+            let pointer = format!("{}/{}", error.instance_path(), pointer_segment(name));
+            let finding = Finding::key(pointer, format!("unknown field `{}`", key(name)));
+            findings.push(finding.hint(self.hint_for_unknown(name, &known)));
+        }
+        self.findings.extend(findings);
+    }
+
+    fn hint_for_unknown(&self, name: &str, known: &[&str]) -> String {
+        if let Some(near) = nearest(name, known.iter().copied()) {
+            return format!("did you mean `{near}`?");
+        }
+        if let Some((section, field)) = name.split_once('.')
+            && known.contains(&section)
+        {
+            return format!("write it nested: `{section}:` with `{}:` below it", key(field));
+        }
+        let elsewhere = self.schema.paths_of(name);
+        if !elsewhere.is_empty() {
+            return format!("there is {}", quoted_list(elsewhere.iter().map(String::as_str)));
+        }
+        format!("known fields: {}", quoted_list(known.iter().copied()))
+    }
+
+    fn alternatives(&mut self, error: &ValidationError<'_>, context: &[Vec<ValidationError<'static>>]) {
+        let choices = self.node(error).map(|node| self.choices(node)).unwrap_or_default();
+        if !choices.is_empty() {
+            let finding = unknown_choice(error, &choices);
+            self.findings.push(finding);
+            return;
+        }
+        let at = error.instance_path();
+        let fits = |branch: &&Vec<ValidationError<'static>>| {
+            !branch.iter().any(|inner| inner.instance_path() == at && is_type_error(inner))
+        };
+        match context.iter().find(fits) {
+            Some(branch) => branch.iter().for_each(|inner| self.error(inner)),
+            None => self.findings.push(wrong_type(error, &expected_types(context))),
+        }
+    }
+
+    /// The names of an enumeration; empty when the alternatives are of another kind.
+    fn choices(&self, node: &Map<String, Value>) -> Vec<String> {
+        let alternatives = ["oneOf", "anyOf"].into_iter().find_map(|of| node.get(of)?.as_array());
+        let mut names = Vec::new();
+        for alternative in alternatives.into_iter().flatten() {
+            if let Some(Value::String(name)) = alternative.get("const") {
+                names.push(name.clone());
+            } else if let Some(Value::Array(some)) = alternative.get("enum") {
+                names.extend(some.iter().filter_map(Value::as_str).map(str::to_owned));
+            } else {
+                return Vec::new();
+            }
+        }
+        names
+    }
+
+    fn property_name(&mut self, error: &ValidationError<'_>, name: &ValidationError<'static>) {
+        let before = self.findings.len();
+        self.error(name);
+        let pointer = match name.instance().as_ref() {
+            Value::String(text) => format!("{}/{}", error.instance_path(), pointer_segment(text)),
+            _ => error.instance_path().to_string(),
+        };
+        for finding in self.findings.iter_mut().skip(before) {
+            finding.pointer.clone_from(&pointer);
+            finding.side = Side::Key;
+        }
+    }
+
+    fn value(&mut self, error: &ValidationError<'_>) {
+        let finding = match error.kind() {
+            ValidationErrorKind::Type { kind } => wrong_type(error, &type_names(kind)),
+            ValidationErrorKind::Enum { options } => {
+                let names: Vec<_> = options.as_array().into_iter().flatten().map(compact).collect();
+                unknown_choice(error, &names)
+            }
+            ValidationErrorKind::Constant { expected_value } => unknown_choice(error, &[compact(expected_value)]),
+            ValidationErrorKind::Required { property } => {
+                Finding::value(pointer(error), format!("missing field `{}`", compact(property)))
+            }
+            ValidationErrorKind::Minimum { .. } | ValidationErrorKind::Maximum { .. } => self.out_of_range(error),
+            other => Finding::value(pointer(error), sizes(other, error)),
+        };
+        self.findings.push(finding);
+    }
+
+    fn out_of_range(&self, error: &ValidationError<'_>) -> Finding {
+        let limit = |name| self.node(error).and_then(|node| node.get(name)).map(compact);
+        let range = match (limit("minimum"), limit("maximum")) {
+            (Some(least), Some(most)) => format!("from {least} to {most}"),
+            (Some(least), None) => format!("at least {least}"),
+            (None, Some(most)) => format!("at most {most}"),
+            (None, None) => "in range".to_owned(),
+        };
+        Finding::value(pointer(error), format!("must be {range}, found `{}`", compact(error.instance())))
+    }
+}
+
+fn pointer(error: &ValidationError<'_>) -> String {
+    error.instance_path().to_string()
+}
+
+fn is_type_error(error: &ValidationError<'_>) -> bool {
+    matches!(error.kind(), ValidationErrorKind::Type { .. })
+}
+
+fn sizes(kind: &ValidationErrorKind, error: &ValidationError<'_>) -> String {
+    match kind {
+        ValidationErrorKind::MinLength { limit: 1 } => "must not be empty".to_owned(),
+        ValidationErrorKind::MinLength { limit } => format!("must have at least {limit} characters"),
+        ValidationErrorKind::MaxLength { limit } => format!("must have at most {limit} characters"),
+        ValidationErrorKind::MinItems { limit: 1 } => "the list is empty".to_owned(),
+        ValidationErrorKind::MinItems { limit } => format!("must have at least {limit} entries"),
+        ValidationErrorKind::MaxItems { limit } => format!("must have at most {limit} entries"),
+        _ => error.to_string(),
+    }
+}
+
+fn unknown_choice(error: &ValidationError<'_>, names: &[String]) -> Finding {
+    let known = names.iter().map(String::as_str);
+    let near = match error.instance().as_ref() {
+        Value::String(text) => nearest(text, known.clone()),
+        _ => None,
+    };
+    let message = match error.instance().as_ref() {
+        Value::String(text) => format!("unknown value `{}`", key(text)),
+        other => format!("expected one of the known values, found {}", describe(other)),
+    };
+    let known = quoted_list(known);
+    Finding::value(pointer(error), message).hint(match near {
+        Some(near) => format!("did you mean `{near}`? known values: {known}"),
+        None => format!("known values: {known}"),
+    })
+}
+
+fn wrong_type(error: &ValidationError<'_>, expected: &[String]) -> Finding {
+    let found = error.instance();
+    let named: Vec<&str> = expected.iter().filter(|name| *name != "nothing").map(String::as_str).collect();
+    let finding = Finding::value(pointer(error), format!("expected {}, found {}", named.join(" or "), describe(found)));
+    match (found.as_ref(), named.first()) {
+        (Value::String(text), Some(&("an integer" | "a number"))) if text.parse::<f64>().is_ok() => {
+            finding.hint("remove the quotes")
+        }
+        (Value::String(text), Some(&"true or false")) if is_yaml_1_1_bool(text) => {
+            finding.hint("YAML 1.2 knows `true` and `false` only")
+        }
+        (Value::Number(_) | Value::Bool(_), Some(&"text")) => finding.hint("put it in quotes"),
+        (Value::Null, _) => finding.hint("give it a value or remove the key"),
+        _ => finding,
+    }
+}
+
+fn is_yaml_1_1_bool(text: &str) -> bool {
+    matches!(text.to_lowercase().as_str(), "yes" | "no" | "on" | "off" | "true" | "false")
+}
+
+fn expected_types(context: &[Vec<ValidationError<'static>>]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for error in context.iter().flatten() {
+        if let ValidationErrorKind::Type { kind } = error.kind() {
+            names.extend(type_names(kind));
+        }
+    }
+    names.dedup();
+    names
+}
+
+fn type_names(kind: &TypeKind) -> Vec<String> {
+    let words = |name: &str| match name {
+        "integer" => "an integer".to_owned(),
+        "number" => "a number".to_owned(),
+        "string" => "text".to_owned(),
+        "boolean" => "true or false".to_owned(),
+        "array" => "a list".to_owned(),
+        "object" => "a mapping".to_owned(),
+        "null" => "nothing".to_owned(),
+        other => other.to_owned(),
+    };
+    match kind {
+        TypeKind::Single(one) => vec![words(&one.to_string())],
+        TypeKind::Multiple(several) => several.iter().map(|one| words(&one.to_string())).collect(),
+    }
+}

@@ -1,0 +1,59 @@
+//! Image references: `[registry[:port]/]path[:tag][@sha256:digest]`, by the grammar of the OCI distribution project.
+
+/// What is wrong with an image reference; `None` when it can be one.
+pub(crate) fn problem(reference: &str) -> Option<String> {
+    let (name, digest) = match reference.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (reference, None),
+    };
+    if digest.is_some_and(|digest| !is_digest(digest)) {
+        return Some(format!("`{reference}`: the digest after `@` must be `sha256:` and 64 hexadecimal digits"));
+    }
+    // A colon before the last slash belongs to a registry's port.
+    let (name, tag) = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (name, None),
+    };
+    if tag.is_some_and(|tag| !is_tag(tag)) {
+        return Some(format!("`{reference}`: `{}` is not a tag", tag.unwrap_or_default()));
+    }
+    if is_name(name) {
+        None
+    } else {
+        Some(format!("`{reference}` is not an image reference such as `registry/name:tag`"))
+    }
+}
+
+fn is_digest(digest: &str) -> bool {
+    let hexadecimal = |digits: &str| digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digest.strip_prefix("sha256:").is_some_and(hexadecimal)
+}
+
+fn is_tag(tag: &str) -> bool {
+    (1..=128).contains(&tag.len())
+        && !tag.starts_with(['.', '-'])
+        && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+fn is_name(name: &str) -> bool {
+    let (registry, path) = match name.split_once('/') {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (Some(first), rest),
+        _ => (None, name),
+    };
+    name.len() <= 255 && registry.is_none_or(is_registry) && path.split('/').all(is_component)
+}
+
+fn is_registry(registry: &str) -> bool {
+    let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
+    !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+        && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+fn is_component(component: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = component.as_bytes();
+    bytes.first().is_some_and(|byte| alphanumeric(*byte))
+        && bytes.last().is_some_and(|byte| alphanumeric(*byte))
+        && bytes.iter().all(|byte| alphanumeric(*byte) || b"._-".contains(byte))
+}

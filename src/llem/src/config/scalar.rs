@@ -1,0 +1,43 @@
+//! What an unquoted YAML scalar means.
+
+use serde_json::{Number, Value};
+
+/// The value of a plain scalar, or what is wrong with it. `yes`, `no`, `on` and `off` are text, as in YAML 1.2.
+pub(crate) fn resolve(text: &str) -> Result<Value, String> {
+    if !may_be_special(text) {
+        return Ok(Value::String(text.to_owned()));
+    }
+    match serde_yaml::from_str::<serde_yaml::Value>(text) {
+        Ok(serde_yaml::Value::Null) => Ok(Value::Null),
+        Ok(serde_yaml::Value::Bool(flag)) => Ok(Value::Bool(flag)),
+        Ok(serde_yaml::Value::Number(number)) => from_number(text, &number),
+        _ => Ok(Value::String(text.to_owned())),
+    }
+}
+
+/// Spares the parser for what can only be text.
+fn may_be_special(text: &str) -> bool {
+    match text.bytes().next() {
+        None => true,
+        Some(b'~' | b'+' | b'-' | b'.' | b'0'..=b'9') => true,
+        Some(b'n' | b'N' | b't' | b'T' | b'f' | b'F') => text.len() <= 5,
+        _ => false,
+    }
+}
+
+fn from_number(text: &str, number: &serde_yaml::Number) -> Result<Value, String> {
+    if let Some(integer) = number.as_u64() {
+        return Ok(Value::from(integer));
+    }
+    if let Some(integer) = number.as_i64() {
+        return Ok(Value::from(integer));
+    }
+    let float = number.as_f64().unwrap_or(f64::NAN);
+    if !float.is_finite() {
+        return Err(format!("`{text}` is not a finite number"));
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'_')) {
+        return Err(format!("the integer `{text}` does not fit into 64 bits"));
+    }
+    Number::from_f64(float).map(Value::Number).ok_or_else(|| format!("`{text}` is not a finite number"))
+}

@@ -1,0 +1,135 @@
+//! A file and what `--set` laid over it: one value, and where each part of it came from.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::assign::{self, pointer_of};
+use super::check::Finding;
+use super::document::{Document, Side, dotted};
+use super::problem::{Location, Problem};
+use super::wording;
+
+/// The file's value with the overrides applied.
+pub(crate) struct Source {
+    pub(crate) value: Value,
+    /// What kept the file or an override from being read.
+    pub(crate) problems: Vec<Problem>,
+    document: Document,
+    overrides: Vec<Override>,
+}
+
+struct Override {
+    /// As the user typed it.
+    text: String,
+    pointer: String,
+}
+
+impl Source {
+    /// Reads a file's text and the overrides `key=yaml`.
+    pub(crate) fn read(path: &Path, text: &str, overrides: &[String]) -> Self {
+        let mut document = Document::parse(path, text);
+        let mut value = document.value.take();
+        let mut problems = std::mem::take(&mut document.problems);
+        match value {
+            Value::Object(_) => {}
+            Value::Null => value = Value::Object(serde_json::Map::new()),
+            _ => {
+                let place = document.location("", Side::Value);
+                problems.push(Problem::new("", "expected a mapping of settings, such as `model: synthetic`").at(place));
+                value = Value::Object(serde_json::Map::new());
+            }
+        }
+        let mut source = Self { value, problems, document, overrides: Vec::new() };
+        for text in overrides {
+            if let Err(problem) = source.apply(text) {
+                source.problems.push(problem);
+            }
+        }
+        assign::whole_numbers(&mut source.value);
+        source
+    }
+
+    fn apply(&mut self, text: &str) -> Result<(), Problem> {
+        let problem = |message: String| Problem::new(label(text), message);
+        let Some((key, yaml)) = text.split_once('=') else {
+            return Err(problem("expected `key=value`".to_owned()).hint("for example `--set workload.n=8`"));
+        };
+        if key.split('.').any(str::is_empty) {
+            return Err(problem("the key has an empty part".to_owned()));
+        }
+        let parsed = Document::parse(Path::new("--set"), yaml);
+        if let Some(wrong) = parsed.problems.first() {
+            return Err(problem(wrong.message.clone()));
+        }
+        let pointer = self
+            .set(key, parsed.value)
+            .map_err(|outer| problem(format!("`{outer}` is not a mapping in {}", self.document.file_name())))?;
+        self.overrides.push(Override { text: text.to_owned(), pointer });
+        Ok(())
+    }
+
+    /// An axis is replaced however the file spells it, so that it is not varied twice.
+    fn set(&mut self, key: &str, value: Value) -> Result<String, String> {
+        if let Some(axis) =
+            key.strip_prefix("sweep.").filter(|axis| !axis.starts_with("zip") && !axis.starts_with("groups"))
+        {
+            if let Some(sweep) = self.value.get_mut("sweep") {
+                assign::remove(sweep, &pointer_of(axis));
+                if let Some(sweep) = sweep.as_object_mut() {
+                    sweep.insert(axis.to_owned(), value);
+                    return Ok(format!("/sweep/{axis}"));
+                }
+            }
+        }
+        assign::set(&mut self.value, key, value).map_err(|error| error.key)?;
+        Ok(pointer_of(key))
+    }
+
+    /// A finding as the user reads it.
+    pub(crate) fn problem(&self, finding: Finding) -> Problem {
+        let Finding { pointer, side, message, hint } = finding;
+        let path = self.override_at(&pointer).map_or_else(|| dotted(&pointer), label);
+        Problem { path, location: self.location(&pointer, side), message, hint }
+    }
+
+    /// Like [`Self::problem`], under the path of a field while it stands elsewhere, e.g. in an axis.
+    pub(crate) fn problem_of(&self, path: &str, finding: Finding) -> Problem {
+        let overridden = self.override_at(&finding.pointer).is_some();
+        let problem = self.problem(finding);
+        if overridden { problem } else { Problem { path: path.to_owned(), ..problem } }
+    }
+
+    fn location(&self, pointer: &str, side: Side) -> Option<Location> {
+        match self.override_at(pointer) {
+            Some(_) => None,
+            None => self.document.location(pointer, side),
+        }
+    }
+
+    fn override_at(&self, pointer: &str) -> Option<&str> {
+        let covers = |over: &&Override| {
+            pointer.strip_prefix(&over.pointer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.overrides.iter().rev().find(covers).map(|over| over.text.as_str())
+    }
+
+    /// Sorts keys of a mapping into the order in which the user wrote them; overrides last.
+    pub(crate) fn in_file_order<'v>(
+        &self,
+        pointer: &str,
+        entries: impl Iterator<Item = (&'v String, &'v Value)>,
+    ) -> Vec<(String, &'v str, &'v Value)> {
+        let mut entries: Vec<_> = entries
+            .map(|(key, value)| (format!("{pointer}/{}", super::document::pointer_segment(key)), key.as_str(), value))
+            .collect();
+        entries.sort_by_key(|(pointer, ..)| {
+            self.document.key_position(pointer).map_or((usize::MAX, 0), |at| (at.line, at.column))
+        });
+        entries
+    }
+}
+
+fn label(text: &str) -> String {
+    format!("--set {}", wording::key(text))
+}

@@ -1,0 +1,193 @@
+//! From a file to experiments.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::assign;
+use super::check::{Finding, check};
+use super::defaults::Profile;
+use super::execution::ExecutionConfig;
+use super::experiment::ExperimentConfig;
+use super::identity;
+use super::problem::{ConfigError, Problem};
+use super::rules;
+use super::schema::STUDY;
+use super::source::Source;
+use crate::sweep;
+
+/// The largest study file, in bytes.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A study: its experiments and how they are carried out. Everything in it has been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StudyConfig {
+    /// Name of the study; safe as a directory name.
+    pub name: String,
+    /// The file that it came from.
+    pub source: Option<StudySource>,
+    /// The set of defaults that it was resolved with.
+    pub profile: Profile,
+    /// How it is carried out.
+    pub execution: ExecutionConfig,
+    /// The experiments, each once, in order.
+    pub experiments: Vec<Experiment>,
+    /// Points that turned out equal to an earlier one and are not run again.
+    pub merged: Vec<MergedPoint>,
+    /// Dotted keys that differ between experiments; `backend` among them when several are compared.
+    pub varied_keys: Vec<String>,
+}
+
+/// The file that a study came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StudySource {
+    /// As the user named it.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// The `--set` arguments.
+    pub overrides: Vec<String>,
+}
+
+/// One experiment of a study.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experiment {
+    /// [`ExperimentConfig::id`].
+    pub id: String,
+    /// What is particular about it, short: `batch_size=4 input_tokens=64`.
+    pub label: String,
+    /// Its values of [`StudyConfig::varied_keys`]; keys that it does not have are left out.
+    pub varied: Vec<(String, Value)>,
+    /// The experiment.
+    pub config: ExperimentConfig,
+}
+
+/// A point that is equal to an experiment before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergedPoint {
+    /// Where the point came from, e.g. `experiments[0]` or `sweep point 3`, with what it sets.
+    pub point: String,
+    /// Id of the experiment that stands for it.
+    pub experiment: String,
+}
+
+impl StudyConfig {
+    /// Reads and resolves a file. `overrides` are `key=yaml` arguments, applied in order.
+    pub fn from_file(path: &Path, overrides: &[String], profile: Profile) -> Result<Self, ConfigError> {
+        let text = read_bounded(path).map_err(|error| ConfigError { problems: vec![Problem::new("", error)] })?;
+        Self::from_text(path, &text, overrides, profile)
+    }
+
+    /// Resolves a file's text; `path_for_messages` is not read.
+    pub fn from_text(
+        path_for_messages: &Path,
+        text: &str,
+        overrides: &[String],
+        profile: Profile,
+    ) -> Result<Self, ConfigError> {
+        let mut source = Source::read(path_for_messages, text, overrides);
+        let mut problems = std::mem::take(&mut source.problems);
+        let unreadable = !problems.is_empty() && source.value.as_object().is_none_or(serde_json::Map::is_empty);
+        if unreadable {
+            return Err(ConfigError::new(problems));
+        }
+        problems.extend(prune(&mut source));
+        let name = study_name(&source, path_for_messages).unwrap_or_else(|problem| {
+            problems.push(problem);
+            String::new()
+        });
+        let mut base = profile.base();
+        assign::overlay(&mut base, source.value.clone());
+        let execution = execution(&source, &base, &mut problems);
+        let resolved = sweep::resolve(&source, &base, &mut problems);
+        let (Some(execution), true) = (execution, problems.is_empty()) else {
+            return Err(ConfigError::new(problems));
+        };
+        let overrides = overrides.to_vec();
+        let source = StudySource { path: path_for_messages.to_path_buf(), text: text.to_owned(), overrides };
+        Ok(Self {
+            name,
+            source: Some(source),
+            profile,
+            execution,
+            experiments: resolved.experiments,
+            merged: resolved.merged,
+            varied_keys: resolved.varied_keys,
+        })
+    }
+
+    /// A study of one experiment that did not come from a file.
+    pub fn single(name: &str, experiment: ExperimentConfig, execution: ExecutionConfig) -> Result<Self, ConfigError> {
+        let mut findings: Vec<Finding> = rules::name(name, "/name").into_iter().collect();
+        let value = serde_json::to_value(&experiment).unwrap_or_default();
+        findings.extend(check(&STUDY, &value));
+        findings.extend(rules::experiment(&experiment));
+        findings.extend(rules::sections(&value, &[experiment.backend]));
+        findings.extend(check(&STUDY, &serde_json::json!({ "execution": &execution })));
+        if !findings.is_empty() {
+            let problems = findings.into_iter().map(Finding::without_file).collect();
+            return Err(ConfigError::new(problems));
+        }
+        let label = experiment.backend.to_string();
+        let experiment = Experiment { id: experiment.id(), label, varied: Vec::new(), config: experiment };
+        Ok(Self {
+            name: name.to_owned(),
+            source: None,
+            profile: Profile::default(),
+            execution,
+            experiments: vec![experiment],
+            merged: Vec::new(),
+            varied_keys: Vec::new(),
+        })
+    }
+
+    /// Identifies what is compared: SHA-256 over the sorted experiment ids, whatever the execution.
+    pub fn design_hash(&self) -> String {
+        identity::design_hash(self.experiments.iter().map(|experiment| experiment.id.as_str()))
+    }
+}
+
+/// Reports what the schema does not allow and takes it out, so that the rest can be checked too.
+fn prune(source: &mut Source) -> Vec<Problem> {
+    let mut findings = check(&STUDY, &source.value);
+    // From the end of lists, so that earlier indices stay true.
+    findings.sort_by(|a, b| b.pointer.len().cmp(&a.pointer.len()).then_with(|| b.pointer.cmp(&a.pointer)));
+    for finding in &findings {
+        assign::remove(&mut source.value, &finding.pointer);
+    }
+    findings.into_iter().map(|finding| source.problem(finding)).collect()
+}
+
+fn study_name(source: &Source, path: &Path) -> Result<String, Problem> {
+    let named = source.value.get("name").and_then(Value::as_str);
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let name = named.map(str::to_owned).or(stem).unwrap_or_else(|| "study".to_owned());
+    match rules::name(&name, "/name") {
+        None => Ok(name),
+        Some(finding) if named.is_some() => Err(source.problem(finding)),
+        Some(finding) => Err(source.problem(finding.hint("the file's name is the study's name; set `name:`"))),
+    }
+}
+
+fn execution(source: &Source, base: &Value, problems: &mut Vec<Problem>) -> Option<ExecutionConfig> {
+    match ExecutionConfig::deserialize(base.get("execution").unwrap_or(&Value::Null)) {
+        Ok(execution) => Some(execution),
+        Err(error) => {
+            problems.push(source.problem(Finding::value("/execution", error.to_string())));
+            None
+        }
+    }
+}
+
+/// Reads a file of bounded size; the error names it.
+pub(crate) fn read_bounded(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let file = fs_err::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("{}: larger than {} MiB", path.display(), MAX_FILE_BYTES >> 20));
+    }
+    String::from_utf8(bytes).map_err(|error| format!("{}: not UTF-8: {error}", path.display()))
+}

@@ -1,0 +1,178 @@
+//! The machine's configuration: what belongs to a computer, not to a study.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use etcetera::{BaseStrategy, choose_base_strategy};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::backend::Backend;
+use super::check::{Finding, check};
+use super::problem::{ConfigError, Problem};
+use super::schema::USER;
+use super::source::Source;
+use super::study::read_bounded;
+
+/// Names a user configuration in place of the usual file.
+const PATH_VARIABLE: &str = "LLEM_CONFIG";
+
+/// How this machine runs experiments. Absent fields are found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "llem user configuration")]
+pub struct UserConfig {
+    /// Where engines run.
+    pub runner: RunnerKind,
+    /// The same for single backends.
+    #[schemars(with = "RunnersShape")]
+    pub runners: BTreeMap<Backend, RunnerKind>,
+    /// Images for experiments that name none.
+    #[schemars(with = "ImagesShape")]
+    pub images: BTreeMap<Backend, String>,
+    /// How containers get at graphics processors.
+    pub gpu: GpuConfig,
+    /// Directories of this machine that every container sees.
+    pub mounts: Vec<Mount>,
+    /// Variables for every engine. They are written to no result; `docker inspect` shows them while a run lasts.
+    pub env: BTreeMap<String, String>,
+    /// Device nodes of this machine that every container may use, e.g. `/dev/infiniband/uverbs0`.
+    pub devices: Vec<String>,
+    /// Linux capabilities added to every container, e.g. `SYS_NICE`.
+    pub cap_add: Vec<String>,
+    /// Directory for models and other things that are made or fetched once; absent: the XDG cache directory.
+    pub cache_dir: Option<PathBuf>,
+    /// Address of the Docker daemon, e.g. `unix:///run/user/1000/docker.sock`; absent: `DOCKER_HOST`, then the usual socket.
+    pub docker_host: Option<String>,
+}
+
+/// Where an engine runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RunnerKind {
+    /// In a container when a daemon answers, else, for the embedded backend, as a process.
+    #[default]
+    Auto,
+    /// In a container of its own for each run.
+    Docker,
+    /// As a process on this machine.
+    Process,
+}
+
+/// How containers get at graphics processors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GpuConfig {
+    /// The mechanism.
+    pub access: GpuAccess,
+    /// UUIDs of the processors that llem may use; empty: all.
+    pub devices: Vec<String>,
+}
+
+/// The mechanism by which containers get at graphics processors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuAccess {
+    /// The first that the machine offers.
+    #[default]
+    Auto,
+    /// Docker's device request for the `nvidia` driver.
+    Nvidia,
+    /// The Container Device Interface.
+    Cdi,
+    /// Device nodes and driver libraries, mounted by llem.
+    Devices,
+    /// No graphics processors.
+    None,
+}
+
+impl GpuAccess {
+    /// The name in files and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Nvidia => "nvidia",
+            Self::Cdi => "cdi",
+            Self::Devices => "devices",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A directory of this machine that containers see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Absolute path on this machine.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub target: PathBuf,
+    /// Whether the container may not write; absent: `true`.
+    #[serde(default = "read_only")]
+    pub read_only: bool,
+}
+
+const fn read_only() -> bool {
+    true
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, transform = super::schema::all_optional)]
+#[expect(dead_code, reason = "names the keys of a map in the JSON Schema; never constructed")]
+struct RunnersShape {
+    candle: RunnerKind,
+    pytorch: RunnerKind,
+    vllm: RunnerKind,
+    tensorrt: RunnerKind,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, transform = super::schema::all_optional)]
+#[expect(dead_code, reason = "names the keys of a map in the JSON Schema; never constructed")]
+struct ImagesShape {
+    candle: String,
+    pytorch: String,
+    vllm: String,
+    tensorrt: String,
+}
+
+impl UserConfig {
+    /// Where llem keeps what is made or fetched once: `cache_dir`, else `llem` in the XDG cache directory, else, for a user without
+    /// a home, a directory of that user under the temporary one.
+    pub fn cache_root(&self) -> PathBuf {
+        self.cache_dir.clone().unwrap_or_else(|| match choose_base_strategy() {
+            Ok(dirs) => dirs.cache_dir().join("llem"),
+            Err(_) => std::env::temp_dir().join(format!("llem-cache-{}", rustix::process::getuid().as_raw())),
+        })
+    }
+
+    /// Reads the file that `LLEM_CONFIG` names, else `llem/config.yaml` in the XDG configuration directory. Without a file
+    /// in that directory: the defaults. A file that is named must exist.
+    pub fn load() -> Result<Self, ConfigError> {
+        match std::env::var_os(PATH_VARIABLE) {
+            Some(path) => Self::from_file(Path::new(&path)),
+            None => match choose_base_strategy().map(|dirs| dirs.config_dir().join("llem/config.yaml")) {
+                Ok(path) if path.exists() => Self::from_file(&path),
+                _ => Ok(Self::default()),
+            },
+        }
+    }
+
+    /// Reads one file.
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_bounded(path).map_err(|error| ConfigError { problems: vec![Problem::new("", error)] })?;
+        Self::from_text(path, &text)
+    }
+
+    /// Reads a file's text; `path_for_messages` is not read.
+    pub fn from_text(path_for_messages: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source::read(path_for_messages, text, &[]);
+        let mut problems = source.problems.clone();
+        problems.extend(check(&USER, &source.value).into_iter().map(|finding| source.problem(finding)));
+        match Self::deserialize(&source.value) {
+            _ if !problems.is_empty() => Err(ConfigError::new(problems)),
+            Ok(config) => Ok(config),
+            Err(error) => Err(ConfigError::new(vec![source.problem(Finding::value("", error.to_string()))])),
+        }
+    }
+}

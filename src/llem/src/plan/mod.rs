@@ -1,0 +1,3 @@
+//! What is run, and in which order.
+
+pub mod order;

@@ -1,0 +1,49 @@
+//! Problems of points: one message for all points that share it.
+
+use std::collections::HashMap;
+
+use crate::config::{Finding, Problem, Source};
+
+/// Problems by what they say, with the points that have them.
+#[derive(Default)]
+pub(super) struct PointProblems {
+    order: Vec<Entry>,
+    known: HashMap<(String, String), usize>,
+}
+
+struct Entry {
+    path: String,
+    finding: Finding,
+    first: String,
+    points: usize,
+}
+
+impl PointProblems {
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Adds a finding about the field `path` at the point `origin`.
+    pub(super) fn add(&mut self, path: &str, finding: Finding, origin: String) {
+        let key = (path.to_owned(), finding.message.clone());
+        match self.known.get(&key).and_then(|index| self.order.get_mut(*index)) {
+            Some(entry) => entry.points += 1,
+            None => {
+                self.known.insert(key, self.order.len());
+                self.order.push(Entry { path: path.to_owned(), finding, first: origin, points: 1 });
+            }
+        }
+    }
+
+    /// Hands the problems over, each with the points that have it.
+    pub(super) fn into_problems(self, source: &Source, problems: &mut Vec<Problem>) {
+        for Entry { path, mut finding, first, points } in self.order {
+            match points {
+                _ if first.is_empty() || first == "sweep point 1" => {}
+                1 => finding.message.push_str(&format!(" ({first})")),
+                more => finding.message.push_str(&format!(" ({first}, and {} more)", more - 1)),
+            }
+            problems.push(source.problem_of(&path, finding));
+        }
+    }
+}
