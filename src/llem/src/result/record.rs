@@ -200,6 +200,8 @@ pub struct ExperimentResult {
 pub struct RunRow {
     /// The run, and its directory under `runs/`.
     pub run_id: String,
+    /// What distinguishes its experiment in its study, for people.
+    pub label: String,
     /// Cycle, from 1.
     pub cycle: u32,
     /// How it ended.

@@ -56,7 +56,7 @@ pub(super) async fn carry_out(
     let result = judge(context, outcome, &collected, failure, started, clock.elapsed().as_secs_f64());
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
-    Ok((row(&result), directory.path().to_owned()))
+    Ok((row(&result, &context.experiment.label), directory.path().to_owned()))
 }
 
 /// Lets the runner work while its events are handed on.
@@ -252,9 +252,10 @@ fn figures(
     }
 }
 
-fn row(result: &RunResult) -> RunRow {
+fn row(result: &RunResult, label: &str) -> RunRow {
     RunRow {
         run_id: result.run_id.clone(),
+        label: label.to_owned(),
         cycle: result.cycle,
         status: result.status,
         valid: result.valid,

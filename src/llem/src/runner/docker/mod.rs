@@ -3,6 +3,7 @@
 mod archive;
 mod client;
 mod image;
+mod probe;
 mod reaper;
 mod spec;
 mod supervise;
@@ -15,6 +16,7 @@ use llem_protocol::{Failure, FailureClass, Job, Phase};
 
 pub use client::{Engine, EngineError};
 pub use image::{CandleImage, ImageError, ImageRow, build_candle, images};
+pub use probe::{Probe, probe};
 pub use reaper::{Reaped, remove_all, remove_orphans};
 
 use super::{

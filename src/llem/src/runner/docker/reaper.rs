@@ -41,12 +41,14 @@ async fn remove_where(
 }
 
 /// A lock file that is not there says nothing: the controller may live in a container with other paths. Then only a container that
-/// no longer runs is an orphan.
+/// has ended is an orphan.
 fn is_orphan(container: &ContainerSummary) -> bool {
     match lock_state(container) {
         LockState::Held => false,
         LockState::Free => true,
-        LockState::Unknown => container.state != Some(ContainerSummaryStateEnum::RUNNING),
+        LockState::Unknown => {
+            matches!(container.state, Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD))
+        }
     }
 }
 

@@ -1,0 +1,141 @@
+//! `llem run --dry-run`: what would be run, in which order, for how long at least.
+
+use std::fmt::Write;
+
+use llem::config::StudyConfig;
+use llem::plan::order::{PlannedRun, order};
+use serde_json::json;
+
+use super::arguments::Format;
+use super::{Printer, table};
+
+/// Rows of each list that are shown unless `-v` asks for all.
+const SHOWN: usize = 40;
+
+/// Prints the plan of a study.
+pub(crate) fn dry_run(study: &StudyConfig, format: Format, printer: Printer) {
+    let plan = order(study.experiments.len(), &study.execution);
+    match format {
+        Format::Human => printer.result(&human(study, &plan, printer.is_verbose())),
+        Format::Json => printer.result(&format!("{:#}", as_json(study, &plan))),
+    }
+}
+
+/// Seconds that the settings alone ask for: windows, baselines, gaps. Warm-up and loading come on top and are not known before.
+fn least_seconds(study: &StudyConfig, plan: &[PlannedRun]) -> f64 {
+    let measured: f64 = plan
+        .iter()
+        .filter_map(|run| study.experiments.get(run.experiment))
+        .map(|experiment| {
+            let measurement = &experiment.config.measurement;
+            measurement.warmup_min_seconds + measurement.min_seconds
+        })
+        .sum();
+    let gaps: f64 = plan
+        .windows(2)
+        .map(|pair| match pair {
+            [a, b] if a.cycle == b.cycle => study.execution.experiment_gap_seconds,
+            _ => study.execution.cycle_gap_seconds.max(study.execution.experiment_gap_seconds),
+        })
+        .sum();
+    measured + gaps
+}
+
+fn human(study: &StudyConfig, plan: &[PlannedRun], all: bool) -> String {
+    let execution = &study.execution;
+    let mut text = format!(
+        "{}: {}, {} ({}, {}), at least {}\n\n",
+        study.name,
+        table::count(study.experiments.len(), "experiment"),
+        table::count(plan.len(), "run"),
+        table::count(execution.n_cycles as usize, "cycle"),
+        table::value(&serde_json::to_value(execution.cycle_order).unwrap_or_default()),
+        duration(least_seconds(study, plan)),
+    );
+    let limit = if all { usize::MAX } else { SHOWN };
+    text.push_str(&experiments(study, limit));
+    for merged in study.merged.iter().take(limit) {
+        let _ = writeln!(text, "merged: {} equals experiment {} and is run with it", merged.point, merged.experiment);
+    }
+    rest(&mut text, study.merged.len(), limit, "merged points");
+    let numbers: Vec<String> = plan.iter().take(limit).map(|run| (run.experiment + 1).to_string()).collect();
+    let more = if plan.len() > limit { " …" } else { "" };
+    let _ = writeln!(text, "\norder of the runs, by number: {}{more}", numbers.join(" "));
+    text.push_str("time: window and rests only; loading, warm-up and whole passes come on top\n");
+    text
+}
+
+fn experiments(study: &StudyConfig, limit: usize) -> String {
+    let keys = &study.varied_keys;
+    let mut head = vec!["no".to_owned(), "experiment".to_owned(), "backend".to_owned()];
+    head.extend(keys.iter().filter(|key| *key != "backend").map(|key| table::short(key, keys)));
+    let rows = study.experiments.iter().enumerate().take(limit).map(|(index, experiment)| {
+        let mut row =
+            vec![(index + 1).to_string(), experiment.id.clone(), experiment.config.backend.name().to_owned()];
+        row.extend(keys.iter().filter(|key| *key != "backend").map(|key| {
+            let varied = experiment.varied.iter().find(|(name, _)| name == key);
+            varied.map_or_else(|| "-".to_owned(), |(_, value)| table::value(value))
+        }));
+        row
+    });
+    let mut text = table::grid(head, rows, 3);
+    text.push('\n');
+    rest(&mut text, study.experiments.len(), limit, "experiments");
+    text
+}
+
+fn rest(text: &mut String, total: usize, limit: usize, what: &str) {
+    if total > limit {
+        let _ = writeln!(text, "… {} more {what} (-v or --format json lists all)", total - limit);
+    }
+}
+
+fn as_json(study: &StudyConfig, plan: &[PlannedRun]) -> serde_json::Value {
+    let experiments: Vec<_> = study
+        .experiments
+        .iter()
+        .map(|e| json!({"experiment_id": e.id, "label": e.label, "varied": varied(&e.varied), "config": e.config}))
+        .collect();
+    let runs: Vec<_> = plan
+        .iter()
+        .filter_map(|run| {
+            let experiment = study.experiments.get(run.experiment)?;
+            Some(json!({"number": run.number, "experiment_id": experiment.id, "cycle": run.cycle}))
+        })
+        .collect();
+    json!({
+        "schema_version": llem::result::SCHEMA_VERSION,
+        "name": study.name,
+        "profile": study.profile.name(),
+        "design_hash": study.design_hash(),
+        "execution": study.execution,
+        "least_seconds": least_seconds(study, plan),
+        "experiments": experiments,
+        "merged": study.merged,
+        "runs": runs,
+    })
+}
+
+fn varied(pairs: &[(String, serde_json::Value)]) -> serde_json::Map<String, serde_json::Value> {
+    pairs.iter().cloned().collect()
+}
+
+/// `45 s`, `3 min 20 s`, `2 h 5 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!([0.4, 45.0, 200.0, 7500.0].map(duration), ["0 s", "45 s", "3 min 20 s", "2 h 5 min"]);
+    }
+}

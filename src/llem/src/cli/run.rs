@@ -1,0 +1,58 @@
+use std::path::Path;
+
+use llem::config::{StudyConfig, UserConfig};
+use llem::result::StudyStatus;
+use llem::runner::Stop;
+use llem::study::{RunOptions, run_study};
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::arguments::{Format, RunArguments};
+use super::progress::Progress;
+use super::{Exit, Failure, Printer, dry_run, runtime, signals, table};
+
+/// `llem run`.
+pub(crate) fn run(arguments: &RunArguments, printer: &Printer) -> Result<Exit, Failure> {
+    if arguments.resume.is_some() {
+        let message = "--resume is not available in this version; run the study again";
+        return Err(Failure::usage(message));
+    }
+    let file = arguments.file.as_deref().unwrap_or(Path::new("study.yaml"));
+    let user = UserConfig::load()?;
+    let study = StudyConfig::from_file(file, &arguments.set, arguments.profile.into())?;
+    if arguments.dry_run {
+        dry_run::dry_run(&study, arguments.format, *printer);
+        return Ok(Exit::Success);
+    }
+    let stop = Stop::default();
+    let (events, received) = unbounded_channel();
+    let options = RunOptions {
+        output: arguments.output.clone(),
+        runner: arguments.runner.map(Into::into),
+        user,
+        programs: None,
+        events: Some(events),
+        stop: stop.clone(),
+    };
+    runtime()?.block_on(async {
+        signals::listen(stop.clone(), *printer)?;
+        let progress = tokio::spawn(Progress::new(*printer, &study).follow(received));
+        let result = run_study(study, options).await;
+        let _ = progress.await;
+        let result = match result {
+            Err(_) if stop.soft.is_cancelled() => return Ok(Exit::Interrupted),
+            other => other?,
+        };
+        match arguments.format {
+            Format::Human => printer.result(&table::study(&result)),
+            Format::Json => {
+                let text = serde_json::to_string_pretty(&result).map_err(|e| Failure::failed(e.to_string()))?;
+                printer.result(&text);
+            }
+        }
+        Ok(match result.status {
+            StudyStatus::Completed => Exit::Success,
+            StudyStatus::Failed => Exit::Failed,
+            StudyStatus::Interrupted => Exit::Interrupted,
+        })
+    })
+}

@@ -1,0 +1,174 @@
+//! Tables for people: plain text, readable at 80 columns and piped.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use llem::result::{ExperimentResult, RunStatus, Spread, StudyResult};
+use llem::runner::docker::ImageRow;
+use serde_json::Value;
+
+use super::Printer;
+
+/// More varied keys than this go into one column.
+const KEY_COLUMNS: usize = 3;
+
+/// The result of a study: one row per experiment, then what the reader has to know about it.
+pub(crate) fn study(result: &StudyResult) -> String {
+    let keys = key_columns(&result.varied_keys);
+    let mut head: Vec<String> = keys.iter().map(|key| short(key, &result.varied_keys)).collect();
+    if head.is_empty() {
+        head.push("experiment".to_owned());
+    }
+    let names = head.len();
+    head.extend(["runs", "tokens/s", "TTFT ms", "ITL ms", "J/token"].map(str::to_owned));
+    let rows = result.experiments.iter().map(|experiment| row(experiment, &keys));
+    let mut text = grid(head, rows, names);
+    text.push('\n');
+    text.push_str(&footnotes(result).join("\n"));
+    text
+}
+
+/// The images that llem made.
+pub(crate) fn images(rows: &[ImageRow]) -> String {
+    let head = ["image", "backend", "MB"].map(str::to_owned).to_vec();
+    let rows = rows.iter().map(|row| {
+        vec![row.reference.clone(), row.backend.clone(), format!("{:.1}", row.size_bytes as f64 / 1e6)]
+    });
+    grid(head, rows, 2)
+}
+
+/// A plain table; the first `names` columns are left-aligned, the others hold numbers.
+pub(crate) fn grid(head: Vec<String>, rows: impl Iterator<Item = Vec<String>>, names: usize) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(u16::try_from(Printer::width()).unwrap_or(80));
+    let columns = head.len();
+    table.set_header(head).add_rows(rows);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        let first = if index == 0 { 0 } else { 1 };
+        let last = if index + 1 == columns { 0 } else { 1 };
+        column.set_padding((first, last));
+        if index >= names {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// `1 run`, `2 runs`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Four significant digits, or as many as the number has before its point.
+pub(crate) fn number(value: f64) -> String {
+    format!("{value:.*}", decimals(value))
+}
+
+/// A value of the study file as the user would write it.
+pub(crate) fn value(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The last part of a dotted key, or all of it when another key ends in the same.
+pub(crate) fn short(key: &str, all: &[String]) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
+    let own = last(key);
+    if all.iter().filter(|other| last(other) == own).count() > 1 { key.to_owned() } else { own }
+}
+
+fn key_columns(keys: &[String]) -> Vec<String> {
+    if keys.len() > KEY_COLUMNS { Vec::new() } else { keys.to_vec() }
+}
+
+fn row(experiment: &ExperimentResult, keys: &[String]) -> Vec<String> {
+    let of_key = |key: &String| {
+        experiment.varied.iter().find(|(name, _)| name == key).map_or_else(|| "-".to_owned(), |(_, v)| value(v))
+    };
+    let mut cells: Vec<String> = keys.iter().map(of_key).collect();
+    if cells.is_empty() {
+        let label = if experiment.label.is_empty() { &experiment.experiment_id } else { &experiment.label };
+        cells.push(label.clone());
+    }
+    let summary = &experiment.summary;
+    let valid = experiment.runs.iter().filter(|run| run.valid).count();
+    let completed = experiment.runs.iter().filter(|run| run.status == RunStatus::Completed).count();
+    let total = experiment.runs.len();
+    cells.push(if valid == total { total.to_string() } else { format!("{completed}/{total}") });
+    cells.extend(
+        [summary.output_tokens_per_s, summary.ttft_p50_ms, summary.itl_p50_ms, summary.energy_per_output_token_j]
+            .map(spread),
+    );
+    cells
+}
+
+/// `612.3 ± 4.1`: the spread with the digits of the mean.
+fn spread(spread: Option<Spread>) -> String {
+    match spread {
+        None => "-".to_owned(),
+        Some(Spread { mean, sd: None, .. }) => number(mean),
+        Some(Spread { mean, sd: Some(sd), .. }) => format!("{} ± {sd:.*}", number(mean), decimals(mean)),
+    }
+}
+
+fn decimals(value: f64) -> usize {
+    if value == 0.0 || !value.is_finite() {
+        return 0;
+    }
+    let magnitude = value.abs().log10().floor() as i32;
+    usize::try_from(3 - magnitude).unwrap_or(0).min(9)
+}
+
+/// What the table does not say by itself.
+fn footnotes(result: &StudyResult) -> Vec<String> {
+    let mut notes = vec!["mean ± standard deviation over runs; TTFT and ITL are medians within a run".to_owned()];
+    let runs: Vec<_> = result.experiments.iter().flat_map(|experiment| &experiment.runs).collect();
+    let invalid = runs.iter().filter(|run| run.status == RunStatus::Completed && !run.valid).count();
+    if invalid > 0 {
+        notes.push(format!("not valid: {} of {}", count(invalid, "run"), runs.len()));
+    }
+    let mut reasons: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+    for reason in runs.iter().flat_map(|run| &run.reasons) {
+        reasons.entry(reason.code.to_string()).or_insert((0, reason.message.as_str())).0 += 1;
+    }
+    for (code, (times, message)) in reasons {
+        notes.push(format!("{code} ({}): {message}", count(times, "run")));
+    }
+    let (completed, failed, interrupted) = result.counts();
+    if failed + interrupted > 0 {
+        notes.push(format!("{completed} completed, {failed} failed, {interrupted} interrupted"));
+    }
+    notes.push(format!("results: {}", result.directory));
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use llem::result::Spread;
+
+    use super::{count, number, short, spread};
+
+    #[test]
+    fn numbers_have_four_significant_digits() {
+        let shown: Vec<_> = [0.0, 0.001_234_56, 9.876_54, 612.345, 123_456.7].map(number).to_vec();
+        assert_eq!(shown, ["0", "0.001235", "9.877", "612.3", "123457"]);
+    }
+
+    #[test]
+    fn a_spread_has_the_digits_of_its_mean() {
+        assert_eq!(spread(Some(Spread { n: 2, mean: 612.345, sd: Some(4.12) })), "612.3 ± 4.1");
+        assert_eq!(spread(Some(Spread { n: 1, mean: 612.345, sd: None })), "612.3");
+        assert_eq!(spread(None), "-");
+    }
+
+    #[test]
+    fn keys_are_short_unless_that_is_ambiguous() {
+        let keys = ["candle.batch_size".to_owned(), "pytorch.batch_size".to_owned(), "workload.n".to_owned()];
+        assert_eq!(short("candle.batch_size", &keys), "candle.batch_size");
+        assert_eq!(short("workload.n", &keys), "n");
+        assert_eq!((count(1, "run"), count(2, "run")), ("1 run".to_owned(), "2 runs".to_owned()));
+    }
+}
