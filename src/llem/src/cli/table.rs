@@ -40,7 +40,7 @@ pub(crate) fn images(rows: &[ImageRow]) -> String {
 /// A plain table; the first `names` columns are left-aligned, the others hold numbers.
 pub(crate) fn grid(head: Vec<String>, rows: impl Iterator<Item = Vec<String>>, names: usize) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_width(u16::try_from(Printer::width()).unwrap_or(80));
     let columns = head.len();
     table.set_header(head).add_rows(rows);
