@@ -62,7 +62,9 @@ fn run_passes(run: &mut Run, first_pass: u32, target: Target) -> Result<Vec<Pass
         let pass = run_pass(run, number, target.record, earliest_ns)?;
         earliest_ns = pass.end_ns;
         passes.push(pass);
-        run.progress(passes.len() as f64, None, "passes");
+        let done = passes.len() as f64;
+        let expected = (target.seconds / (start.elapsed().as_secs_f64() / done)).ceil();
+        run.progress(done, Some(expected.max(f64::from(target.passes))), "passes");
     }
     Ok(passes)
 }

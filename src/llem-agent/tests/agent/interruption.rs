@@ -16,6 +16,7 @@ fn a_signal_in_any_phase_leaves_a_report_within_five_seconds() {
         (Phase::Warmup, "none"),
         (Phase::Window, "hang_in_window"),
         (Phase::Collect, "hang_in_collect"),
+        (Phase::Shutdown, "slow_to_leave"),
     ] {
         let Some(mut bench) = bench(fault) else { return };
         if phase == Phase::Baseline {
