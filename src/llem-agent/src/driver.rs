@@ -62,7 +62,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends the group and all descendants. Grace ends early once `hurried`. Returns the process ids that would not leave.
+    /// Ends the group and all descendants; the grace time ends early once `hurried`. Returns the process ids that would
+    /// not leave.
     pub(crate) fn terminate(self, grace: Duration, hurried: impl Fn() -> bool) -> Vec<i32> {
         process_tree::terminate(self.group, grace, hurried)
     }

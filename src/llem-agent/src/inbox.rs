@@ -8,7 +8,7 @@ use std::time::Instant;
 use llem_protocol::Message;
 
 /// Notices that wait to be taken; a driver that sends faster is held back, so memory stays bounded.
-const CAPACITY: usize = 16;
+const CAPACITY: usize = 4;
 
 /// The driver's stdout and stderr.
 const DRIVER_CHANNELS: u8 = 2;

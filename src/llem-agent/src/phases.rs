@@ -185,8 +185,7 @@ fn shut_down(run: &mut Run) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Ends the driver's group and all descendants, if it was started. A run that is being stopped does not wait the grace out
-/// that a good one gives.
+/// Ends the driver's group and all descendants, if it was started. A signal cuts short the grace that a good run gives.
 pub(crate) fn stop_driver(run: &mut Run, grace: Duration) {
     let Some(driver) = run.driver.take() else { return };
     let was_stopped = run.inbox.stop_cause().is_some();

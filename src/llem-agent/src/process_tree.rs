@@ -60,15 +60,13 @@ pub(crate) fn own_ticks() -> Option<u64> {
 /// that are still there.
 pub(crate) fn terminate(group: Pid, grace: Duration, hurried: impl Fn() -> bool) -> Vec<i32> {
     signal_all(Some(group), Signal::TERM);
-    let _ = wait_until_gone(grace, hurried);
+    let mut survivors = wait_until_gone(grace, hurried);
     let deadline = Instant::now() + KILL_WAIT;
-    loop {
+    while !survivors.is_empty() && Instant::now() < deadline {
         signal_all(Some(group), Signal::KILL);
-        let survivors = wait_until_gone(LOOK_AGAIN, || false);
-        if survivors.is_empty() || Instant::now() >= deadline {
-            return survivors;
-        }
+        survivors = wait_until_gone(LOOK_AGAIN, || false);
     }
+    survivors
 }
 
 /// Kills every descendant without waiting.
@@ -88,7 +86,7 @@ fn signal_all(group: Option<Pid>, signal: Signal) {
     }
 }
 
-/// Reaps and looks until no descendant lives, the time is over, or somebody is in a hurry. Returns those that still live.
+/// Reaps and looks until no descendant lives, the time is over, or somebody is in a hurry. Returns those that live.
 fn wait_until_gone(limit: Duration, hurried: impl Fn() -> bool) -> Vec<i32> {
     let deadline = Instant::now() + limit;
     loop {

@@ -27,6 +27,9 @@ const UNUSABLE_JOB: u8 = 2;
 /// Exit status of a run that failed.
 const RUN_FAILED: u8 = 3;
 
+/// The longest message of a failure in characters; exceptions of engines can hold whole tensors.
+const MAX_MESSAGE_CHARS: usize = 4000;
+
 /// A phase with the edges at which the counters were read.
 pub(crate) struct PhaseSpan {
     pub(crate) phase: Phase,
@@ -172,7 +175,8 @@ impl Run {
         log_line(&format!("failed in phase `{phase}`: {fault}"));
         phases::stop_driver(self, phases::FAILURE_GRACE);
         let log_tail = self.log.lock().last_lines();
-        let failure = Failure { class: fault.class, phase, message: fault.message.clone(), log_tail };
+        let message = fault.message.chars().take(MAX_MESSAGE_CHARS).collect();
+        let failure = Failure { class: fault.class, phase, message, log_tail };
         self.watchdog.set(Instant::now() + MARGIN, failure.clone());
         if let Err(second) = results::write_failed(self, &failure) {
             self.events.log(LogLevel::Warn, second.to_string());

@@ -88,7 +88,7 @@ pub(crate) struct Sources {
     pub(crate) gpus: GpuFacts,
 }
 
-/// Opens what the machine offers: NVML for exactly these GPUs, RAPL for the processor. NVML is not touched without GPUs.
+/// Opens what the machine offers: NVML for exactly these GPUs, and RAPL. Without GPUs NVML is not touched.
 pub(crate) fn open_sources(gpus: &[String]) -> Sources {
     let mut found = Sources { opened: Vec::new(), reasons: Vec::new(), gpus: GpuFacts::default() };
     if !gpus.is_empty() {

@@ -32,7 +32,7 @@ def run_pass(workload, number):
     start = time.monotonic_ns()
     for line in workload:
         submit = time.monotonic_ns()
-        count = line["output_tokens"] + (1 if fault("padding_in_records") else 0) - (1 if fault("too_few_tokens") else 0)
+        count = line["output_tokens"] + fault("padding_in_records") - fault("too_few_tokens")
         stamps = [time.monotonic_ns() for _ in range(count)]
         if fault("stamps_backwards"):
             stamps.reverse()
@@ -78,7 +78,7 @@ def at_import():
         while True:
             os.write(CHANNEL, block)
     if fault("grandchild"):
-        code = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
+        code = "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
         child.stdout.readline()
         with open(os.environ["PID_FILE"], "w") as file:
@@ -89,7 +89,7 @@ def at_load():
     if fault("hang_in_load"):
         hang()
     if fault("out_of_memory"):
-        say(message="error", kind="torch.OutOfMemoryError", text="CUDA out of memory. Tried to allocate 2.00 GiB", causes=[])
+        say(message="error", kind="torch.OutOfMemoryError", text="CUDA out of memory. Tried to allocate 2 GiB")
         sys.exit(1)
 
 
