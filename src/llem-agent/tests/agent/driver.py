@@ -99,6 +99,10 @@ def in_window():
     if fault("die_in_window"):
         print("about to die", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGSEGV)
+    if fault("eat_memory"):
+        hoard = []
+        while True:
+            hoard.append(b"x" * (8 << 20))
     if fault("exit_137"):
         os._exit(137)
 

@@ -10,5 +10,6 @@ mod faults;
 mod harness;
 mod interruption;
 mod measured;
+mod memory;
 mod portable;
 mod refused;
