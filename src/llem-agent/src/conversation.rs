@@ -1,5 +1,6 @@
 //! The talk with the driver: requests, messages, and what its silence or end means.
 
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use llem_protocol::{EventBody, Failure, FailureClass, Message, Phase, Request};
@@ -55,9 +56,14 @@ impl Run {
         Fault { class, message }
     }
 
+    /// As [`Self::timeout_fault`], for a phase that has only begun.
     pub(crate) fn timeout_failure(&self, phase: Phase) -> Failure {
         let limit_s = self.job.timeouts_s.get(&phase).copied().unwrap_or_default();
-        let message = format!("phase `{phase}` took longer than its limit of {limit_s} s");
+        let mut message = format!("phase `{phase}` took longer than its limit of {limit_s} s");
+        let stray = self.log.lock().stray_lines();
+        if stray > 0 {
+            let _ = write!(message, "; {stray} lines on the driver's channel were no messages, see driver.log");
+        }
         Failure { class: FailureClass::Timeout, phase, message, log_tail: Vec::new() }
     }
 
@@ -94,6 +100,7 @@ impl Run {
         self.death_fault(exit)
     }
 
+    /// The driver's channel was closed: as a rule because it ends.
     fn closed_fault(&self) -> Fault {
         let deadline = Some(Instant::now() + LAST_WORDS);
         loop {
@@ -125,7 +132,7 @@ impl Run {
     }
 
     /// Takes what is still under way from a driver that ends. Returns its error message, if there is one.
-    fn await_last_words(&self) -> Option<Message> {
+    pub(crate) fn await_last_words(&self) -> Option<Message> {
         let deadline = Some(Instant::now() + LAST_WORDS);
         let mut error = None;
         while self.inbox.has_open_channels() {

@@ -112,7 +112,7 @@ fn listen(stdout: impl Read, outbox: &Outbox, log: &SharedLog) {
         let notice = match lines::read_line(&mut reader, &mut line) {
             Ok(Line::Complete) => {
                 let Ok(message) = serde_json::from_slice::<Message>(&line) else {
-                    log.lock().append_line(&line);
+                    log.lock().append_stray_line(&line);
                     continue;
                 };
                 Notice::Said(Box::new(message))

@@ -190,6 +190,8 @@ pub(crate) fn stop_driver(run: &mut Run, grace: Duration) {
     let Some(driver) = run.driver.take() else { return };
     let was_stopped = run.inbox.stop_cause().is_some();
     let survivors = driver.terminate(grace, || !was_stopped && run.inbox.stop_cause().is_some());
+    // What was in the pipes when the last process ended still belongs into the log.
+    run.await_last_words();
     if !survivors.is_empty() {
         run.events.log(LogLevel::Warn, format!("processes {survivors:?} could not be killed"));
     }

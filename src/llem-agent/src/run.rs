@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use llem_protocol::{
-    EngineReport, EnvironmentReport, EventBody, Failure, FailureClass, Job, LogLevel, PROTOCOL_VERSION, Phase, Reason,
-    RequestRecord,
+    ClockPair, EngineReport, EnvironmentReport, EventBody, Failure, FailureClass, Job, LogLevel, PROTOCOL_VERSION,
+    Phase, Reason, RequestRecord,
 };
 
 use crate::cgroup::MemoryCgroup;
@@ -32,31 +32,53 @@ const MAX_MESSAGE_CHARS: usize = 4000;
 
 /// A phase with the edges at which the counters were read.
 pub(crate) struct PhaseSpan {
+    /// Which.
     pub(crate) phase: Phase,
+    /// Its beginning.
     pub(crate) start: Edge,
+    /// Its end; absent while it goes on, and when the run ended in it.
     pub(crate) end: Option<Edge>,
 }
 
 /// Everything that a run knows while it goes on.
 pub(crate) struct Run {
+    /// What to do.
     pub(crate) job: Job,
+    /// The controller's view of it.
     pub(crate) events: Arc<EventSink>,
+    /// All that is waited for.
     pub(crate) inbox: Inbox,
+    /// Ends a main thread that is stuck.
     pub(crate) watchdog: Watchdog,
-    pub(crate) clock_start: llem_protocol::ClockPair,
+    /// Clocks at the start.
+    pub(crate) clock_start: ClockPair,
+    /// The container's memory.
     pub(crate) memory: MemoryCgroup,
+    /// Kills for lack of memory before the run.
     pub(crate) oom_kills_at_start: Option<u64>,
+    /// Reads the power sources once they are open.
     pub(crate) sampler: Sampler,
+    /// What the sampler gave, once it has ended.
     pub(crate) recording: Option<Recording>,
+    /// What the driver wrote.
     pub(crate) log: SharedLog,
+    /// The driver while it may live.
     pub(crate) driver: Option<Driver>,
+    /// When the phase that goes on is given up.
     pub(crate) deadline: Option<Instant>,
+    /// All phases that began.
     pub(crate) phases: Vec<PhaseSpan>,
+    /// The machine.
     pub(crate) environment: EnvironmentReport,
+    /// The engine, once it has said hello.
     pub(crate) engine: Option<EngineReport>,
+    /// The window, once it is closed.
     pub(crate) window: Option<Window>,
+    /// The window's records, once they are checked.
     pub(crate) records: Vec<RequestRecord>,
+    /// What lowers the run's worth.
     pub(crate) reasons: Vec<Reason>,
+    /// When the last progress event was written.
     pub(crate) last_progress: Option<Instant>,
 }
 

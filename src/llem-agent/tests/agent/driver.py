@@ -68,6 +68,9 @@ def at_import():
         hang()
     if fault("garbage"):
         os.write(CHANNEL, b"a banner of the engine\n\n{\"half\": \xff\xfe\n[1, 2]\nno newline before the message {}\n")
+    if fault("only_prints"):
+        os.write(CHANNEL, b"one\ntwo\nthree\n")
+        hang()
     if fault("flood"):
         block = b"x" * 1023 + b"\n"
         for _ in range(100 * 1024):

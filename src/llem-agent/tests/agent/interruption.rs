@@ -61,9 +61,11 @@ fn an_agent_stuck_in_a_pipe_that_nobody_reads_still_obeys_a_signal() {
     let bench = Bench::new("none");
     let (reader, mut writer) = std::io::pipe().unwrap();
     // The capacity of a pipe (pipe(7)): the agent's first event does not fit any more.
-    writer.write_all(&[b'\n'; 65536]).unwrap();
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
     let mut child = bench.command().stdout(writer).spawn().unwrap();
+    let started = Instant::now();
     while !is_sleeping_in_a_write(child.id()) {
+        assert!(started.elapsed() < Duration::from_secs(10), "the agent does not write");
         std::thread::sleep(Duration::from_millis(20));
     }
     let stopped = Instant::now();

@@ -104,6 +104,18 @@ fn a_driver_that_is_slow_to_leave_is_no_failure() {
 }
 
 #[test]
+fn an_unknown_gpu_is_no_power_source_and_the_processor_the_wrong_device() {
+    let Some(mut bench) = bench("none") else { return };
+    bench.job.gpus = vec!["GPU-00000000-0000-0000-0000-000000000000".to_owned()];
+    assert_eq!(bench.run().status, Some(0));
+    let report = bench.report().unwrap();
+    let found = |code| report.reasons.iter().find(|reason| reason.code == code);
+    assert!(found(ReasonCode::NoPowerSource).unwrap().message.contains("GPU-00000000"));
+    assert!(report.environment.gpus.is_empty());
+    assert!(found(ReasonCode::WrongDevice).unwrap().message.contains("the processor"));
+}
+
+#[test]
 fn padding_in_the_totals_makes_the_run_invalid() {
     let Some(bench) = bench("padding_counted") else { return };
     assert_eq!(bench.run().status, Some(0));
