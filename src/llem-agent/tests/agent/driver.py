@@ -68,6 +68,9 @@ def at_import():
         hang()
     if fault("garbage"):
         os.write(CHANNEL, b"a banner of the engine\n\n{\"half\": \xff\xfe\n[1, 2]\nno newline before the message {}\n")
+    if fault("tells_its_pid"):
+        with open(os.environ["PID_FILE"], "w") as file:
+            file.write(str(os.getpid()))
     if fault("only_prints"):
         os.write(CHANNEL, b"one\ntwo\nthree\n")
         hang()
@@ -89,7 +92,7 @@ def at_import():
 
 
 def at_load():
-    if fault("hang_in_load"):
+    if fault("hang_in_load") or fault("tells_its_pid"):
         hang()
     if fault("out_of_memory"):
         say(message="error", kind="torch.OutOfMemoryError", text="CUDA out of memory. Tried to allocate 2 GiB")

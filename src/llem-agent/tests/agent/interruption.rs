@@ -57,6 +57,22 @@ fn a_second_signal_ends_the_agent_and_the_driver_at_once() {
 }
 
 #[test]
+fn an_agent_that_is_killed_takes_the_driver_with_it() {
+    let Some(mut bench) = bench("tells_its_pid") else { return };
+    let pid_file = bench.path("pid");
+    bench.job.driver.env.insert("PID_FILE".to_owned(), pid_file.display().to_string());
+    let mut child = bench.command().spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("\"load\"")));
+    let pid: u32 = fs_err::read_to_string(pid_file).unwrap().parse().unwrap();
+    assert!(is_alive(pid));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!is_alive(pid), "process {pid} lives");
+}
+
+#[test]
 fn an_agent_stuck_in_a_pipe_that_nobody_reads_still_obeys_a_signal() {
     let bench = Bench::new("none");
     let (reader, mut writer) = std::io::pipe().unwrap();
