@@ -4,7 +4,7 @@ use llem_protocol::{Device, DeviceKind, PassRecord, Reason, ReasonCode, RequestR
 
 use crate::clock;
 
-/// A window shorter than this is dominated by its edges (MLPerf and the counters' 100 ms period).
+/// Each edge is uncertain by up to one counter period of 100 ms: 1 % of this.
 const MIN_WINDOW_S: f64 = 10.0;
 
 /// Warm-up passes that a run should have.
