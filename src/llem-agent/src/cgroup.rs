@@ -50,8 +50,8 @@ impl MemoryCgroup {
     /// How many processes of the innermost readable group were killed for lack of memory; `None` when nobody counts.
     pub(crate) fn oom_kills(&self) -> Option<u64> {
         let names = ["memory.events", "memory.oom_control"];
-        let files = self.directories.iter().flat_map(|directory| names.map(|name| directory.join(name)));
-        files.filter_map(|file| count_of(&read_to_string(file).ok()?, "oom_kill")).next()
+        let mut files = self.directories.iter().flat_map(|directory| names.map(|name| directory.join(name)));
+        files.find_map(|file| count_of(&read_to_string(file).ok()?, "oom_kill"))
     }
 }
 

@@ -4,7 +4,7 @@ use llem_protocol::{Device, DeviceKind, PassRecord, Reason, ReasonCode, RequestR
 
 use crate::clock;
 
-/// A window shorter than this is dominated by its edges (MLPerf and the counters' 100 ms period).
+/// Each edge is uncertain by up to one counter period of 100 ms: 1 % of this.
 const MIN_WINDOW_S: f64 = 10.0;
 
 /// Warm-up passes that a run should have.
@@ -66,6 +66,10 @@ pub(crate) fn token_totals(passes: &[PassRecord], records: &[RequestRecord]) -> 
 
 /// The engine computes elsewhere than the experiment asked.
 pub(crate) fn devices(gpus: &[String], devices: &[Device]) -> Option<Reason> {
+    if devices.is_empty() && !gpus.is_empty() {
+        let text = format!("the engine names no device, the experiment asked for {}", gpus.join(", "));
+        return Some(Reason::new(ReasonCode::WrongDevice, text));
+    }
     let wrong = devices.iter().find(|device| !is_asked(gpus, device))?;
     let found = match (&wrong.kind, &wrong.uuid) {
         (DeviceKind::Cpu, _) => "the processor",
@@ -108,6 +112,8 @@ mod tests {
             None
         );
         assert_eq!(devices(&[], &[device(DeviceKind::Cpu, None)]), None);
+        assert_eq!(devices(&[], &[]), None);
+        assert_eq!(devices(&gpus, &[]).unwrap().code, ReasonCode::WrongDevice);
         for (gpus, found) in [
             (&gpus[..], device(DeviceKind::Cpu, None)),
             (&gpus[..], device(DeviceKind::Gpu, Some("GPU-ef"))),

@@ -19,8 +19,8 @@ const fn row(class: FailureClass, fragments: &'static [&'static str]) -> Signatu
     Signature { class, fragments }
 }
 
-/// The order is the meaning: a busy GPU before memory, memory and stale engines before what wraps them, gated before missing
-/// (hubs report both as missing), a missing GPU driver before a missing library, settings last.
+/// The order is the meaning: a busy GPU before memory, memory and stale engines before what wraps them, gated before
+/// missing (hubs report both as missing), a missing GPU driver before a missing library, settings last.
 const SIGNATURES: &[Signature] = &[
     row(GpuBusy, &["free memory on device", "less than desired"]),
     row(OutOfMemory, &["cuda out of memory"]),
@@ -113,100 +113,95 @@ fn first_fit(texts: &[String]) -> Option<FailureClass> {
 mod tests {
     use super::*;
 
+    /// What the engines really say, as far as it was seen.
+    const MESSAGES: &[(FailureClass, &str, &str)] = &[
+        (
+            GpuBusy,
+            "ValueError",
+            "Free memory on device cuda:0 (10.1/79.1 GiB) on startup is less than desired GPU memory \
+             utilization (0.9, 71.2 GiB).",
+        ),
+        (OutOfMemory, "torch.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+        (
+            OutOfMemory,
+            "ValueError",
+            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
+        ),
+        (
+            OutOfMemory,
+            "ValueError",
+            "To serve at least one request with the model's max seq len (131072), (16.0 GiB KV cache is needed, \
+             which is larger than the available KV cache memory (2.1 GiB)",
+        ),
+        (
+            OutOfMemory,
+            "RuntimeError",
+            "Executor creation failed due to insufficient GPU memory.\n\nThe following component could not be \
+             created: KV cache",
+        ),
+        (OutOfMemory, "RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        (OutOfMemory, "RuntimeError", "[TensorRT-LLM][ERROR] CUDA runtime error in cudaMalloc(ptr, n): out of memory"),
+        (
+            EngineStale,
+            "RuntimeError",
+            "The engine plan file is generated on an incompatible device, expecting compute 9.0 got compute 8.0",
+        ),
+        (EngineStale, "RuntimeError", "Failed to deserialize cuda engine."),
+        (ModelGated, "OSError", "You are trying to access a gated repo.\nMake sure to have access to it"),
+        (
+            ModelGated,
+            "huggingface_hub.errors.HfHubHTTPError",
+            "401 Client Error: Unauthorized for url: https://huggingface.co/x",
+        ),
+        (
+            ModelMissing,
+            "huggingface_hub.errors.LocalEntryNotFoundError",
+            "Cannot find an appropriate cached snapshot folder for the specified revision",
+        ),
+        (
+            ModelMissing,
+            "OSError",
+            "abc is not a local folder and is not a valid model identifier listed on \
+                 'https://huggingface.co/models'",
+        ),
+        (ModelMissing, "OSError", "We couldn't connect to 'https://huggingface.co' to load the files"),
+        (
+            UnsupportedArchitecture,
+            "pydantic.ValidationError",
+            "The checkpoint has model type `foo` but Transformers does not recognize this architecture.",
+        ),
+        (UnsupportedArchitecture, "ValueError", "Model architectures ['FooForCausalLM'] are not supported for now."),
+        (
+            Unsupported,
+            "ValueError",
+            "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has \
+                 7.5",
+        ),
+        (
+            Unsupported,
+            "ValueError",
+            "The quantization method fp8 is not supported for the current GPU. Minimum capability: 89.",
+        ),
+        (Unsupported, "RuntimeError", "CUDA error: no kernel image is available for execution on the device"),
+        (NoGpu, "RuntimeError", "Failed to infer device type, please set the environment variable"),
+        (NoGpu, "ImportError", "libcuda.so.1: cannot open shared object file: No such file or directory"),
+        (NoGpu, "RuntimeError", "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"),
+        (NoGpu, "AssertionError", "Torch not compiled with CUDA enabled"),
+        (EngineMissing, "ModuleNotFoundError", "No module named 'vllm'"),
+        (EngineMissing, "ImportError", "libnvinfer.so.10: cannot open shared object file: No such file or directory"),
+        (Communication, "torch.distributed.DistBackendError", "NCCL error in: ProcessGroupNCCL.cpp:3353"),
+        (InvalidConfig, "TypeError", "EngineArgs.__init__() got an unexpected keyword argument 'max_batch'"),
+        (
+            InvalidConfig,
+            "pydantic.ValidationError",
+            "User-specified max_model_len (9999) is greater than the derived max_model_len",
+        ),
+    ];
+
     #[test]
     fn messages_of_the_engines_have_their_class() {
-        let messages = [
-            (
-                GpuBusy,
-                "ValueError",
-                "Free memory on device cuda:0 (10.1/79.1 GiB) on startup is less than desired GPU memory utilization (0.9, 71.2 GiB).",
-            ),
-            (OutOfMemory, "torch.OutOfMemoryError", "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
-            (
-                OutOfMemory,
-                "ValueError",
-                "No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
-            ),
-            (
-                OutOfMemory,
-                "ValueError",
-                "To serve at least one request with the model's max seq len (131072), (16.0 GiB KV cache is needed, which is larger than the available KV cache memory (2.1 GiB)",
-            ),
-            (
-                OutOfMemory,
-                "RuntimeError",
-                "Executor creation failed due to insufficient GPU memory.\n\nThe following component could not be created: KV cache",
-            ),
-            (OutOfMemory, "RuntimeError", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-            (
-                OutOfMemory,
-                "RuntimeError",
-                "[TensorRT-LLM][ERROR] CUDA runtime error in cudaMalloc(ptr, n): out of memory",
-            ),
-            (
-                EngineStale,
-                "RuntimeError",
-                "The engine plan file is generated on an incompatible device, expecting compute 9.0 got compute 8.0",
-            ),
-            (EngineStale, "RuntimeError", "Failed to deserialize cuda engine."),
-            (ModelGated, "OSError", "You are trying to access a gated repo.\nMake sure to have access to it"),
-            (
-                ModelGated,
-                "huggingface_hub.errors.HfHubHTTPError",
-                "401 Client Error: Unauthorized for url: https://huggingface.co/x",
-            ),
-            (
-                ModelMissing,
-                "huggingface_hub.errors.LocalEntryNotFoundError",
-                "Cannot find an appropriate cached snapshot folder for the specified revision",
-            ),
-            (
-                ModelMissing,
-                "OSError",
-                "abc is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'",
-            ),
-            (ModelMissing, "OSError", "We couldn't connect to 'https://huggingface.co' to load the files"),
-            (
-                UnsupportedArchitecture,
-                "pydantic.ValidationError",
-                "The checkpoint has model type `foo` but Transformers does not recognize this architecture.",
-            ),
-            (
-                UnsupportedArchitecture,
-                "ValueError",
-                "Model architectures ['FooForCausalLM'] are not supported for now.",
-            ),
-            (
-                Unsupported,
-                "ValueError",
-                "Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has 7.5",
-            ),
-            (
-                Unsupported,
-                "ValueError",
-                "The quantization method fp8 is not supported for the current GPU. Minimum capability: 89.",
-            ),
-            (Unsupported, "RuntimeError", "CUDA error: no kernel image is available for execution on the device"),
-            (NoGpu, "RuntimeError", "Failed to infer device type, please set the environment variable"),
-            (NoGpu, "ImportError", "libcuda.so.1: cannot open shared object file: No such file or directory"),
-            (NoGpu, "RuntimeError", "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"),
-            (NoGpu, "AssertionError", "Torch not compiled with CUDA enabled"),
-            (EngineMissing, "ModuleNotFoundError", "No module named 'vllm'"),
-            (
-                EngineMissing,
-                "ImportError",
-                "libnvinfer.so.10: cannot open shared object file: No such file or directory",
-            ),
-            (Communication, "torch.distributed.DistBackendError", "NCCL error in: ProcessGroupNCCL.cpp:3353"),
-            (InvalidConfig, "TypeError", "EngineArgs.__init__() got an unexpected keyword argument 'max_batch'"),
-            (
-                InvalidConfig,
-                "pydantic.ValidationError",
-                "User-specified max_model_len (9999) is greater than the derived max_model_len",
-            ),
-        ];
-        for (class, kind, text) in messages {
-            assert_eq!(classify_error(kind, text, &[], &[]), Some(class), "{kind}: {text}");
+        for (class, kind, text) in MESSAGES {
+            assert_eq!(classify_error(kind, text, &[], &[]), Some(*class), "{kind}: {text}");
         }
     }
 

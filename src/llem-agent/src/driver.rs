@@ -62,9 +62,10 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends the group and all descendants. Returns the process ids that would not leave.
-    pub(crate) fn terminate(self, grace: Duration) -> Vec<i32> {
-        process_tree::terminate(Some(self.group), grace)
+    /// Ends the group and all descendants; the grace time ends early once `hurried`. Returns the process ids that would
+    /// not leave.
+    pub(crate) fn terminate(self, grace: Duration, hurried: impl Fn() -> bool) -> Vec<i32> {
+        process_tree::terminate(self.group, grace, hurried)
     }
 }
 
@@ -109,13 +110,13 @@ fn listen(stdout: impl Read, outbox: &Outbox, log: &SharedLog) {
     let mut line = Vec::new();
     loop {
         let notice = match lines::read_line(&mut reader, &mut line) {
-            Ok(Line::Complete) => match serde_json::from_slice::<Message>(&line) {
-                Ok(message) => Notice::Said(Box::new(message)),
-                Err(_) => {
-                    log.lock().append_line(&line);
+            Ok(Line::Complete) => {
+                let Ok(message) = serde_json::from_slice::<Message>(&line) else {
+                    log.lock().append_stray_line(&line);
                     continue;
-                }
-            },
+                };
+                Notice::Said(Box::new(message))
+            }
             Ok(Line::TooLong) => Notice::Broke(format!("a line on stdout is longer than {MAX_LINE_BYTES} bytes")),
             Ok(Line::End) | Err(_) => Notice::ChannelClosed,
         };

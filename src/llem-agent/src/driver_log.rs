@@ -22,6 +22,7 @@ pub(crate) struct DriverLog {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     dropped_bytes: u64,
+    stray_lines: u64,
 }
 
 /// A log that several reading threads append to.
@@ -49,8 +50,14 @@ impl DriverLog {
         self.dropped_bytes += (skipped + evicted) as u64;
     }
 
-    /// Appends a whole line, on a line of its own.
-    pub(crate) fn append_line(&mut self, line: &[u8]) {
+    /// How many lines came on the protocol channel that were no messages.
+    pub(crate) fn stray_lines(&self) -> u64 {
+        self.stray_lines
+    }
+
+    /// Appends a line of the protocol channel that is no message, on a line of its own.
+    pub(crate) fn append_stray_line(&mut self, line: &[u8]) {
+        self.stray_lines += 1;
         if self.tail.back().or(self.head.last()).is_some_and(|last| *last != b'\n') {
             self.append(b"\n");
         }
@@ -96,7 +103,7 @@ mod tests {
     fn a_short_log_is_kept_whole() {
         let mut log = DriverLog::default();
         log.append(b"no newline");
-        log.append_line(b"own line");
+        log.append_stray_line(b"own line");
         assert_eq!(written(&log), b"no newline\nown line\n");
         assert_eq!(log.last_lines(), ["no newline", "own line"]);
     }
@@ -109,7 +116,7 @@ mod tests {
         for _ in 0..20 {
             log.append(&chunk);
         }
-        log.append_line(b"last");
+        log.append_stray_line(b"last");
         let text = written(&log);
         assert!(text.starts_with(b"first\n") && text.ends_with(b"last\n"));
         let total = 6 + 20 * 1024 * 1024 + 6;
@@ -129,7 +136,7 @@ mod tests {
     fn the_tail_has_200_lines_of_bounded_length() {
         let mut log = DriverLog::default();
         for number in 0..300 {
-            log.append_line(format!("{number}").as_bytes());
+            log.append_stray_line(format!("{number}").as_bytes());
         }
         log.append(&vec![b'y'; 3000]);
         let lines = log.last_lines();

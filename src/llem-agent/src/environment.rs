@@ -48,6 +48,7 @@ fn os_name(os_release: &str) -> Option<String> {
 
 #[expect(unsafe_code, reason = "only the C library itself knows its version")]
 fn libc_version() -> Option<String> {
+    // SAFETY: the signature is that of <gnu/libc-version.h>; the function takes nothing and cannot fail.
     unsafe extern "C" {
         safe fn gnu_get_libc_version() -> *const std::ffi::c_char;
     }

@@ -1,5 +1,6 @@
 //! Everything that the main thread waits for, in one channel.
 
+use std::cell::Cell;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -7,7 +8,10 @@ use std::time::Instant;
 use llem_protocol::Message;
 
 /// Notices that wait to be taken; a driver that sends faster is held back, so memory stays bounded.
-const CAPACITY: usize = 16;
+const CAPACITY: usize = 4;
+
+/// The driver's stdout and stderr.
+const DRIVER_CHANNELS: u8 = 2;
 
 /// How the driver ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +77,7 @@ pub(crate) enum Received {
 pub(crate) struct Inbox {
     receiver: Receiver<Notice>,
     outbox: Outbox,
+    channels_closed: Cell<u8>,
 }
 
 /// The sending end, one clone for each thread.
@@ -86,7 +91,7 @@ impl Inbox {
     /// An empty inbox.
     pub(crate) fn new() -> Self {
         let (sender, receiver) = sync_channel(CAPACITY);
-        Self { receiver, outbox: Outbox { sender, stop: Arc::default() } }
+        Self { receiver, outbox: Outbox { sender, stop: Arc::default() }, channels_closed: Cell::new(0) }
     }
 
     /// A sending end.
@@ -94,14 +99,24 @@ impl Inbox {
         self.outbox.clone()
     }
 
+    /// Whether the driver, or a child that inherited its channels, may still say something.
+    pub(crate) fn has_open_channels(&self) -> bool {
+        self.channels_closed.get() < DRIVER_CHANNELS
+    }
+
+    /// Why the run has to stop, if it has.
+    pub(crate) fn stop_cause(&self) -> Option<StopCause> {
+        self.outbox.stop.get().copied()
+    }
+
     /// Waits for the next notice, at most until the deadline. A stop comes before all notices.
     pub(crate) fn receive(&self, deadline: Option<Instant>) -> Received {
-        if let Some(cause) = self.outbox.stop.get() {
-            return Received::Stop(*cause);
+        if let Some(cause) = self.stop_cause() {
+            return Received::Stop(cause);
         }
         match self.receive_any(deadline) {
             Received::Notice(Notice::Woken) => {
-                self.outbox.stop.get().map_or(Received::Notice(Notice::Woken), |cause| Received::Stop(*cause))
+                self.stop_cause().map_or(Received::Notice(Notice::Woken), Received::Stop)
             }
             other => other,
         }
@@ -113,6 +128,9 @@ impl Inbox {
             Some(deadline) => self.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
+        if let Ok(Notice::ChannelClosed | Notice::LogClosed | Notice::Broke(_)) = &result {
+            self.channels_closed.set(self.channels_closed.get().saturating_add(1));
+        }
         result.map_or(Received::DeadlinePassed, Received::Notice)
     }
 }

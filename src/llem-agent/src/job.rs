@@ -8,6 +8,12 @@ use llem_protocol::{Job, PROTOCOL_VERSION, files};
 /// The longest job file that is read, in bytes. Jobs hold settings, never prompts.
 const MAX_JOB_BYTES: u64 = 4 * 1024 * 1024;
 
+/// The longest time that a job may ask for, in seconds: one year. Longer ones are slips of the pen.
+const MAX_SECONDS: f64 = 31_536_000.0;
+
+/// Samples per second that make sense.
+const SAMPLE_HZ: std::ops::RangeInclusive<f64> = 0.01..=1000.0;
+
 /// The longest nonce file that is read, in bytes.
 const MAX_NONCE_BYTES: u64 = 4096;
 
@@ -97,17 +103,18 @@ fn unusable_value(job: &Job) -> Option<(String, String, &'static str)> {
         ("measurement.window_min_s", spec.window_min_s),
     ];
     for (field, value) in seconds {
-        if !(value.is_finite() && value >= 0.0) {
-            return Some((field.to_owned(), value.to_string(), "expected seconds, 0 or more"));
+        if !(0.0..=MAX_SECONDS).contains(&value) {
+            return Some((field.to_owned(), value.to_string(), "expected seconds, 0 or more and at most a year"));
         }
     }
-    if !(spec.sample_hz > 0.0 && spec.sample_hz <= 1000.0) {
+    if !SAMPLE_HZ.contains(&spec.sample_hz) {
         let value = spec.sample_hz.to_string();
-        return Some(("measurement.sample_hz".to_owned(), value, "expected more than 0 and at most 1000"));
+        return Some(("measurement.sample_hz".to_owned(), value, "expected between 0.01 and 1000"));
     }
     for (phase, limit) in &job.timeouts_s {
-        if !(limit.is_finite() && *limit > 0.0) {
-            return Some((format!("timeouts_s.{phase}"), limit.to_string(), "expected seconds, more than 0"));
+        if !(*limit > 0.0 && *limit <= MAX_SECONDS) {
+            let expected = "expected seconds, more than 0 and at most a year";
+            return Some((format!("timeouts_s.{phase}"), limit.to_string(), expected));
         }
     }
     job.driver

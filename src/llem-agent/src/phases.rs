@@ -2,19 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use llem_protocol::{
-    EngineReport, EventBody, Failure, FailureClass, LogLevel, Message, PROTOCOL_VERSION, Phase, PhaseRecord,
-    REPORT_SCHEMA_VERSION, Report, Request, WindowRecord, files,
-};
+use llem_protocol::{EngineReport, EventBody, FailureClass, LogLevel, Message, PROTOCOL_VERSION, Phase, Request};
 
+use crate::conversation::stop_fault;
 use crate::driver::Driver;
 use crate::fault::Fault;
 use crate::inbox::{Notice, Received};
-use crate::power::{self, Recording, Sampler};
+use crate::power::{self, Sampler};
 use crate::records::Ledger;
-use crate::run::{Run, stop_fault};
+use crate::run::Run;
 use crate::workload::{self, Asked};
-use crate::{checks, clock, environment, output, window};
+use crate::{checks, clock, environment, results, window};
 
 /// How long processes have between TERM and KILL when the run has failed.
 pub(crate) const FAILURE_GRACE: Duration = Duration::from_secs(2);
@@ -32,16 +30,16 @@ pub(crate) fn run_all(run: &mut Run) -> Result<(), Fault> {
     let others_share = window::run_window(run, warmup_passes)?;
     collect(run, &asked)?;
     judge(run, warmup_passes, others_share);
-    shut_down(run);
+    shut_down(run)?;
     write(run)
 }
 
 fn read_environment(run: &mut Run) {
     run.begin(Phase::Environment);
-    let opened = power::open_sources(&run.job.gpus);
-    run.environment = environment::read_environment(&run.memory, opened.gpus);
-    run.sampler = Sampler::start(opened.sources, run.job.measurement.sample_hz);
-    for reason in opened.reasons {
+    let sources = power::open_sources(&run.job.gpus);
+    run.environment = environment::read_environment(&run.memory, sources.gpus);
+    run.sampler = Sampler::start(sources.opened, run.job.measurement.sample_hz);
+    for reason in sources.reasons {
         run.warn(reason);
     }
     run.end();
@@ -158,20 +156,21 @@ fn judge(run: &mut Run, warmup_passes: u32, others_share: Option<f64>) {
 }
 
 /// Asks the driver to leave and sees to it that nothing of it stays. Slow leaving is known of engines and no failure.
-fn shut_down(run: &mut Run) {
+fn shut_down(run: &mut Run) -> Result<(), Fault> {
     run.begin(Phase::Shutdown);
     let _ = run.send(&Request::Shutdown);
     let own_limit = Instant::now() + SHUTDOWN_GRACE;
     let deadline = run.deadline.map_or(own_limit, |deadline| deadline.min(own_limit));
     loop {
-        match run.inbox.receive_any(Some(deadline)) {
+        match run.inbox.receive(Some(deadline)) {
+            Received::Stop(cause) => return Err(stop_fault(cause)),
             Received::Notice(Notice::Ended(exit)) if exit.status == Some(0) => break,
             Received::Notice(Notice::Ended(exit)) => {
                 let text = format!("the driver left with {} after it had sent its records", exit.describe());
                 run.events.log(LogLevel::Info, text);
                 break;
             }
-            Received::Notice(_) | Received::Stop(_) => {}
+            Received::Notice(_) => {}
             Received::DeadlinePassed => {
                 run.events.log(LogLevel::Info, "the driver did not leave by itself and is made to");
                 break;
@@ -179,13 +178,20 @@ fn shut_down(run: &mut Run) {
         }
     }
     stop_driver(run, SHUTDOWN_GRACE);
+    if let Some(cause) = run.inbox.stop_cause() {
+        return Err(stop_fault(cause));
+    }
     run.end();
+    Ok(())
 }
 
-/// Ends the driver's group and all descendants, if it was started.
+/// Ends the driver's group and all descendants, if it was started. A signal cuts short the grace that a good run gives.
 pub(crate) fn stop_driver(run: &mut Run, grace: Duration) {
     let Some(driver) = run.driver.take() else { return };
-    let survivors = driver.terminate(grace);
+    let was_stopped = run.inbox.stop_cause().is_some();
+    let survivors = driver.terminate(grace, || !was_stopped && run.inbox.stop_cause().is_some());
+    // What was in the pipes when the last process ended still belongs into the log.
+    run.await_last_words();
     if !survivors.is_empty() {
         run.events.log(LogLevel::Warn, format!("processes {survivors:?} could not be killed"));
     }
@@ -193,72 +199,8 @@ pub(crate) fn stop_driver(run: &mut Run, grace: Duration) {
 
 fn write(run: &mut Run) -> Result<(), Fault> {
     run.begin(Phase::Write);
-    let report_sha256 = write_files(run, None)?;
+    let report_sha256 = results::write_results(run)?;
     run.end();
-    run.watchdog.cancel();
     run.events.emit(EventBody::Done { report_sha256 });
     Ok(())
-}
-
-/// Ends sampling and writes all files, the report last. Returns the SHA-256 of the report. Of a failed run as much is
-/// written as the volume takes.
-pub(crate) fn write_files(run: &mut Run, failure: Option<&Failure>) -> Result<String, Fault> {
-    let recording = run.sampler.finish();
-    if let Some(window) = &run.window {
-        for reason in recording.reasons(&window.start, &window.end) {
-            run.warn(reason);
-        }
-    }
-    let directory = &run.job.output_dir;
-    let lines = [
-        output::write_file(directory, files::DRIVER_LOG, |out| run.log.lock().write_to(out)).map(|()| 0),
-        output::write_lines(directory, files::REQUESTS, run.records.iter()),
-        output::write_lines(directory, files::SAMPLES, recording.records()),
-    ];
-    let [log, requests, samples] = lines;
-    if failure.is_none() {
-        log?;
-        return output::write_report(directory, &report(run, &recording, None, (requests?, samples?)));
-    }
-    let counts = (requests.unwrap_or(0), samples.unwrap_or(0));
-    output::write_report(directory, &report(run, &recording, failure.cloned(), counts))
-}
-
-fn report(run: &Run, recording: &Recording, failure: Option<Failure>, (requests, samples): (u64, u64)) -> Report {
-    Report {
-        schema_version: REPORT_SCHEMA_VERSION,
-        run_id: run.job.run_id.clone(),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        clock_start: run.clock_start,
-        clock_end: clock::clock_pair(),
-        environment: run.environment.clone(),
-        engine: run.engine.clone(),
-        phases: run.phases.iter().map(|span| phase_record(span, recording)).collect(),
-        window: run.window.as_ref().map(|window| window_record(window, recording)),
-        reasons: run.reasons.clone(),
-        failure,
-        request_records: requests,
-        power_samples: samples,
-    }
-}
-
-fn phase_record(span: &crate::run::PhaseSpan, recording: &Recording) -> PhaseRecord {
-    // Phases before the sensors were opened have no counters, and nothing is known of their energy.
-    let sampled = !span.start.counters_j.is_empty();
-    PhaseRecord {
-        phase: span.phase,
-        start_ns: span.start.t_ns,
-        end_ns: span.end.as_ref().map(|end| end.t_ns),
-        energy: span.end.as_ref().filter(|_| sampled).map(|end| recording.energy(&span.start, end)),
-    }
-}
-
-fn window_record(window: &window::Window, recording: &Recording) -> WindowRecord {
-    WindowRecord {
-        start_ns: window.start.t_ns,
-        end_ns: window.end.t_ns,
-        passes: window.passes.clone(),
-        energy: recording.energy(&window.start, &window.end),
-        agent: window.agent,
-    }
 }

@@ -56,23 +56,22 @@ pub(crate) fn own_ticks() -> Option<u64> {
     Some(own + descendants().iter().map(|process| process.ticks).sum::<u64>())
 }
 
-/// Makes the group and every descendant leave: TERM, the grace time, KILL. Returns the process ids that are still there.
-pub(crate) fn terminate(group: Option<Pid>, grace: Duration) -> Vec<i32> {
-    signal_all(group, Signal::TERM);
-    let _ = wait_until_gone(grace);
+/// Makes the group and every descendant leave: TERM, the grace time or until `hurried`, KILL. Returns the process ids
+/// that are still there.
+pub(crate) fn terminate(group: Pid, grace: Duration, hurried: impl Fn() -> bool) -> Vec<i32> {
+    signal_all(Some(group), Signal::TERM);
+    let mut survivors = wait_until_gone(grace, hurried);
     let deadline = Instant::now() + KILL_WAIT;
-    loop {
-        kill_all(group);
-        let survivors = wait_until_gone(LOOK_AGAIN);
-        if survivors.is_empty() || Instant::now() >= deadline {
-            return survivors;
-        }
+    while !survivors.is_empty() && Instant::now() < deadline {
+        signal_all(Some(group), Signal::KILL);
+        survivors = wait_until_gone(LOOK_AGAIN, || false);
     }
+    survivors
 }
 
-/// Kills the group and every descendant without waiting.
-pub(crate) fn kill_all(group: Option<Pid>) {
-    signal_all(group, Signal::KILL);
+/// Kills every descendant without waiting.
+pub(crate) fn kill_all() {
+    signal_all(None, Signal::KILL);
 }
 
 fn signal_all(group: Option<Pid>, signal: Signal) {
@@ -87,12 +86,12 @@ fn signal_all(group: Option<Pid>, signal: Signal) {
     }
 }
 
-/// Reaps and looks until no descendant lives or the time is over. Returns those that still live.
-fn wait_until_gone(limit: Duration) -> Vec<i32> {
+/// Reaps and looks until no descendant lives, the time is over, or somebody is in a hurry. Returns those that live.
+fn wait_until_gone(limit: Duration, hurried: impl Fn() -> bool) -> Vec<i32> {
     let deadline = Instant::now() + limit;
     loop {
         let living = reap();
-        if living.is_empty() || Instant::now() >= deadline {
+        if living.is_empty() || Instant::now() >= deadline || hurried() {
             return living;
         }
         std::thread::sleep(LOOK_AGAIN);

@@ -25,7 +25,7 @@ pub(crate) fn watch_signals(outbox: Outbox, watchdog: Watchdog) -> std::io::Resu
             }
             seen = true;
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
-            watchdog.set(Instant::now() + STOP_LIMIT, stuck(name));
+            watchdog.set_final(Instant::now() + STOP_LIMIT, stuck(name));
             outbox.stop(StopCause::Signal(name));
         }
     });

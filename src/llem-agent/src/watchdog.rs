@@ -21,6 +21,7 @@ pub(crate) struct Watchdog {
 struct Alarm {
     at: Instant,
     failure: Failure,
+    is_final: bool,
 }
 
 impl Watchdog {
@@ -33,7 +34,12 @@ impl Watchdog {
 
     /// Replaces the alarm.
     pub(crate) fn set(&self, at: Instant, failure: Failure) {
-        let _ = self.alarms.send(Some(Alarm { at, failure }));
+        let _ = self.alarms.send(Some(Alarm { at, failure, is_final: false }));
+    }
+
+    /// Sets an alarm that is neither replaced nor cancelled: the process has to end by then.
+    pub(crate) fn set_final(&self, at: Instant, failure: Failure) {
+        let _ = self.alarms.send(Some(Alarm { at, failure, is_final: true }));
     }
 
     /// Takes the alarm back.
@@ -45,7 +51,7 @@ impl Watchdog {
 /// Kills everything below the agent and ends it, without clearing up.
 #[expect(clippy::exit, reason = "the main thread does not react any more")]
 pub(crate) fn exit_at_once() -> ! {
-    process_tree::kill_all(None);
+    process_tree::kill_all();
     std::process::exit(3);
 }
 
@@ -57,6 +63,7 @@ fn watch(received: &Receiver<Option<Alarm>>, events: &EventSink) {
             Some(alarm) => received.recv_timeout(alarm.at.saturating_duration_since(Instant::now())),
         };
         match next {
+            Ok(_) if alarm.as_ref().is_some_and(|alarm| alarm.is_final) => {}
             Ok(replacement) => alarm = replacement,
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => break,
@@ -64,7 +71,7 @@ fn watch(received: &Receiver<Option<Alarm>>, events: &EventSink) {
     }
     if let Some(Alarm { failure, .. }) = alarm {
         log_line(&format!("the agent is stuck and ends itself: {failure}"));
-        process_tree::kill_all(None);
+        process_tree::kill_all();
         events.emit_if_free(EventBody::Failed { failure });
     }
     exit_at_once();

@@ -56,13 +56,15 @@ pub(crate) fn run_window(run: &mut Run, first_pass: u32) -> Result<Option<f64>, 
 fn run_passes(run: &mut Run, first_pass: u32, target: Target) -> Result<Vec<PassRecord>, Fault> {
     let start = Instant::now();
     let mut earliest_ns = clock::monotonic_ns();
-    let mut passes = Vec::with_capacity(target.passes as usize);
+    let mut passes = Vec::new();
     while (passes.len() as u32) < target.passes || start.elapsed().as_secs_f64() < target.seconds {
         let number = first_pass + passes.len() as u32;
         let pass = run_pass(run, number, target.record, earliest_ns)?;
         earliest_ns = pass.end_ns;
         passes.push(pass);
-        run.progress(passes.len() as f64, None, "passes");
+        let done = passes.len() as f64;
+        let expected = (target.seconds / (start.elapsed().as_secs_f64() / done)).ceil();
+        run.progress(done, Some(expected.max(f64::from(target.passes))), "passes");
     }
     Ok(passes)
 }

@@ -26,6 +26,8 @@ pub(crate) struct Recording {
     pub(crate) samples: Vec<Sample>,
     /// Seconds between two samples, as asked.
     pub(crate) period_s: f64,
+    /// When a counter was found set back between two edges, and of which domain.
+    pub(crate) resets: Vec<(u64, usize)>,
 }
 
 /// A point of the power curve.
@@ -43,8 +45,8 @@ impl Recording {
         let numbered = self.domains.iter().enumerate();
         numbered
             .flat_map(|(number, domain)| {
-                let counter = counter_reason(&domain.id, counter_at(start, number), counter_at(end, number));
-                [counter, self.gap_reason(number, domain, start, end)]
+                let (first, last) = self.counters(number, start, end);
+                [counter_reason(&domain.id, first, last), self.gap_reason(number, domain, start, end)]
             })
             .flatten()
             .collect()
@@ -64,14 +66,23 @@ impl Recording {
         })
     }
 
+    /// The counter of one domain at both edges. One that was set back in between has no difference.
+    fn counters(&self, number: usize, start: &Edge, end: &Edge) -> (CounterReading, CounterReading) {
+        let is_reset = |(t, domain): &(u64, usize)| *domain == number && (start.t_ns..=end.t_ns).contains(t);
+        let at = |edge: &Edge| edge.counters_j.get(number).copied().unwrap_or(Ok(None));
+        let last = if self.resets.iter().any(is_reset) { Err(CounterFault::Reset) } else { at(end) };
+        (at(start), last)
+    }
+
     fn device(&self, number: usize, domain: &PowerDomain, start: &Edge, end: &Edge) -> DeviceEnergy {
         let points = self.points(number);
         let inside: Vec<Point> = points.iter().copied().filter(|(t, _)| (start.t_ns..=end.t_ns).contains(t)).collect();
         let curve_j = (inside.len() >= 2).then(|| integrate_j(&points, &inside, start.t_ns, end.t_ns));
         let seconds = clock::seconds_between(start.t_ns, end.t_ns);
+        let (first, last) = self.counters(number, start, end);
         DeviceEnergy {
             domain: domain.clone(),
-            counter_j: counter_difference_j(counter_at(start, number), counter_at(end, number)),
+            counter_j: counter_difference_j(first, last),
             curve_j,
             mean_w: curve_j.filter(|_| seconds > 0.0).map(|energy_j| energy_j / seconds),
             peak_w: inside.iter().map(|(_, power_w)| *power_w).reduce(f64::max),
@@ -105,10 +116,6 @@ impl Recording {
 
 type CounterReading = Result<Option<f64>, CounterFault>;
 
-fn counter_at(edge: &Edge, number: usize) -> CounterReading {
-    edge.counters_j.get(number).copied().unwrap_or(Ok(None))
-}
-
 fn counter_difference_j(start: CounterReading, end: CounterReading) -> Option<f64> {
     let difference_j = end.ok()?? - start.ok()??;
     (difference_j >= 0.0).then_some(difference_j)
@@ -124,8 +131,8 @@ fn counter_reason(id: &str, start: CounterReading, end: CounterReading) -> Optio
     [start, end].contains(&Err(CounterFault::Lost)).then(|| Reason::new(ReasonCode::PowerSourceLost, text))
 }
 
-/// Trapezoid rule over the points inside, with the power at both edges interpolated between the points around them; where
-/// there is no point beyond an edge, the nearest one holds.
+/// Trapezoid rule over the points inside, with the power at both edges interpolated between the points around them;
+/// where there is no point beyond an edge, the nearest one holds.
 fn integrate_j(points: &[Point], inside: &[Point], start_ns: u64, end_ns: u64) -> f64 {
     let mut curve = Vec::with_capacity(inside.len() + 2);
     curve.extend(power_at(points, start_ns).map(|power_w| (start_ns, power_w)));
@@ -173,6 +180,7 @@ mod tests {
             domains: vec![PowerDomain { source: PowerSourceKind::Nvml, id: "GPU-1".to_owned() }],
             samples: points.iter().map(sample).collect(),
             period_s: 1.0,
+            resets: Vec::new(),
         }
     }
 
@@ -232,5 +240,16 @@ mod tests {
             assert_eq!(full.energy(&start, &end).devices[0].counter_j, None);
             assert_eq!(codes(&full, &start, &end), [code]);
         }
+    }
+
+    #[test]
+    fn a_counter_that_was_set_back_between_the_edges_has_no_difference() {
+        let full: Vec<_> = (0..=3).map(|t| (t * S, Some(1.0))).collect();
+        let (start, end) = (edge(0, Ok(Some(9.0))), edge(3 * S, Ok(Some(11.0))));
+        let in_window = Recording { resets: vec![(S, 0)], ..recording(&full) };
+        assert_eq!(in_window.energy(&start, &end).devices[0].counter_j, None);
+        assert_eq!(codes(&in_window, &start, &end), [ReasonCode::CounterReset]);
+        let elsewhere = Recording { resets: vec![(S, 1), (4 * S, 0)], ..recording(&full) };
+        assert_eq!(elsewhere.energy(&start, &end).devices[0].counter_j, Some(2.0));
     }
 }

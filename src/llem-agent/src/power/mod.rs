@@ -81,34 +81,34 @@ pub(crate) trait PowerSource: Send {
 /// The sources of a run, and what could not be had.
 pub(crate) struct Sources {
     /// Those that answered.
-    pub(crate) sources: Vec<Box<dyn PowerSource>>,
+    pub(crate) opened: Vec<Box<dyn PowerSource>>,
     /// Why energy is absent or wider than the experiment.
     pub(crate) reasons: Vec<Reason>,
     /// The experiment's graphics processors, as NVML describes them.
     pub(crate) gpus: GpuFacts,
 }
 
-/// Opens what the machine offers: NVML for exactly these GPUs, RAPL for the processor. NVML is not touched without GPUs.
+/// Opens what the machine offers: NVML for exactly these GPUs, and RAPL. Without GPUs NVML is not touched.
 pub(crate) fn open_sources(gpus: &[String]) -> Sources {
-    let mut opened = Sources { sources: Vec::new(), reasons: Vec::new(), gpus: GpuFacts::default() };
+    let mut found = Sources { opened: Vec::new(), reasons: Vec::new(), gpus: GpuFacts::default() };
     if !gpus.is_empty() {
         match nvml::open(gpus) {
             Ok((source, facts)) => {
-                opened.sources.push(Box::new(source));
-                opened.gpus = facts;
+                found.opened.push(Box::new(source));
+                found.gpus = facts;
             }
-            Err(error) => opened.reasons.push(no_source(&format!("{} of the experiment: {error}", gpus.join(", ")))),
+            Err(error) => found.reasons.push(no_source(&format!("{} of the experiment: {error}", gpus.join(", ")))),
         }
     }
     match rapl::Rapl::open(Path::new(POWERCAP)) {
         Ok(source) => {
-            opened.reasons.push(wider_scope(&source.domains()));
-            opened.sources.push(Box::new(source));
+            found.reasons.push(wider_scope(&source.domains()));
+            found.opened.push(Box::new(source));
         }
-        Err(looked_for) if gpus.is_empty() => opened.reasons.push(no_source(&looked_for)),
+        Err(looked_for) if gpus.is_empty() => found.reasons.push(no_source(&looked_for)),
         Err(_) => {}
     }
-    opened
+    found
 }
 
 fn no_source(looked_for: &str) -> Reason {

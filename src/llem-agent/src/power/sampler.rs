@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use llem_protocol::PowerDomain;
 
 use super::energy::{Recording, Sample};
-use super::{PowerError, PowerSource};
+use super::{PowerError, PowerSource, Reading};
 use crate::clock;
 
 /// Room for samples is set aside for this long, so that nothing is allocated inside the window of a usual run.
@@ -94,7 +94,8 @@ impl Sampling {
         let room = (hz * ROOM_S) as usize * places.len();
         let period = Duration::from_secs_f64(1.0 / hz);
         let samples = Vec::with_capacity(room.min(MAX_ROOM));
-        let recording = Recording { domains: domains.concat(), samples, period_s: period.as_secs_f64() };
+        let recording =
+            Recording { domains: domains.concat(), samples, period_s: period.as_secs_f64(), resets: Vec::new() };
         Self { sources, places, period, recording }
     }
 
@@ -121,7 +122,12 @@ impl Sampling {
             let reading = match source.sample(*place) {
                 Ok(reading) => reading,
                 Err(PowerError::NoEarlierReading) => continue,
-                Err(_) => super::Reading::default(),
+                Err(error) => {
+                    if matches!(error, PowerError::Reset { .. }) {
+                        self.recording.resets.push((clock::monotonic_ns(), domain));
+                    }
+                    Reading::default()
+                }
             };
             self.recording.samples.push(Sample { t_ns: clock::monotonic_ns(), domain: domain as u16, reading });
         }
@@ -159,7 +165,7 @@ fn next_tick(last: Instant, period: Duration, now: Instant) -> Instant {
 mod tests {
     use llem_protocol::PowerSourceKind;
 
-    use super::super::{Counter, Reading};
+    use super::super::Counter;
     use super::*;
 
     /// 10 W for ever.

@@ -32,7 +32,7 @@ def run_pass(workload, number):
     start = time.monotonic_ns()
     for line in workload:
         submit = time.monotonic_ns()
-        count = line["output_tokens"] + (1 if fault("padding_in_records") else 0) - (1 if fault("too_few_tokens") else 0)
+        count = line["output_tokens"] + fault("padding_in_records") - fault("too_few_tokens")
         stamps = [time.monotonic_ns() for _ in range(count)]
         if fault("stamps_backwards"):
             stamps.reverse()
@@ -68,6 +68,12 @@ def at_import():
         hang()
     if fault("garbage"):
         os.write(CHANNEL, b"a banner of the engine\n\n{\"half\": \xff\xfe\n[1, 2]\nno newline before the message {}\n")
+    if fault("tells_its_pid"):
+        with open(os.environ["PID_FILE"], "w") as file:
+            file.write(str(os.getpid()))
+    if fault("only_prints"):
+        os.write(CHANNEL, b"one\ntwo\nthree\n")
+        hang()
     if fault("flood"):
         block = b"x" * 1023 + b"\n"
         for _ in range(100 * 1024):
@@ -78,7 +84,7 @@ def at_import():
         while True:
             os.write(CHANNEL, block)
     if fault("grandchild"):
-        code = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
+        code = "import signal,time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
         child.stdout.readline()
         with open(os.environ["PID_FILE"], "w") as file:
@@ -86,10 +92,10 @@ def at_import():
 
 
 def at_load():
-    if fault("hang_in_load"):
+    if fault("hang_in_load") or fault("tells_its_pid"):
         hang()
     if fault("out_of_memory"):
-        say(message="error", kind="torch.OutOfMemoryError", text="CUDA out of memory. Tried to allocate 2.00 GiB", causes=[])
+        say(message="error", kind="torch.OutOfMemoryError", text="CUDA out of memory. Tried to allocate 2 GiB")
         sys.exit(1)
 
 
@@ -99,6 +105,10 @@ def in_window():
     if fault("die_in_window"):
         print("about to die", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGSEGV)
+    if fault("eat_memory"):
+        hoard = []
+        while True:
+            hoard.append(b"x" * (8 << 20))
     if fault("exit_137"):
         os._exit(137)
 

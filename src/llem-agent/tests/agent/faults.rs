@@ -50,6 +50,16 @@ fn hangs_are_ended_by_the_phases_time_out() {
 }
 
 #[test]
+fn a_driver_that_only_prints_is_a_time_out_that_says_so() {
+    let Some(mut bench) = bench("only_prints") else { return };
+    bench.job.timeouts_s.insert(Phase::Import, 1.0);
+    let failure = fail(&bench);
+    assert_eq!((failure.class, failure.phase), (FailureClass::Timeout, Phase::Import));
+    assert!(failure.message.contains("3 lines"), "{failure}");
+    assert_eq!(failure.log_tail, ["one", "two", "three"]);
+}
+
+#[test]
 fn a_baseline_longer_than_its_limit_is_a_time_out() {
     let Some(mut bench) = bench("none") else { return };
     bench.job.measurement.baseline_s = 60.0;

@@ -46,9 +46,8 @@ impl Bench {
         let output_dir = directory.path().join("results");
         fs_err::create_dir(&output_dir).unwrap();
         fs_err::write(output_dir.join(files::NONCE), "the-nonce\n").unwrap();
-        let workload: String = (0..REQUESTS)
-            .map(|index| format!("{{\"index\":{index},\"prompt_ids\":[1,2],\"output_tokens\":{OUTPUT_TOKENS}}}\n"))
-            .collect();
+        let line = |index| format!("{{\"index\":{index},\"prompt_ids\":[1,2],\"output_tokens\":{OUTPUT_TOKENS}}}\n");
+        let workload = (0..REQUESTS).map(line).collect::<Vec<_>>().concat();
         let path = directory.path().join("workload.jsonl");
         fs_err::write(&path, &workload).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent/driver.py");

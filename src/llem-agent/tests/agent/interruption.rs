@@ -1,11 +1,11 @@
 //! The agent is stopped from outside: by a signal, or by a controller that goes away.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::time::{Duration, Instant};
 
 use llem_protocol::{EventBody, FailureClass, Phase};
 
-use crate::harness::{bench, is_alive, signal};
+use crate::harness::{Bench, bench, is_alive, signal};
 
 #[test]
 fn a_signal_in_any_phase_leaves_a_report_within_five_seconds() {
@@ -16,6 +16,7 @@ fn a_signal_in_any_phase_leaves_a_report_within_five_seconds() {
         (Phase::Warmup, "none"),
         (Phase::Window, "hang_in_window"),
         (Phase::Collect, "hang_in_collect"),
+        (Phase::Shutdown, "slow_to_leave"),
     ] {
         let Some(mut bench) = bench(fault) else { return };
         if phase == Phase::Baseline {
@@ -53,6 +54,46 @@ fn a_second_signal_ends_the_agent_and_the_driver_at_once() {
     let pid: u32 = fs_err::read_to_string(pid_file).unwrap().parse().unwrap();
     std::thread::sleep(Duration::from_millis(100));
     assert!(!is_alive(pid));
+}
+
+#[test]
+fn an_agent_that_is_killed_takes_the_driver_with_it() {
+    let Some(mut bench) = bench("tells_its_pid") else { return };
+    let pid_file = bench.path("pid");
+    bench.job.driver.env.insert("PID_FILE".to_owned(), pid_file.display().to_string());
+    let mut child = bench.command().spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("\"load\"")));
+    let pid: u32 = fs_err::read_to_string(pid_file).unwrap().parse().unwrap();
+    assert!(is_alive(pid));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!is_alive(pid), "process {pid} lives");
+}
+
+#[test]
+fn an_agent_stuck_in_a_pipe_that_nobody_reads_still_obeys_a_signal() {
+    let bench = Bench::new("none");
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // The capacity of a pipe (pipe(7)): the agent's first event does not fit any more.
+    writer.write_all(&vec![b'\n'; 65536]).unwrap();
+    let mut child = bench.command().stdout(writer).spawn().unwrap();
+    let started = Instant::now();
+    while !is_sleeping_in_a_write(child.id()) {
+        assert!(started.elapsed() < Duration::from_secs(10), "the agent does not write");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let stopped = Instant::now();
+    signal(child.id(), rustix::process::Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert!(stopped.elapsed() < Duration::from_secs(6), "{:?}", stopped.elapsed());
+    drop(reader);
+}
+
+/// Whether the process's main thread is in write(2), system call 1 on x86-64.
+fn is_sleeping_in_a_write(pid: u32) -> bool {
+    fs_err::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with("1 "))
 }
 
 #[test]

@@ -1,8 +1,15 @@
 //! The built agent against a driver that speaks the real protocol, well and badly.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at what it does not expect, and says what it skips"
+)]
+
 mod faults;
 mod harness;
 mod interruption;
 mod measured;
+mod memory;
 mod portable;
 mod refused;

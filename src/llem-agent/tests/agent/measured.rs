@@ -39,6 +39,8 @@ fn a_good_run_leaves_exact_files_and_events_in_order() {
     assert_eq!((records.len() as u64, report.request_records), (2 * REQUESTS, 2 * REQUESTS));
     assert!(records.iter().all(|record| record.output_ids.len() == OUTPUT_TOKENS as usize));
     assert_eq!(report.failure, None);
+    let resident = report.window.as_ref().unwrap().agent.resident_bytes;
+    assert!((1 << 20..20 << 20).contains(&resident), "{resident} bytes resident");
     assert_eq!(report.engine.unwrap().peak_memory_bytes, Some(1024));
 
     let bytes = fs_err::read(bench.job.output_dir.join(files::REPORT)).unwrap();
@@ -99,6 +101,18 @@ fn a_driver_that_is_slow_to_leave_is_no_failure() {
     assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
     let said = |text: &str| text.contains("did not leave by itself");
     assert!(outcome.events.iter().any(|event| matches!(&event.body, EventBody::Log { text, .. } if said(text))));
+}
+
+#[test]
+fn an_unknown_gpu_is_no_power_source_and_the_processor_the_wrong_device() {
+    let Some(mut bench) = bench("none") else { return };
+    bench.job.gpus = vec!["GPU-00000000-0000-0000-0000-000000000000".to_owned()];
+    assert_eq!(bench.run().status, Some(0));
+    let report = bench.report().unwrap();
+    let found = |code| report.reasons.iter().find(|reason| reason.code == code);
+    assert!(found(ReasonCode::NoPowerSource).unwrap().message.contains("GPU-00000000"));
+    assert!(report.environment.gpus.is_empty());
+    assert!(found(ReasonCode::WrongDevice).unwrap().message.contains("the processor"));
 }
 
 #[test]
