@@ -39,7 +39,10 @@ pub use schema::{study_schema, user_schema};
 pub use starter::starter;
 pub use study::{Experiment, MergedPoint, StudyConfig, StudySource};
 pub use user::{GpuAccess, GpuConfig, Mount, RunnerKind, UserConfig};
-pub use workload::{Length, LengthRange, Order, WorkloadConfig};
+pub use workload::{
+    AIENERGYSCORE_DATASET, AIENERGYSCORE_PROMPTS, DEFAULT_INPUT_TOKENS, Length, LengthRange, Order, SYNTHETIC_DATASET,
+    WorkloadConfig,
+};
 
 pub(crate) use assign::{get, pointer_of, set};
 pub(crate) use check::{Finding, check};

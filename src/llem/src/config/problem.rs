@@ -1,7 +1,7 @@
 //! What is wrong with a file, in the words that the user reads.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Everything that is wrong with a study or user file, not only the first thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,11 +67,6 @@ impl ConfigError {
         problems.sort_by_key(Problem::position);
         problems.dedup();
         Self { problems }
-    }
-
-    /// A single problem with a whole file.
-    pub(crate) fn whole_file(path: &Path, message: impl fmt::Display) -> Self {
-        Self { problems: vec![Problem::new("", format!("{}: {message}", path.display()))] }
     }
 }
 

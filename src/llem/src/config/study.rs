@@ -13,7 +13,7 @@ use super::experiment::ExperimentConfig;
 use super::identity;
 use super::problem::{ConfigError, Problem};
 use super::rules;
-use super::schema::STUDY;
+use super::schema::{CheckedSchema, STUDY};
 use super::source::Source;
 use crate::sweep;
 
@@ -92,7 +92,7 @@ impl StudyConfig {
         if unreadable {
             return Err(ConfigError::new(problems));
         }
-        problems.extend(prune(&mut source));
+        problems.extend(prune(&mut source, &STUDY));
         let name = study_name(&source, path_for_messages).unwrap_or_else(|problem| {
             problems.push(problem);
             String::new()
@@ -153,8 +153,8 @@ impl StudyConfig {
 }
 
 /// Reports what the schema does not allow and takes it out, so that the rest can be checked too.
-fn prune(source: &mut Source) -> Vec<Problem> {
-    let mut findings = check(&STUDY, &source.value);
+pub(crate) fn prune(source: &mut Source, schema: &CheckedSchema) -> Vec<Problem> {
+    let mut findings = check(schema, &source.value);
     // From the end of lists, so that earlier indices stay true.
     findings.sort_by(|a, b| b.pointer.len().cmp(&a.pointer.len()).then_with(|| b.pointer.cmp(&a.pointer)));
     for finding in &findings {
