@@ -5,7 +5,8 @@ use std::path::Path;
 use llem::config::{Profile, StudyConfig, starter};
 
 fn resolve(text: &str) -> StudyConfig {
-    StudyConfig::from_text(Path::new("study.yaml"), text, &[], Profile::Standard).unwrap_or_else(|error| panic!("{error}"))
+    StudyConfig::from_text(Path::new("study.yaml"), text, &[], Profile::Standard)
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]

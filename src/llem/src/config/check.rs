@@ -66,7 +66,8 @@ fn without_consequences(findings: Vec<Finding>) -> Vec<Finding> {
         let name = missing.message.strip_prefix("missing field ")?;
         findings.iter().find(|other| {
             let parent = other.pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
-            parent == missing.pointer && other.hint.as_ref().is_some_and(|hint| *hint == format!("did you mean {name}?"))
+            parent == missing.pointer
+                && other.hint.as_ref().is_some_and(|hint| *hint == format!("did you mean {name}?"))
         })
     };
     findings.iter().filter(|finding| misspelt(finding).is_none()).cloned().collect()
@@ -116,7 +117,10 @@ impl Translation<'_> {
         }
         let elsewhere = self.schema.paths_of(name);
         if !elsewhere.is_empty() {
-            return format!("there is {}", quoted_list(elsewhere.iter().map(String::as_str)));
+            return format!(
+                "did you mean {}?",
+                quoted_list(elsewhere.iter().map(String::as_str)).replace("`, `", "` or `")
+            );
         }
         match known.get(..MAX_LISTED) {
             Some(_) if known.len() > MAX_LISTED => "`llem config schema` prints all fields".to_owned(),

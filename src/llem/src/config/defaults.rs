@@ -70,12 +70,9 @@ impl Profile {
         match self {
             Self::Standard => standard,
             Self::Quick => ExecutionConfig { n_cycles: 1, ..standard },
-            Self::Publication => ExecutionConfig {
-                n_cycles: 5,
-                experiment_gap_seconds: 30.0,
-                cycle_gap_seconds: 60.0,
-                ..standard
-            },
+            Self::Publication => {
+                ExecutionConfig { n_cycles: 5, experiment_gap_seconds: 30.0, cycle_gap_seconds: 60.0, ..standard }
+            }
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Document {
     pub(crate) value: Value,
     /// What kept parts of the file from being read.
     pub(crate) problems: Vec<Problem>,
+    /// JSON pointers of values that a problem stands for; they are null.
+    pub(crate) unread: Vec<String>,
     file: PathBuf,
     lines: Vec<String>,
     places: HashMap<String, Place>,
@@ -55,17 +57,10 @@ pub(crate) enum Side {
 impl Document {
     /// Reads `text`; `file` only names it in messages.
     pub(crate) fn parse(file: &Path, text: &str) -> Self {
-        let mut document = Self {
-            file: file.to_path_buf(),
-            lines: text.lines().map(str::to_owned).collect(),
-            ..Self::default()
-        };
-        let mut reader = Reader {
-            parser: Parser::new_from_str(text),
-            anchors: HashMap::new(),
-            nodes: 0,
-            document: &mut document,
-        };
+        let mut document =
+            Self { file: file.to_path_buf(), lines: text.lines().map(str::to_owned).collect(), ..Self::default() };
+        let mut reader =
+            Reader { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0, document: &mut document };
         match reader.documents() {
             Ok(value) => document.value = value,
             Err(Stop(problem)) => document.problems.push(problem),
@@ -74,7 +69,7 @@ impl Document {
     }
 
     /// The place of the entry at a JSON pointer, or of the nearest entry around it.
-    pub(crate) fn location(&self, pointer: &str, side: Side) -> Option<Location> {
+    pub(crate) fn location(&self, pointer: &str, side: Side) -> Location {
         let mut end = pointer.len();
         loop {
             if let Some(place) = self.places.get(&pointer[..end]) {
@@ -99,23 +94,19 @@ impl Document {
         self.places.get(pointer).map(|place| place.key)
     }
 
-    fn at(&self, position: Position) -> Option<Location> {
-        Some(Location {
+    fn at(&self, position: Position) -> Location {
+        Location {
             file: self.file.clone(),
             line: position.line,
             column: position.column,
-            source_line: self.lines.get(position.line.checked_sub(1)?)?.clone(),
-        })
+            source_line: self.lines.get(position.line.saturating_sub(1)).cloned().unwrap_or_default(),
+        }
     }
 }
 
 /// A key as one segment of a JSON pointer (RFC 6901).
 pub(crate) fn pointer_segment(key: &str) -> Cow<'_, str> {
-    if key.contains(['~', '/']) {
-        Cow::Owned(key.replace('~', "~0").replace('/', "~1"))
-    } else {
-        Cow::Borrowed(key)
-    }
+    if key.contains(['~', '/']) { Cow::Owned(key.replace('~', "~0").replace('/', "~1")) } else { Cow::Borrowed(key) }
 }
 
 /// A JSON pointer as the dotted path that the user knows: `/experiments/0/dtype` is `experiments[0].dtype`.
@@ -220,6 +211,7 @@ impl<'a> Reader<'a> {
         }
         scalar::resolve(text).unwrap_or_else(|message| {
             self.report(pointer, span, message);
+            self.document.unread.push(pointer.to_owned());
             Value::Null
         })
     }
@@ -321,11 +313,11 @@ impl<'a> Reader<'a> {
     fn syntax_error(&self, error: &ScanError) -> Stop {
         let mark = error.marker();
         let at = Position { line: mark.line(), column: mark.col() + 1 };
-        Stop(Problem::new("", format!("not valid YAML: {}", error.info())).at(self.document.at(at)))
+        Stop(Problem::new("", format!("not valid YAML: {}", error.info())).at(Some(self.document.at(at))))
     }
 
     fn problem(&self, pointer: &str, span: Span, message: impl Into<String>) -> Problem {
-        Problem::new(dotted(pointer), message).at(self.document.at(position(span)))
+        Problem::new(dotted(pointer), message).at(Some(self.document.at(position(span))))
     }
 
     fn report(&mut self, pointer: &str, span: Span, message: impl Into<String>) {

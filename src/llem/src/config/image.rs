@@ -17,7 +17,11 @@ pub(crate) fn problem(reference: &str) -> Option<String> {
     if tag.is_some_and(|tag| !is_tag(tag)) {
         return Some(format!("`{reference}`: `{}` is not a tag", tag.unwrap_or_default()));
     }
-    if is_name(name) { None } else { Some(format!("`{reference}` is not an image reference such as `registry/name:tag`")) }
+    if is_name(name) {
+        None
+    } else {
+        Some(format!("`{reference}` is not an image reference such as `registry/name:tag`"))
+    }
 }
 
 fn is_digest(digest: &str) -> bool {

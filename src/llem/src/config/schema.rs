@@ -180,7 +180,11 @@ impl CheckedSchema {
     }
 
     fn alternatives<'s>(&self, schema: &'s Map<String, Value>) -> impl Iterator<Item = &'s Map<String, Value>> {
-        ["anyOf", "oneOf"].into_iter().filter_map(|of| schema.get(of)?.as_array()).flatten().filter_map(Value::as_object)
+        ["anyOf", "oneOf"]
+            .into_iter()
+            .filter_map(|of| schema.get(of)?.as_array())
+            .flatten()
+            .filter_map(Value::as_object)
     }
 
     fn resolved<'s>(&'s self, schema: &'s Map<String, Value>) -> &'s Map<String, Value> {
@@ -191,7 +195,8 @@ impl CheckedSchema {
     /// Names of the fields that the mapping described by a subschema can have.
     pub(crate) fn field_names<'s>(&'s self, schema: &'s Map<String, Value>) -> Vec<&'s str> {
         let schema = self.resolved(schema);
-        let own = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::keys).map(String::as_str);
+        let own =
+            schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::keys).map(String::as_str);
         let others = self.alternatives(schema).flat_map(|alternative| self.field_names(alternative));
         own.chain(others).collect()
     }

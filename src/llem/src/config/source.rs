@@ -35,11 +35,12 @@ impl Source {
             Value::Object(_) => {}
             Value::Null => value = Value::Object(serde_json::Map::new()),
             _ => {
-                let place = document.location("", Side::Value);
+                let place = Some(document.location("", Side::Value));
                 problems.push(Problem::new("", "expected a mapping of settings, such as `model: synthetic`").at(place));
                 value = Value::Object(serde_json::Map::new());
             }
         }
+        document.unread.iter().for_each(|pointer| assign::remove(&mut value, pointer));
         let mut source = Self { value, problems, document, overrides: Vec::new() };
         for text in overrides {
             if let Err(problem) = source.apply(text) {
@@ -62,16 +63,17 @@ impl Source {
         if let Some(wrong) = parsed.problems.first() {
             return Err(problem(wrong.message.clone()));
         }
-        let pointer = self.set(key, parsed.value).map_err(|outer| {
-            problem(format!("`{outer}` is not a mapping in {}", self.document.file_name()))
-        })?;
+        let pointer = self
+            .set(key, parsed.value)
+            .map_err(|outer| problem(format!("`{outer}` is not a mapping in {}", self.document.file_name())))?;
         self.overrides.push(Override { text: text.to_owned(), pointer });
         Ok(())
     }
 
     /// An axis is replaced however the file spells it, so that it is not varied twice.
     fn set(&mut self, key: &str, value: Value) -> Result<String, String> {
-        if let Some(axis) = key.strip_prefix("sweep.").filter(|axis| !axis.starts_with("zip") && !axis.starts_with("groups"))
+        if let Some(axis) =
+            key.strip_prefix("sweep.").filter(|axis| !axis.starts_with("zip") && !axis.starts_with("groups"))
         {
             if let Some(sweep) = self.value.get_mut("sweep") {
                 assign::remove(sweep, &pointer_of(axis));
@@ -102,7 +104,7 @@ impl Source {
     fn location(&self, pointer: &str, side: Side) -> Option<Location> {
         match self.override_at(pointer) {
             Some(_) => None,
-            None => self.document.location(pointer, side),
+            None => Some(self.document.location(pointer, side)),
         }
     }
 

@@ -118,11 +118,7 @@ impl StudyConfig {
     }
 
     /// A study of one experiment that did not come from a file.
-    pub fn single(
-        name: &str,
-        experiment: ExperimentConfig,
-        execution: ExecutionConfig,
-    ) -> Result<Self, ConfigError> {
+    pub fn single(name: &str, experiment: ExperimentConfig, execution: ExecutionConfig) -> Result<Self, ConfigError> {
         let mut findings: Vec<Finding> = rules::name(name, "/name").into_iter().collect();
         let value = serde_json::to_value(&experiment).unwrap_or_default();
         findings.extend(check(&STUDY, &value));

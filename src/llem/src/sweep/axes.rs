@@ -138,7 +138,8 @@ impl<'s> Grammar<'s> {
             let message = format!("zipped axes must be equally long: {}", counted.collect::<Vec<_>>().join(", "));
             self.findings.push(Finding::key(pointer, message));
         }
-        let row = |index: usize| columns.iter().filter_map(|column| column.choices.get(index)).flatten().cloned().collect();
+        let row =
+            |index: usize| columns.iter().filter_map(|column| column.choices.get(index)).flatten().cloned().collect();
         Axis { choices: (0..longest).map(row).collect() }
     }
 
@@ -150,7 +151,10 @@ impl<'s> Grammar<'s> {
         };
         for (pointer, name, value) in self.source.in_file_order(pointer, groups.iter()) {
             match value {
-                Value::Array(items) if !items.is_empty() => axes.push(Axis { choices: self.partials(&pointer, items) }),
+                Value::Array(items) if !items.is_empty() => {
+                    let choices = self.partials(&pointer, items).into_iter().map(|(_, choice)| choice).collect();
+                    axes.push(Axis { choices });
+                }
                 _ => {
                     let message = format!("the group `{}` must be a list of mappings of settings", shown_key(name));
                     self.findings.push(Finding::value(pointer, message));
@@ -159,15 +163,33 @@ impl<'s> Grammar<'s> {
         }
     }
 
-    fn partials(&mut self, pointer: &str, items: &[Value]) -> Vec<Choice> {
-        let numbered = items.iter().enumerate();
-        numbered.filter_map(|(index, item)| self.partial(&format!("{pointer}/{index}"), item)).collect()
+    /// The entries of a list of settings, each with its JSON pointer.
+    pub(super) fn partials(&mut self, pointer: &str, items: &[Value]) -> Vec<(String, Choice)> {
+        let pointers = items.iter().enumerate().map(|(index, item)| (format!("{pointer}/{index}"), item));
+        pointers.filter_map(|(pointer, item)| Some((pointer.clone(), self.partial(&pointer, item)?))).collect()
+    }
+
+    /// Rules of `exclude`. A rule of which a part is broken is none: what is left would match too much.
+    pub(super) fn rules(&mut self, pointer: &str, items: &[Value]) -> Vec<(String, Choice)> {
+        let mut rules = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let before = self.findings.len();
+            let rule = self.rule(&format!("{pointer}/{index}"), item);
+            rules.extend(rule.filter(|_| self.findings.len() == before));
+        }
+        rules
+    }
+
+    fn rule(&mut self, pointer: &str, item: &Value) -> Option<(String, Choice)> {
+        Some((pointer.to_owned(), self.partial(pointer, item)?))
     }
 
     /// Settings in dotted or nested keys.
-    pub(super) fn partial(&mut self, pointer: &str, item: &Value) -> Option<Choice> {
+    fn partial(&mut self, pointer: &str, item: &Value) -> Option<Choice> {
         let Value::Object(map) = item else {
-            self.findings.push(Finding::value(pointer, "expected a mapping of settings"));
+            if !item.is_null() {
+                self.findings.push(Finding::value(pointer, "expected a mapping of settings"));
+            }
             return None;
         };
         let mut choice = Vec::new();
@@ -195,7 +217,19 @@ impl<'s> Grammar<'s> {
 
     /// Checks a key and its value as if they stood in the file by themselves.
     fn is_assignable(&mut self, assignment: &Assignment) -> bool {
-        let findings = assignment_findings(assignment);
+        let findings = match &assignment.value {
+            // A rule of `exclude` may list several values.
+            Value::Array(items) if assignment.key_pointer.starts_with("/exclude/") => {
+                let single = |(index, value): (usize, &Value)| {
+                    let value_pointer = format!("{}/{index}", assignment.value_pointer);
+                    assignment_findings(&Assignment { value: value.clone(), value_pointer, ..assignment.clone() })
+                };
+                let each: Vec<Finding> = items.iter().enumerate().flat_map(single).collect();
+                // Or one value that is itself a list.
+                if assignment_findings(assignment).is_empty() { Vec::new() } else { each }
+            }
+            _ => assignment_findings(assignment),
+        };
         let fine = findings.is_empty();
         for finding in findings {
             if !self.findings.contains(&finding) {
@@ -249,9 +283,10 @@ fn refuse_key(key: &str, pointer: &str) -> Option<Finding> {
         return Some(Finding::key(pointer, format!("the key `{}` has an empty part", shown_key(key))));
     }
     match first {
-        "name" | "execution" | "sweep" | "experiments" | "exclude" => {
-            Some(Finding::key(pointer, format!("`{first}` belongs to the whole study and cannot differ between experiments")))
-        }
+        "name" | "execution" | "sweep" | "experiments" | "exclude" => Some(Finding::key(
+            pointer,
+            format!("`{first}` belongs to the whole study and cannot differ between experiments"),
+        )),
         "backend" if !pointer.starts_with("/experiments") && !pointer.starts_with("/exclude") => {
             Some(Finding::key(pointer, "backends are compared by a list at the top: `backend: [pytorch, vllm]`"))
         }

@@ -13,7 +13,8 @@ fn shortest_unique_end(key: &str, keys: &[String]) -> String {
     let starts = key.rmatch_indices('.').map(|(at, _)| at + 1);
     for start in starts {
         let end = &key[start..];
-        let clashes = |other: &&String| other.as_str() != key && (other.as_str() == end || other.ends_with(&format!(".{end}")));
+        let clashes =
+            |other: &&String| other.as_str() != key && (other.as_str() == end || other.ends_with(&format!(".{end}")));
         if !keys.iter().any(|other| clashes(&other)) {
             return end.to_owned();
         }

@@ -86,7 +86,10 @@ impl<'d> Points<'d> {
             for backend in backends.into_iter().filter(|backend| applies(choice, *backend)) {
                 let base = self.base_of(backend);
                 let assignments = choice.iter().collect();
-                self.point(&base, &Point { origin: format!("experiments[{index}]"), backend, assignments, is_grid: false });
+                self.point(
+                    &base,
+                    &Point { origin: format!("experiments[{index}]"), backend, assignments, is_grid: false },
+                );
             }
         }
     }
@@ -95,7 +98,9 @@ impl<'d> Points<'d> {
     fn base_of(&self, backend: Backend) -> Value {
         let mut base = self.base.clone();
         if let Value::Object(map) = &mut base {
-            map.retain(|key, _| !STUDY_KEYS.contains(&key.as_str()) && Backend::from_name(key).is_none_or(|own| own == backend));
+            map.retain(|key, _| {
+                !STUDY_KEYS.contains(&key.as_str()) && Backend::from_name(key).is_none_or(|own| own == backend)
+            });
             map.insert("backend".to_owned(), Value::from(backend.name()));
         }
         base
@@ -107,7 +112,11 @@ impl<'d> Points<'d> {
         for assignment in point.assignments.iter().filter(own).filter(|assignment| assignment.key != "backend") {
             if let Err(error) = set(&mut value, &assignment.key, assignment.value.clone()) {
                 let message = format!("`{}` is not a mapping here, so it has no `{}`", error.key, assignment.key);
-                self.problems.add(&assignment.key, Finding::key(assignment.key_pointer.as_str(), message), String::new());
+                self.problems.add(
+                    &assignment.key,
+                    Finding::key(assignment.key_pointer.as_str(), message),
+                    String::new(),
+                );
                 return;
             }
         }
@@ -116,8 +125,7 @@ impl<'d> Points<'d> {
         }
         match ExperimentConfig::deserialize(&value) {
             Ok(config) => self.typed(point, config),
-            Err(error) if value.get("model").is_none() => {
-                let _ = error;
+            Err(_) if value.get("model").is_none() => {
                 self.problems.add("", Finding::value("", "missing field `model`"), self.origin(point));
             }
             Err(error) => self.problems.add("", Finding::value("", error.to_string()), self.origin(point)),
@@ -132,8 +140,11 @@ impl<'d> Points<'d> {
         let findings = experiment_rules(&config);
         for finding in findings {
             let path = finding.pointer.trim_start_matches('/').replace('/', ".");
+            let in_section = path.starts_with(point.backend.name());
             let located = relocate(finding, &path, &point.assignments);
-            self.problems.add(&path, located, self.origin(point));
+            // A setting of the file's own section is wrong by itself, whatever the point.
+            let own = in_section && point.is_grid && !located.pointer.starts_with("/sweep");
+            self.problems.add(&path, located, if own { String::new() } else { self.origin(point) });
         }
         let id = config.id();
         if let Some(equal) = self.index_of.get(&id) {
@@ -159,7 +170,7 @@ impl<'d> Points<'d> {
     }
 
     fn unmatched_rules(&self, problems: &mut Vec<Problem>) {
-        if !problems.is_empty() {
+        if !problems.iter().all(|problem| problem.path.starts_with("exclude")) {
             return;
         }
         for (index, (pointer, _)) in self.design.exclude.iter().enumerate() {
@@ -184,7 +195,9 @@ impl<'d> Points<'d> {
 
 /// The axis or entry that set a field, as the place of a message about it.
 fn relocate(finding: Finding, path: &str, assignments: &[&Assignment]) -> Finding {
-    let inside = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let inside = |outer: &str, inner: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
     let set_by = assignments.iter().find(|assignment| inside(&assignment.key, path) || inside(path, &assignment.key));
     match set_by {
         Some(assignment) => Finding { pointer: assignment.value_pointer.clone(), ..finding },

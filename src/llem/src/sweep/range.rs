@@ -22,7 +22,10 @@ pub(super) fn is_range(map: &Map<String, Value>) -> bool {
 /// The values of a range, or what is wrong with it. Whole ends give whole numbers, rounded and without repetition.
 pub(super) fn values(map: &Map<String, Value>) -> Result<Vec<Value>, String> {
     if let Some(unknown) = map.keys().find(|key| !["from", "to", "num", "step", "scale"].contains(&key.as_str())) {
-        return Err(format!("unknown field `{}` of a range; known fields: `from`, `to`, `num`, `step`, `scale`", shown_key(unknown)));
+        return Err(format!(
+            "unknown field `{}` of a range; known fields: `from`, `to`, `num`, `step`, `scale`",
+            shown_key(unknown)
+        ));
     }
     let (from, to) = (number(map, "from")?, number(map, "to")?);
     let scale = scale(map)?;

@@ -24,7 +24,8 @@ pub use tensorrt::{
     TensorrtConfig, TensorrtEngine, TensorrtSpeculative,
 };
 pub use tensorrt_build::{
-    BuildConfig, CalibConfig, CalibDevice, KvCacheQuantAlgorithm, KvCacheType, PluginConfig, QuantAlgorithm, QuantConfig,
+    BuildConfig, CalibConfig, CalibDevice, KvCacheQuantAlgorithm, KvCacheType, PluginConfig, QuantAlgorithm,
+    QuantConfig,
 };
 pub use vllm::{
     CudagraphMode, ExecutorBackend, PerformanceMode, SchedulingPolicy, VllmCompilation, VllmConfig, VllmLora,

@@ -49,10 +49,8 @@ fn compilation(compile: &PytorchCompile, findings: &mut Vec<Finding>) {
 }
 
 fn cache_rules(cache: &PytorchCache, findings: &mut Vec<Finding>) {
-    let is_static = matches!(
-        cache.implementation,
-        Some(CacheImplementation::Static | CacheImplementation::OffloadedStatic)
-    );
+    let is_static =
+        matches!(cache.implementation, Some(CacheImplementation::Static | CacheImplementation::OffloadedStatic));
     if cache.max_cache_len.is_some() && !is_static {
         let finding = no_effect("/pytorch/cache/max_cache_len", "only static caches have a fixed length");
         findings.push(finding.hint("set `pytorch.cache.implementation: static`, or remove it"));
@@ -81,8 +79,16 @@ fn bitsandbytes(quantization: &PytorchQuantization, findings: &mut Vec<Finding>)
     }
     let fields = [
         ("bnb_4bit_quant_type", quantization.bnb_4bit_quant_type.is_some() && !four, "needs `load_in_4bit: true`"),
-        ("bnb_4bit_compute_dtype", quantization.bnb_4bit_compute_dtype.is_some() && !four, "needs `load_in_4bit: true`"),
-        ("bnb_4bit_use_double_quant", quantization.bnb_4bit_use_double_quant.is_some() && !four, "needs `load_in_4bit: true`"),
+        (
+            "bnb_4bit_compute_dtype",
+            quantization.bnb_4bit_compute_dtype.is_some() && !four,
+            "needs `load_in_4bit: true`",
+        ),
+        (
+            "bnb_4bit_use_double_quant",
+            quantization.bnb_4bit_use_double_quant.is_some() && !four,
+            "needs `load_in_4bit: true`",
+        ),
         ("llm_int8_threshold", quantization.llm_int8_threshold.is_some() && !eight, "needs `load_in_8bit: true`"),
         ("bits", quantization.bits.is_some(), "is not for bitsandbytes; use `load_in_8bit` or `load_in_4bit`"),
         ("group_size", quantization.group_size.is_some(), "is not for bitsandbytes"),

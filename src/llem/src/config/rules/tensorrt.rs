@@ -33,7 +33,9 @@ fn only_compiled(section: &TensorrtConfig, findings: &mut Vec<Finding>) {
     for (field, _) in fields.iter().filter(|(_, given)| *given) {
         let finding = Finding::key(format!("/tensorrt/{field}"), "is for `tensorrt.engine: tensorrt` only");
         findings.push(finding.hint(match *field {
-            "quant" => "`engine: pytorch` takes quantisation from the checkpoint; use a quantised one, or `engine: tensorrt`",
+            "quant" => {
+                "`engine: pytorch` takes quantisation from the checkpoint; use a quantised one, or `engine: tensorrt`"
+            }
             _ => "set `engine: tensorrt`, or remove it",
         }));
     }

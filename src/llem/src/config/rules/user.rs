@@ -25,7 +25,8 @@ fn gpus(config: &UserConfig, findings: &mut Vec<Finding>) {
     for (index, device) in config.gpu.devices.iter().enumerate() {
         if !(device.starts_with("GPU-") || device.starts_with("MIG-")) {
             let finding = Finding::value(format!("/gpu/devices/{index}"), format!("`{}` is not a UUID", key(device)));
-            findings.push(finding.hint("indices change between boots; `nvidia-smi -L` prints UUIDs (`GPU-…`, `MIG-…`)"));
+            findings
+                .push(finding.hint("indices change between boots; `nvidia-smi -L` prints UUIDs (`GPU-…`, `MIG-…`)"));
         }
     }
     if config.gpu.access == GpuAccess::None && !config.gpu.devices.is_empty() {
@@ -80,7 +81,8 @@ fn containers(config: &UserConfig, findings: &mut Vec<Finding>) {
         absolute("/cache_dir", cache_dir, findings);
     }
     let schemes = ["unix://", "tcp://", "http://"];
-    if let Some(host) = config.docker_host.as_ref().filter(|host| !schemes.iter().any(|start| host.starts_with(start))) {
+    if let Some(host) = config.docker_host.as_ref().filter(|host| !schemes.iter().any(|start| host.starts_with(start)))
+    {
         let finding = Finding::value("/docker_host", format!("`{}` is not an address of a daemon", key(host)));
         findings.push(finding.hint("for example `unix:///var/run/docker.sock`"));
     }

@@ -43,7 +43,8 @@ fn memory(section: &VllmConfig, findings: &mut Vec<Finding>) {
     if let (Some(tokens), Some(seqs)) = (section.max_num_batched_tokens, section.max_num_seqs)
         && tokens < seqs
     {
-        let message = format!("{tokens} is smaller than `vllm.max_num_seqs`, {seqs}: every request needs a token in a step");
+        let message =
+            format!("{tokens} is smaller than `vllm.max_num_seqs`, {seqs}: every request needs a token in a step");
         findings.push(Finding::value("/vllm/max_num_batched_tokens", message));
     }
 }

@@ -3,9 +3,7 @@
 use super::super::check::Finding;
 use super::super::model::expand_home;
 use super::super::wording::{key, nearest};
-use super::super::workload::{
-    AIENERGYSCORE_DATASET, AIENERGYSCORE_PROMPTS, Length, SYNTHETIC_DATASET, WorkloadConfig,
-};
+use super::super::workload::{AIENERGYSCORE_DATASET, AIENERGYSCORE_PROMPTS, Length, SYNTHETIC_DATASET, WorkloadConfig};
 
 pub(super) fn rules(workload: &WorkloadConfig, findings: &mut Vec<Finding>) {
     dataset(workload, findings);
