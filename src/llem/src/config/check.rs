@@ -192,7 +192,8 @@ impl Translation<'_> {
     }
 
     fn out_of_range(&self, error: &ValidationError<'_>) -> Finding {
-        let limit = |name| self.node(error).and_then(|node| node.get(name)).map(plain_number);
+        let is_limit = |value: &&Value| value.as_u64() != Some(u64::MAX);
+        let limit = |name| self.node(error).and_then(|node| node.get(name)).filter(is_limit).map(plain_number);
         let range = match (limit("minimum"), limit("maximum")) {
             (Some(least), Some(most)) => format!("from {least} to {most}"),
             (Some(least), None) => format!("at least {least}"),
@@ -277,11 +278,20 @@ fn is_yaml_1_1_bool(text: &str) -> bool {
 fn expected_types(context: &[Vec<ValidationError<'static>>]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for error in context.iter().flatten() {
-        if let ValidationErrorKind::Type { kind } = error.kind() {
-            names.extend(type_names(kind));
+        let more = match error.kind() {
+            ValidationErrorKind::Type { kind } => type_names(kind),
+            ValidationErrorKind::Enum { .. } | ValidationErrorKind::Constant { .. } => vec!["text".to_owned()],
+            ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+                expected_types(context)
+            }
+            _ => Vec::new(),
+        };
+        for name in more {
+            if !names.contains(&name) {
+                names.push(name);
+            }
         }
     }
-    names.dedup();
     names
 }
 

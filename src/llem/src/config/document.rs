@@ -313,7 +313,8 @@ impl<'a> Reader<'a> {
     fn syntax_error(&self, error: &ScanError) -> Stop {
         let mark = error.marker();
         let at = Position { line: mark.line(), column: mark.col() + 1 };
-        Stop(Problem::new("", format!("not valid YAML: {}", error.info())).at(Some(self.document.at(at))))
+        let problem = Problem::new("", format!("not valid YAML: {}", error.info())).at(Some(self.document.at(at)));
+        Stop(problem.hint("look here and above for wrong indentation, or for a bracket or quote that is left open"))
     }
 
     fn problem(&self, pointer: &str, span: Span, message: impl Into<String>) -> Problem {

@@ -90,9 +90,10 @@ impl fmt::Display for ConfigError {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
-            f.write_str(&self.message)?;
+            f.write_str(&clean(&self.message))?;
         } else {
-            write!(f, "{}: {}", self.path, self.message)?;
+            let path: String = clean(&self.path).chars().take(SHOWN_CHARS).collect();
+            write!(f, "{path}: {}", clean(&self.message))?;
         }
         let gutter = self.location.as_ref().map_or(0, |place| place.line.to_string().len());
         if let Some(place) = &self.location {
@@ -105,7 +106,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The longest part of a source line that is shown, in characters.
+/// The longest part of a source line or path that is shown, in characters.
 const SHOWN_CHARS: usize = 160;
 
 impl fmt::Display for Location {
@@ -123,6 +124,10 @@ impl fmt::Display for Location {
         }
         Ok(())
     }
+}
+
+fn clean(text: &str) -> String {
+    text.chars().map(visible).collect()
 }
 
 /// Control characters would let a file write to the user's terminal.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::range;
-use crate::config::{Backend, Finding, STUDY_SCHEMA, Source, get, pointer_of, set, shown_key};
+use crate::config::{Backend, Finding, STUDY_SCHEMA, Side, Source, check, get, pointer_of, set, shown_key};
 
 /// A key and the value that it gets.
 #[derive(Clone, Debug)]
@@ -268,12 +268,14 @@ fn assignment_findings(assignment: &Assignment) -> Vec<Finding> {
     let target = pointer_of(key);
     let place = |finding: Finding| match finding.pointer.strip_prefix(&target) {
         // At or inside the value, unless the field itself is unknown.
-        Some(rest) if !(rest.is_empty() && finding.side == crate::config::Side::Key) => {
+        Some(rest) if !(rest.is_empty() && finding.side == Side::Key) => {
             Finding { pointer: format!("{value_pointer}{rest}"), ..finding }
         }
         _ => Finding { pointer: key_pointer.clone(), ..finding },
     };
-    crate::config::check(&STUDY_SCHEMA, &alone).into_iter().map(place).collect()
+    // What lies beside the value may be set elsewhere; only whole points show whether it is missing.
+    let beside = |finding: &Finding| finding.side == Side::Value && !finding.pointer.starts_with(&target);
+    check(&STUDY_SCHEMA, &alone).into_iter().filter(|finding| !beside(finding)).map(place).collect()
 }
 
 /// Keys that belong to the study as a whole.
