@@ -40,17 +40,20 @@ pub(crate) fn get<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
     key.split('.').try_fold(value, |here, segment| here.as_object()?.get(segment))
 }
 
-/// Removes the entry at a JSON pointer.
+/// Takes the entry at a JSON pointer out. In a list of the study (`backend`, `experiments`, …) it becomes null, so that
+/// the other entries keep their places; other lists go as a whole.
 pub(crate) fn remove(value: &mut Value, pointer: &str) {
     let Some((parent, last)) = pointer.rsplit_once('/') else { return };
     let last = last.replace("~1", "/").replace("~0", "~");
     match value.pointer_mut(parent) {
         Some(Value::Object(map)) => drop(map.remove(&last)),
         Some(Value::Array(items)) => {
-            if let Ok(index) = last.parse::<usize>()
-                && index < items.len()
-            {
-                items.remove(index);
+            let is_design =
+                ["/backend", "/sweep", "/experiments", "/exclude"].iter().any(|key| parent.starts_with(key));
+            match last.parse::<usize>().ok().and_then(|index| items.get_mut(index)) {
+                Some(item) if is_design => *item = Value::Null,
+                Some(_) => remove(value, parent),
+                None => {}
             }
         }
         _ => {}

@@ -9,6 +9,9 @@ use super::problem::Problem;
 use super::schema::CheckedSchema;
 use super::wording::{compact, describe, key, nearest, quoted_list};
 
+/// The most names that a hint lists.
+const MAX_LISTED: usize = 18;
+
 /// A problem at a place of the checked value, not yet at a place of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -52,9 +55,22 @@ pub(crate) fn check(schema: &CheckedSchema, value: &Value) -> Vec<Finding> {
             for error in validator.iter_errors(value) {
                 translation.error(&error);
             }
-            translation.findings
+            without_consequences(translation.findings)
         }
     }
+}
+
+/// A misspelt field is one mistake, not also a missing one.
+fn without_consequences(findings: Vec<Finding>) -> Vec<Finding> {
+    let misspelt = |missing: &Finding| {
+        let name = missing.message.strip_prefix("missing field ")?;
+        findings.iter().find(|other| {
+            let parent = other.pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
+            parent == missing.pointer
+                && other.hint.as_ref().is_some_and(|hint| *hint == format!("did you mean {name}?"))
+        })
+    };
+    findings.iter().filter(|finding| misspelt(finding).is_none()).cloned().collect()
 }
 
 struct Translation<'s> {
@@ -101,9 +117,15 @@ impl Translation<'_> {
         }
         let elsewhere = self.schema.paths_of(name);
         if !elsewhere.is_empty() {
-            return format!("there is {}", quoted_list(elsewhere.iter().map(String::as_str)));
+            return format!(
+                "did you mean {}?",
+                quoted_list(elsewhere.iter().map(String::as_str)).replace("`, `", "` or `")
+            );
         }
-        format!("known fields: {}", quoted_list(known.iter().copied()))
+        match known.get(..MAX_LISTED) {
+            Some(_) if known.len() > MAX_LISTED => "`llem config schema` prints all fields".to_owned(),
+            _ => format!("known fields: {}", quoted_list(known.iter().copied())),
+        }
     }
 
     fn alternatives(&mut self, error: &ValidationError<'_>, context: &[Vec<ValidationError<'static>>]) {
@@ -115,7 +137,7 @@ impl Translation<'_> {
         }
         let at = error.instance_path();
         let fits = |branch: &&Vec<ValidationError<'static>>| {
-            !branch.iter().any(|inner| inner.instance_path() == at && is_type_error(inner))
+            !branch.iter().any(|inner| inner.instance_path() == at && is_wrong_kind(inner))
         };
         match context.iter().find(fits) {
             Some(branch) => branch.iter().for_each(|inner| self.error(inner)),
@@ -170,7 +192,8 @@ impl Translation<'_> {
     }
 
     fn out_of_range(&self, error: &ValidationError<'_>) -> Finding {
-        let limit = |name| self.node(error).and_then(|node| node.get(name)).map(compact);
+        let is_limit = |value: &&Value| value.as_u64() != Some(u64::MAX);
+        let limit = |name| self.node(error).and_then(|node| node.get(name)).filter(is_limit).map(plain_number);
         let range = match (limit("minimum"), limit("maximum")) {
             (Some(least), Some(most)) => format!("from {least} to {most}"),
             (Some(least), None) => format!("at least {least}"),
@@ -181,12 +204,25 @@ impl Translation<'_> {
     }
 }
 
+/// Without the fraction that the schema gives whole limits of fractional fields.
+fn plain_number(value: &Value) -> String {
+    value.as_f64().filter(|_| value.is_f64()).map_or_else(|| compact(value), |float| float.to_string())
+}
+
 fn pointer(error: &ValidationError<'_>) -> String {
     error.instance_path().to_string()
 }
 
-fn is_type_error(error: &ValidationError<'_>) -> bool {
-    matches!(error.kind(), ValidationErrorKind::Type { .. })
+/// Whether the value is of another kind than the branch is for: enumerations are for text.
+fn is_wrong_kind(error: &ValidationError<'_>) -> bool {
+    match error.kind() {
+        ValidationErrorKind::Type { .. } => true,
+        ValidationErrorKind::Enum { .. } | ValidationErrorKind::Constant { .. } => !error.instance().is_string(),
+        ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+            context.iter().all(|branch| branch.iter().any(is_wrong_kind))
+        }
+        _ => false,
+    }
 }
 
 fn sizes(kind: &ValidationErrorKind, error: &ValidationError<'_>) -> String {
@@ -242,11 +278,20 @@ fn is_yaml_1_1_bool(text: &str) -> bool {
 fn expected_types(context: &[Vec<ValidationError<'static>>]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for error in context.iter().flatten() {
-        if let ValidationErrorKind::Type { kind } = error.kind() {
-            names.extend(type_names(kind));
+        let more = match error.kind() {
+            ValidationErrorKind::Type { kind } => type_names(kind),
+            ValidationErrorKind::Enum { .. } | ValidationErrorKind::Constant { .. } => vec!["text".to_owned()],
+            ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context } => {
+                expected_types(context)
+            }
+            _ => Vec::new(),
+        };
+        for name in more {
+            if !names.contains(&name) {
+                names.push(name);
+            }
         }
     }
-    names.dedup();
     names
 }
 

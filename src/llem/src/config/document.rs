@@ -40,6 +40,8 @@ pub(crate) struct Document {
     pub(crate) value: Value,
     /// What kept parts of the file from being read.
     pub(crate) problems: Vec<Problem>,
+    /// JSON pointers of values that a problem stands for; they are null.
+    pub(crate) unread: Vec<String>,
     file: PathBuf,
     lines: Vec<String>,
     places: HashMap<String, Place>,
@@ -67,7 +69,7 @@ impl Document {
     }
 
     /// The place of the entry at a JSON pointer, or of the nearest entry around it.
-    pub(crate) fn location(&self, pointer: &str, side: Side) -> Option<Location> {
+    pub(crate) fn location(&self, pointer: &str, side: Side) -> Location {
         let mut end = pointer.len();
         loop {
             if let Some(place) = self.places.get(&pointer[..end]) {
@@ -92,13 +94,13 @@ impl Document {
         self.places.get(pointer).map(|place| place.key)
     }
 
-    fn at(&self, position: Position) -> Option<Location> {
-        Some(Location {
+    fn at(&self, position: Position) -> Location {
+        Location {
             file: self.file.clone(),
             line: position.line,
             column: position.column,
-            source_line: self.lines.get(position.line.checked_sub(1)?)?.clone(),
-        })
+            source_line: self.lines.get(position.line.saturating_sub(1)).cloned().unwrap_or_default(),
+        }
     }
 }
 
@@ -209,6 +211,7 @@ impl<'a> Reader<'a> {
         }
         scalar::resolve(text).unwrap_or_else(|message| {
             self.report(pointer, span, message);
+            self.document.unread.push(pointer.to_owned());
             Value::Null
         })
     }
@@ -310,11 +313,12 @@ impl<'a> Reader<'a> {
     fn syntax_error(&self, error: &ScanError) -> Stop {
         let mark = error.marker();
         let at = Position { line: mark.line(), column: mark.col() + 1 };
-        Stop(Problem::new("", format!("not valid YAML: {}", error.info())).at(self.document.at(at)))
+        let problem = Problem::new("", format!("not valid YAML: {}", error.info())).at(Some(self.document.at(at)));
+        Stop(problem.hint("look here and above for wrong indentation, or for a bracket or quote that is left open"))
     }
 
     fn problem(&self, pointer: &str, span: Span, message: impl Into<String>) -> Problem {
-        Problem::new(dotted(pointer), message).at(self.document.at(position(span)))
+        Problem::new(dotted(pointer), message).at(Some(self.document.at(position(span))))
     }
 
     fn report(&mut self, pointer: &str, span: Span, message: impl Into<String>) {

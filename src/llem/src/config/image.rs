@@ -1,27 +1,28 @@
 //! Image references: `[registry[:port]/]path[:tag][@sha256:digest]`, by the grammar of the OCI distribution project.
 
+use super::wording::key;
+
 /// What is wrong with an image reference; `None` when it can be one.
 pub(crate) fn problem(reference: &str) -> Option<String> {
+    let shown = key(reference);
     let (name, digest) = match reference.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
         None => (reference, None),
     };
     if digest.is_some_and(|digest| !is_digest(digest)) {
-        return Some(format!("`{reference}`: the digest after `@` must be `sha256:` and 64 hexadecimal digits"));
+        return Some(format!("`{shown}`: the digest after `@` must be `sha256:` and 64 hexadecimal digits"));
     }
     // A colon before the last slash belongs to a registry's port.
     let (name, tag) = match name.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
         _ => (name, None),
     };
-    if tag.is_some_and(|tag| !is_tag(tag)) {
-        return Some(format!("`{reference}`: `{}` is not a tag", tag.unwrap_or_default()));
+    match tag {
+        Some("") => return Some(format!("`{shown}`: the tag after `:` is empty")),
+        Some(tag) if !is_tag(tag) => return Some(format!("`{shown}`: `{tag}` is not a tag")),
+        _ => {}
     }
-    if is_name(name) {
-        None
-    } else {
-        Some(format!("`{reference}` is not an image reference such as `registry/name:tag`"))
-    }
+    if is_name(name) { None } else { Some(format!("`{shown}` is not an image reference such as `registry/name:tag`")) }
 }
 
 fn is_digest(digest: &str) -> bool {

@@ -39,11 +39,14 @@ pub use schema::{study_schema, user_schema};
 pub use starter::starter;
 pub use study::{Experiment, MergedPoint, StudyConfig, StudySource};
 pub use user::{GpuAccess, GpuConfig, Mount, RunnerKind, UserConfig};
-pub use workload::{Length, LengthRange, Order, WorkloadConfig};
+pub use workload::{
+    AIENERGYSCORE_DATASET, AIENERGYSCORE_PROMPTS, DEFAULT_INPUT_TOKENS, Length, LengthRange, Order, SYNTHETIC_DATASET,
+    WorkloadConfig,
+};
 
 pub(crate) use assign::{get, pointer_of, set};
 pub(crate) use check::{Finding, check};
-pub(crate) use document::Side;
+pub(crate) use document::{Side, dotted};
 pub(crate) use rules::{experiment as experiment_rules, sections as section_rules};
 pub(crate) use schema::STUDY as STUDY_SCHEMA;
 pub(crate) use source::Source;

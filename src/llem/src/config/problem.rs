@@ -1,7 +1,7 @@
 //! What is wrong with a file, in the words that the user reads.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Everything that is wrong with a study or user file, not only the first thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,11 +68,6 @@ impl ConfigError {
         problems.dedup();
         Self { problems }
     }
-
-    /// A single problem with a whole file.
-    pub(crate) fn whole_file(path: &Path, message: impl fmt::Display) -> Self {
-        Self { problems: vec![Problem::new("", format!("{}: {message}", path.display()))] }
-    }
 }
 
 impl std::error::Error for ConfigError {}
@@ -95,9 +90,10 @@ impl fmt::Display for ConfigError {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
-            f.write_str(&self.message)?;
+            f.write_str(&clean(&self.message))?;
         } else {
-            write!(f, "{}: {}", self.path, self.message)?;
+            let path: String = clean(&self.path).chars().take(SHOWN_CHARS).collect();
+            write!(f, "{path}: {}", clean(&self.message))?;
         }
         let gutter = self.location.as_ref().map_or(0, |place| place.line.to_string().len());
         if let Some(place) = &self.location {
@@ -110,7 +106,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The longest part of a source line that is shown, in characters.
+/// The longest part of a source line or path that is shown, in characters.
 const SHOWN_CHARS: usize = 160;
 
 impl fmt::Display for Location {
@@ -128,6 +124,10 @@ impl fmt::Display for Location {
         }
         Ok(())
     }
+}
+
+fn clean(text: &str) -> String {
+    text.chars().map(visible).collect()
 }
 
 /// Control characters would let a file write to the user's terminal.

@@ -2,6 +2,8 @@
 
 use serde_json::{Number, Value};
 
+use super::wording::key;
+
 /// The value of a plain scalar, or what is wrong with it. `yes`, `no`, `on` and `off` are text, as in YAML 1.2.
 pub(crate) fn resolve(text: &str) -> Result<Value, String> {
     if !may_be_special(text) {
@@ -11,6 +13,7 @@ pub(crate) fn resolve(text: &str) -> Result<Value, String> {
         Ok(serde_yaml::Value::Null) => Ok(Value::Null),
         Ok(serde_yaml::Value::Bool(flag)) => Ok(Value::Bool(flag)),
         Ok(serde_yaml::Value::Number(number)) => from_number(text, &number),
+        _ if is_integer(text) => Err(too_large(text)),
         _ => Ok(Value::String(text.to_owned())),
     }
 }
@@ -25,6 +28,16 @@ fn may_be_special(text: &str) -> bool {
     }
 }
 
+/// A run of digits longer than any date or phone number is meant as a number.
+fn is_integer(text: &str) -> bool {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    digits.len() >= 19 && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn too_large(text: &str) -> String {
+    format!("the integer `{}` does not fit into 64 bits", key(text))
+}
+
 fn from_number(text: &str, number: &serde_yaml::Number) -> Result<Value, String> {
     if let Some(integer) = number.as_u64() {
         return Ok(Value::from(integer));
@@ -36,8 +49,8 @@ fn from_number(text: &str, number: &serde_yaml::Number) -> Result<Value, String>
     if !float.is_finite() {
         return Err(format!("`{text}` is not a finite number"));
     }
-    if text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'_')) {
-        return Err(format!("the integer `{text}` does not fit into 64 bits"));
+    if is_integer(text) {
+        return Err(too_large(text));
     }
     Number::from_f64(float).map(Value::Number).ok_or_else(|| format!("`{text}` is not a finite number"))
 }

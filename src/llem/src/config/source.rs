@@ -35,11 +35,12 @@ impl Source {
             Value::Object(_) => {}
             Value::Null => value = Value::Object(serde_json::Map::new()),
             _ => {
-                let place = document.location("", Side::Value);
+                let place = Some(document.location("", Side::Value));
                 problems.push(Problem::new("", "expected a mapping of settings, such as `model: synthetic`").at(place));
                 value = Value::Object(serde_json::Map::new());
             }
         }
+        document.unread.iter().for_each(|pointer| assign::remove(&mut value, pointer));
         let mut source = Self { value, problems, document, overrides: Vec::new() };
         for text in overrides {
             if let Err(problem) = source.apply(text) {
@@ -103,7 +104,7 @@ impl Source {
     fn location(&self, pointer: &str, side: Side) -> Option<Location> {
         match self.override_at(pointer) {
             Some(_) => None,
-            None => self.document.location(pointer, side),
+            None => Some(self.document.location(pointer, side)),
         }
     }
 

@@ -13,9 +13,12 @@ use super::experiment::ExperimentConfig;
 use super::identity;
 use super::problem::{ConfigError, Problem};
 use super::rules;
-use super::schema::STUDY;
+use super::schema::{CheckedSchema, STUDY};
 use super::source::Source;
 use crate::sweep;
+
+/// Mappings inside each other that may become incomplete when something is taken out.
+const MAX_CONSEQUENCES: usize = 3;
 
 /// The largest study file, in bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -92,7 +95,7 @@ impl StudyConfig {
         if unreadable {
             return Err(ConfigError::new(problems));
         }
-        problems.extend(prune(&mut source));
+        problems.extend(prune(&mut source, &STUDY));
         let name = study_name(&source, path_for_messages).unwrap_or_else(|problem| {
             problems.push(problem);
             String::new()
@@ -149,14 +152,21 @@ impl StudyConfig {
 }
 
 /// Reports what the schema does not allow and takes it out, so that the rest can be checked too.
-fn prune(source: &mut Source) -> Vec<Problem> {
-    let mut findings = check(&STUDY, &source.value);
-    // From the end of lists, so that earlier indices stay true.
-    findings.sort_by(|a, b| b.pointer.len().cmp(&a.pointer.len()).then_with(|| b.pointer.cmp(&a.pointer)));
-    for finding in &findings {
-        assign::remove(&mut source.value, &finding.pointer);
+pub(crate) fn prune(source: &mut Source, schema: &CheckedSchema) -> Vec<Problem> {
+    let findings = check(schema, &source.value);
+    take_out(&mut source.value, &findings);
+    // What is left may now lack something: a consequence, which is taken out without a word.
+    for _ in 0..MAX_CONSEQUENCES {
+        let consequences = if findings.is_empty() { Vec::new() } else { check(schema, &source.value) };
+        take_out(&mut source.value, &consequences);
     }
     findings.into_iter().map(|finding| source.problem(finding)).collect()
+}
+
+fn take_out(value: &mut Value, findings: &[Finding]) {
+    for finding in findings {
+        assign::remove(value, &finding.pointer);
+    }
 }
 
 fn study_name(source: &Source, path: &Path) -> Result<String, Problem> {

@@ -8,11 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backend::Backend;
-use super::check::{Finding, check};
+use super::check::Finding;
 use super::problem::{ConfigError, Problem};
+use super::rules;
 use super::schema::USER;
 use super::source::Source;
-use super::study::read_bounded;
+use super::study::{prune, read_bounded};
 
 /// Names a user configuration in place of the usual file.
 const PATH_VARIABLE: &str = "LLEM_CONFIG";
@@ -166,12 +167,15 @@ impl UserConfig {
 
     /// Reads a file's text; `path_for_messages` is not read.
     pub fn from_text(path_for_messages: &Path, text: &str) -> Result<Self, ConfigError> {
-        let source = Source::read(path_for_messages, text, &[]);
-        let mut problems = source.problems.clone();
-        problems.extend(check(&USER, &source.value).into_iter().map(|finding| source.problem(finding)));
+        let mut source = Source::read(path_for_messages, text, &[]);
+        let mut problems = std::mem::take(&mut source.problems);
+        problems.extend(prune(&mut source, &USER));
         match Self::deserialize(&source.value) {
-            _ if !problems.is_empty() => Err(ConfigError::new(problems)),
-            Ok(config) => Ok(config),
+            Ok(config) => {
+                problems.extend(rules::user(&config).into_iter().map(|finding| source.problem(finding)));
+                if problems.is_empty() { Ok(config) } else { Err(ConfigError::new(problems)) }
+            }
+            Err(_) if !problems.is_empty() => Err(ConfigError::new(problems)),
             Err(error) => Err(ConfigError::new(vec![source.problem(Finding::value("", error.to_string()))])),
         }
     }

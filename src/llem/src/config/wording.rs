@@ -44,13 +44,24 @@ pub(crate) fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>)
     if wrong.len() > 64 {
         return None;
     }
+    let known: Vec<&str> = known.into_iter().collect();
     let wrong = plain(wrong);
     let allowed = (wrong.chars().count() / 3).clamp(1, 3);
-    known
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&wrong, &plain(name)), name))
+    let slip = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(&wrong, &plain(name)), *name))
         .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
+        .min_by_key(|(distance, _)| *distance);
+    slip.map(|(_, name)| name).or_else(|| alike(&wrong, &known))
+}
+
+/// The name that begins most like it: `max_num_sequences` for `max_num_seqs`.
+fn alike<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|name| (strsim::jaro_winkler(wrong, &plain(name)), *name))
+        .filter(|(similarity, _)| *similarity >= 0.93)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name)
 }
 

@@ -11,6 +11,7 @@ pub struct WorkloadConfig {
     pub dataset: String,
     /// Number of requests in one pass; absent: 8 for `synthetic`, 200 for `aienergyscore`, all lines of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
     pub n: Option<u64>,
     /// Prompt length in tokens. `synthetic`: the exact length, or a range drawn uniformly (default 64). Text: prompts are cut
     /// to this many tokens (a range is an error); absent: not cut.
@@ -37,6 +38,30 @@ impl Default for WorkloadConfig {
     }
 }
 
+/// The random token ids of the `synthetic` data set.
+pub const SYNTHETIC_DATASET: &str = "synthetic";
+/// The prompts of the AI Energy Score project.
+pub const AIENERGYSCORE_DATASET: &str = "aienergyscore";
+/// Prompt length of the `synthetic` data set unless the file says otherwise, in tokens.
+pub const DEFAULT_INPUT_TOKENS: u32 = 64;
+/// Prompts in the `aienergyscore` data set.
+pub const AIENERGYSCORE_PROMPTS: u64 = 1_000;
+
+impl WorkloadConfig {
+    /// Whether prompts are random token ids rather than text.
+    pub fn is_synthetic(&self) -> bool {
+        self.dataset == SYNTHETIC_DATASET
+    }
+
+    /// The longest prompt in tokens, where the configuration bounds it.
+    pub fn longest_input(&self) -> Option<u32> {
+        match self.input_tokens {
+            Some(length) => Some(length.longest()),
+            None => self.is_synthetic().then_some(DEFAULT_INPUT_TOKENS),
+        }
+    }
+}
+
 /// A number of tokens: exact, or drawn uniformly from a range with the experiment's seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)] // see ModelSpec
@@ -45,6 +70,16 @@ pub enum Length {
     Exact(#[schemars(range(min = 1, max = 10_000_000))] u32),
     /// Uniform between both ends.
     Uniform(LengthRange),
+}
+
+impl Length {
+    /// The longest that can be drawn.
+    pub const fn longest(self) -> u32 {
+        match self {
+            Self::Exact(tokens) => tokens,
+            Self::Uniform(range) => range.max,
+        }
+    }
 }
 
 /// Both ends of a uniform distribution of lengths, inclusive.

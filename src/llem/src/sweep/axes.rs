@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::range;
-use crate::config::{Backend, Finding, STUDY_SCHEMA, Source, get, pointer_of, set, shown_key};
+use crate::config::{Backend, Finding, STUDY_SCHEMA, Side, Source, check, get, pointer_of, set, shown_key};
 
 /// A key and the value that it gets.
 #[derive(Clone, Debug)]
@@ -151,7 +151,10 @@ impl<'s> Grammar<'s> {
         };
         for (pointer, name, value) in self.source.in_file_order(pointer, groups.iter()) {
             match value {
-                Value::Array(items) if !items.is_empty() => axes.push(Axis { choices: self.partials(&pointer, items) }),
+                Value::Array(items) if !items.is_empty() => {
+                    let choices = self.partials(&pointer, items).into_iter().map(|(_, choice)| choice).collect();
+                    axes.push(Axis { choices });
+                }
                 _ => {
                     let message = format!("the group `{}` must be a list of mappings of settings", shown_key(name));
                     self.findings.push(Finding::value(pointer, message));
@@ -160,15 +163,33 @@ impl<'s> Grammar<'s> {
         }
     }
 
-    fn partials(&mut self, pointer: &str, items: &[Value]) -> Vec<Choice> {
-        let numbered = items.iter().enumerate();
-        numbered.filter_map(|(index, item)| self.partial(&format!("{pointer}/{index}"), item)).collect()
+    /// The entries of a list of settings, each with its JSON pointer.
+    pub(super) fn partials(&mut self, pointer: &str, items: &[Value]) -> Vec<(String, Choice)> {
+        let pointers = items.iter().enumerate().map(|(index, item)| (format!("{pointer}/{index}"), item));
+        pointers.filter_map(|(pointer, item)| Some((pointer.clone(), self.partial(&pointer, item)?))).collect()
+    }
+
+    /// Rules of `exclude`. A rule of which a part is broken is none: what is left would match too much.
+    pub(super) fn rules(&mut self, pointer: &str, items: &[Value]) -> Vec<(String, Choice)> {
+        let mut rules = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let before = self.findings.len();
+            let rule = self.rule(&format!("{pointer}/{index}"), item);
+            rules.extend(rule.filter(|_| self.findings.len() == before));
+        }
+        rules
+    }
+
+    fn rule(&mut self, pointer: &str, item: &Value) -> Option<(String, Choice)> {
+        Some((pointer.to_owned(), self.partial(pointer, item)?))
     }
 
     /// Settings in dotted or nested keys.
-    pub(super) fn partial(&mut self, pointer: &str, item: &Value) -> Option<Choice> {
+    fn partial(&mut self, pointer: &str, item: &Value) -> Option<Choice> {
         let Value::Object(map) = item else {
-            self.findings.push(Finding::value(pointer, "expected a mapping of settings"));
+            if !item.is_null() {
+                self.findings.push(Finding::value(pointer, "expected a mapping of settings"));
+            }
             return None;
         };
         let mut choice = Vec::new();
@@ -196,7 +217,19 @@ impl<'s> Grammar<'s> {
 
     /// Checks a key and its value as if they stood in the file by themselves.
     fn is_assignable(&mut self, assignment: &Assignment) -> bool {
-        let findings = assignment_findings(assignment);
+        let findings = match &assignment.value {
+            // A rule of `exclude` may list several values.
+            Value::Array(items) if assignment.key_pointer.starts_with("/exclude/") => {
+                let single = |(index, value): (usize, &Value)| {
+                    let value_pointer = format!("{}/{index}", assignment.value_pointer);
+                    assignment_findings(&Assignment { value: value.clone(), value_pointer, ..assignment.clone() })
+                };
+                let each: Vec<Finding> = items.iter().enumerate().flat_map(single).collect();
+                // Or one value that is itself a list.
+                if assignment_findings(assignment).is_empty() { Vec::new() } else { each }
+            }
+            _ => assignment_findings(assignment),
+        };
         let fine = findings.is_empty();
         for finding in findings {
             if !self.findings.contains(&finding) {
@@ -235,12 +268,14 @@ fn assignment_findings(assignment: &Assignment) -> Vec<Finding> {
     let target = pointer_of(key);
     let place = |finding: Finding| match finding.pointer.strip_prefix(&target) {
         // At or inside the value, unless the field itself is unknown.
-        Some(rest) if !(rest.is_empty() && finding.side == crate::config::Side::Key) => {
+        Some(rest) if !(rest.is_empty() && finding.side == Side::Key) => {
             Finding { pointer: format!("{value_pointer}{rest}"), ..finding }
         }
         _ => Finding { pointer: key_pointer.clone(), ..finding },
     };
-    crate::config::check(&STUDY_SCHEMA, &alone).into_iter().map(place).collect()
+    // What lies beside the value may be set elsewhere; only whole points show whether it is missing.
+    let beside = |finding: &Finding| finding.side == Side::Value && !finding.pointer.starts_with(&target);
+    check(&STUDY_SCHEMA, &alone).into_iter().filter(|finding| !beside(finding)).map(place).collect()
 }
 
 /// Keys that belong to the study as a whole.

@@ -61,25 +61,33 @@ pub(crate) fn resolve(source: &Source, base: &Value, problems: &mut Vec<Problem>
     let mut findings = grammar.findings;
     findings.extend(unused_backends(source, &design));
     findings.extend(incomplete(&design, base, !problems.is_empty()));
-    findings.extend(too_many(&design));
-    let stop =
-        findings.iter().any(|finding| finding.pointer.is_empty()) || base.get("model").is_none() && no_model(&design);
+    let too_many = too_many(&design);
+    let impossible = too_many.is_some() || design.used().is_empty();
+    findings.extend(too_many);
     problems.extend(findings.into_iter().map(|finding| source.problem(finding)));
-    if stop || design.used().is_empty() {
+    if impossible {
         return Resolved::default();
     }
-    Points::new(source, base, &design).resolve(problems)
+    Points::new(source, &with_any_model(base, problems), &design).resolve(problems)
+}
+
+/// When a problem took the model away, any model lets the other rules be checked.
+fn with_any_model(base: &Value, problems: &[Problem]) -> Value {
+    let mut base = base.clone();
+    if let Value::Object(map) = &mut base
+        && !problems.is_empty()
+    {
+        map.entry("model").or_insert_with(|| Value::from("unknown"));
+    }
+    base
 }
 
 fn design(source: &Source, grammar: &mut Grammar<'_>) -> Design {
     let file = &source.value;
     let axes = grammar.axes();
-    let mut partials = |key: &str| -> Vec<(String, Choice)> {
-        let items = file.get(key).and_then(Value::as_array).into_iter().flatten().enumerate();
-        let pointers = items.map(|(index, item)| (format!("/{key}/{index}"), item));
-        pointers.filter_map(|(pointer, item)| Some((pointer.clone(), grammar.partial(&pointer, item)?))).collect()
-    };
-    let (experiments, exclude) = (partials("experiments"), partials("exclude"));
+    let list = |key: &str| file.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let experiments = grammar.partials("/experiments", list("experiments"));
+    let exclude = grammar.rules("/exclude", list("exclude"));
     let has_grid = file.get("sweep").is_some() || file.get("experiments").is_none();
     Design { backends: backends(file.get("backend")), axes, experiments, exclude, has_grid }
 }
@@ -123,7 +131,10 @@ fn own_backend(choice: &Choice) -> Option<Backend> {
 /// Sections and keys of backends that no experiment uses.
 fn unused_backends(source: &Source, design: &Design) -> Vec<Finding> {
     let used = design.used();
-    if used.is_empty() {
+    // A misspelt backend may be the one that a section is for.
+    let misspelt =
+        source.value.get("backend").and_then(Value::as_array).is_some_and(|list| list.contains(&Value::Null));
+    if used.is_empty() || misspelt {
         return Vec::new();
     }
     let mut findings = section_rules(&source.value, &used);
@@ -172,6 +183,6 @@ fn too_many(design: &Design) -> Option<Finding> {
     let points = design.backends.iter().map(grid).fold(0_u128, u128::saturating_add);
     (points > MAX_POINTS).then(|| {
         let message = format!("the sweep has {points} points; a study has at most {MAX_POINTS}");
-        Finding { pointer: String::new(), ..Finding::key("/sweep", message) }
+        Finding::key("/sweep", message)
     })
 }

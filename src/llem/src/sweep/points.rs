@@ -9,7 +9,8 @@ use super::axes::{Assignment, Choice, applies, matches};
 use super::report::PointProblems;
 use super::{Design, Resolved, label, own_backend};
 use crate::config::{
-    Backend, Experiment, ExperimentConfig, Finding, MergedPoint, Problem, Source, experiment_rules, get, set,
+    Backend, Experiment, ExperimentConfig, Finding, MergedPoint, Problem, STUDY_SCHEMA, Source, check, dotted,
+    experiment_rules, get, set,
 };
 
 /// Keys of the file that belong to the study as a whole.
@@ -111,7 +112,7 @@ impl<'d> Points<'d> {
         let own = |assignment: &&&Assignment| assignment.scope().is_none_or(|scope| scope == point.backend);
         for assignment in point.assignments.iter().filter(own).filter(|assignment| assignment.key != "backend") {
             if let Err(error) = set(&mut value, &assignment.key, assignment.value.clone()) {
-                let message = format!("`{}` is not a mapping here, so it has no `{}`", error.key, assignment.key);
+                let message = format!("cannot be set: `{}` is not a mapping here", error.key);
                 self.problems.add(
                     &assignment.key,
                     Finding::key(assignment.key_pointer.as_str(), message),
@@ -125,11 +126,22 @@ impl<'d> Points<'d> {
         }
         match ExperimentConfig::deserialize(&value) {
             Ok(config) => self.typed(point, config),
-            Err(error) if value.get("model").is_none() => {
-                let _ = error;
-                self.problems.add("", Finding::value("", "missing field `model`"), self.origin(point));
-            }
-            Err(error) => self.problems.add("", Finding::value("", error.to_string()), self.origin(point)),
+            Err(error) => self.untyped(point, &value, &error.to_string()),
+        }
+    }
+
+    /// A point that lacks something which its assignments, each by itself, could not show.
+    fn untyped(&mut self, point: &Point<'_>, value: &Value, error: &str) {
+        if value.get("model").is_none() {
+            self.problems.add("", Finding::value("", "missing field `model`"), self.origin(point));
+            return;
+        }
+        let mut findings = check(&STUDY_SCHEMA, value);
+        if findings.is_empty() {
+            findings.push(Finding::value("", error));
+        }
+        for finding in findings {
+            self.report(point, finding);
         }
     }
 
@@ -138,11 +150,8 @@ impl<'d> Points<'d> {
         if point.is_grid && self.is_excluded(&json) {
             return;
         }
-        let findings = experiment_rules(&config);
-        for finding in findings {
-            let path = finding.pointer.trim_start_matches('/').replace('/', ".");
-            let located = relocate(finding, &path, &point.assignments);
-            self.problems.add(&path, located, self.origin(point));
+        for finding in experiment_rules(&config) {
+            self.report(point, finding);
         }
         let id = config.id();
         if let Some(equal) = self.index_of.get(&id) {
@@ -153,6 +162,16 @@ impl<'d> Points<'d> {
         let values = self.keys.iter().map(|key| get(&json, key).cloned().unwrap_or_default()).collect();
         self.index_of.insert(id.clone(), self.found.len());
         self.found.push(Found { id, config, values });
+    }
+
+    fn report(&mut self, point: &Point<'_>, finding: Finding) {
+        let path = dotted(&finding.pointer);
+        let in_section = path.starts_with(point.backend.name());
+        let located = relocate(finding, &path, &point.assignments);
+        // A setting of the file's own section is wrong by itself, whatever the point.
+        let by_itself = in_section && point.is_grid && !located.pointer.starts_with("/sweep");
+        let origin = if by_itself { String::new() } else { self.origin(point) };
+        self.problems.add(&path, located, origin);
     }
 
     /// Every matching rule counts as used, not only the first.
@@ -168,7 +187,7 @@ impl<'d> Points<'d> {
     }
 
     fn unmatched_rules(&self, problems: &mut Vec<Problem>) {
-        if !problems.is_empty() {
+        if !problems.iter().all(|problem| problem.path.starts_with("exclude")) {
             return;
         }
         for (index, (pointer, _)) in self.design.exclude.iter().enumerate() {

@@ -1,0 +1,89 @@
+//! Rules of the user configuration.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::super::check::Finding;
+use super::super::image;
+use super::super::user::{GpuAccess, UserConfig};
+use super::super::wording::key;
+
+/// Everything that the schema cannot say.
+pub(crate) fn rules(config: &UserConfig) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (backend, reference) in &config.images {
+        findings.extend(image::problem(reference).map(|message| Finding::value(format!("/images/{backend}"), message)));
+    }
+    gpus(config, &mut findings);
+    mounts(config, &mut findings);
+    environment(config, &mut findings);
+    containers(config, &mut findings);
+    findings
+}
+
+fn gpus(config: &UserConfig, findings: &mut Vec<Finding>) {
+    for (index, device) in config.gpu.devices.iter().enumerate() {
+        if !(device.starts_with("GPU-") || device.starts_with("MIG-")) {
+            let finding = Finding::value(format!("/gpu/devices/{index}"), format!("`{}` is not a UUID", key(device)));
+            findings
+                .push(finding.hint("indices change between boots; `nvidia-smi -L` prints UUIDs (`GPU-…`, `MIG-…`)"));
+        }
+    }
+    if config.gpu.access == GpuAccess::None && !config.gpu.devices.is_empty() {
+        findings.push(super::no_effect("/gpu/devices", "`gpu.access` is none"));
+    }
+}
+
+fn mounts(config: &UserConfig, findings: &mut Vec<Finding>) {
+    let mut targets = HashSet::new();
+    for (index, mount) in config.mounts.iter().enumerate() {
+        for (field, path) in [("source", &mount.source), ("target", &mount.target)] {
+            absolute(&format!("/mounts/{index}/{field}"), path, findings);
+        }
+        if !targets.insert(&mount.target) {
+            let message = format!("`{}` is mounted twice", mount.target.display());
+            findings.push(Finding::value(format!("/mounts/{index}/target"), message));
+        }
+    }
+}
+
+fn absolute(pointer: &str, path: &Path, findings: &mut Vec<Finding>) {
+    if !path.is_absolute() {
+        let message = format!("`{}` is not an absolute path", key(&path.to_string_lossy()));
+        findings.push(Finding::value(pointer, message));
+    }
+}
+
+fn environment(config: &UserConfig, findings: &mut Vec<Finding>) {
+    for (name, value) in &config.env {
+        let pointer = format!("/env/{}", super::super::document::pointer_segment(name));
+        let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !starts_well || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            findings.push(Finding::key(pointer.as_str(), format!("`{}` cannot name a variable", key(name))));
+        }
+        if value.contains('\0') {
+            findings.push(Finding::value(pointer, "a variable cannot hold a null character"));
+        }
+    }
+}
+
+fn containers(config: &UserConfig, findings: &mut Vec<Finding>) {
+    for (index, device) in config.devices.iter().enumerate().filter(|(_, device)| !device.starts_with("/dev/")) {
+        let message = format!("`{}` is not a device node below `/dev`", key(device));
+        findings.push(Finding::value(format!("/devices/{index}"), message));
+    }
+    let capability = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    for (index, name) in config.cap_add.iter().enumerate().filter(|(_, name)| !capability(name)) {
+        let finding = Finding::value(format!("/cap_add/{index}"), format!("`{}` is not a capability", key(name)));
+        findings.push(finding.hint("write it in capitals, e.g. `SYS_NICE`"));
+    }
+    if let Some(cache_dir) = &config.cache_dir {
+        absolute("/cache_dir", cache_dir, findings);
+    }
+    let schemes = ["unix://", "tcp://", "http://"];
+    if let Some(host) = config.docker_host.as_ref().filter(|host| !schemes.iter().any(|start| host.starts_with(start)))
+    {
+        let finding = Finding::value("/docker_host", format!("`{}` is not an address of a daemon", key(host)));
+        findings.push(finding.hint("for example `unix:///var/run/docker.sock`"));
+    }
+}
