@@ -11,11 +11,10 @@ use super::WorkloadError;
 /// Reads a text column of a Parquet file, in file order. The file's own columns beside it are not decoded.
 pub(super) fn read_column(path: &Path, column: &str, max_bytes: u64) -> Result<Vec<String>, WorkloadError> {
     let file = fs_err::File::open(path)?.into_parts().0;
-    read(file, column, max_bytes).map_err(|reason| WorkloadError::Parquet {
-        path: path.to_owned(),
-        column: column.to_owned(),
-        reason,
-    })
+    // parquet 60.1 asserts where damaged metadata should be an error, e.g. in ColumnChunkMetaData::byte_range.
+    let outcome = std::panic::catch_unwind(|| read(file, column, max_bytes));
+    let outcome = outcome.unwrap_or_else(|_| Err("its metadata contradicts itself: it is damaged".to_owned()));
+    outcome.map_err(|reason| WorkloadError::Parquet { path: path.to_owned(), column: column.to_owned(), reason })
 }
 
 fn read(file: std::fs::File, column: &str, max_bytes: u64) -> Result<Vec<String>, String> {
