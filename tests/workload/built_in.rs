@@ -88,13 +88,10 @@ fn what_is_not_a_parquet_file_with_that_column_is_refused() {
     let scene = Scene::new();
     let no_column = parquet_file(&prompts(), "prompt", Compression::SNAPPY);
     let whole = parquet_file(&prompts(), "text", Compression::SNAPPY);
-    let mut damaged = whole.clone();
-    damaged[10..60].fill(0xff);
     let not_text = DatasetManifest { column: "id".into(), ..manifest() };
     let cases = [
         (no_column, manifest(), "no such column"),
         (whole[..whole.len() - 20].to_vec(), manifest(), "tiny"),
-        (damaged, manifest(), "tiny"),
         (b"<html>".to_vec(), manifest(), "tiny"),
         (whole, not_text, "row 1 is not text"),
     ];
@@ -104,6 +101,31 @@ fn what_is_not_a_parquet_file_with_that_column_is_refused() {
         assert!(matches!(error, WorkloadError::Parquet { .. }), "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+/// Whatever is broken in a file, the outcome is the data set or an error, never other prompts and never a crash.
+#[test]
+fn damaged_bytes_are_survived() {
+    let scene = Scene::new();
+    let hub = scene.offline_hub();
+    let good = parquet_file(&prompts(), "text", Compression::SNAPPY);
+    let expected = {
+        scene.write("cache/datasets-v1/tiny/copy.parquet", &good);
+        make(&scene, &hub).unwrap().sha256
+    };
+    let mut refused = 0;
+    for position in (0..good.len()).step_by(9) {
+        fs_err::remove_dir_all(scene.cache().join("datasets-v1")).unwrap();
+        let mut damaged = good.clone();
+        damaged[position] ^= 0x80;
+        scene.write("cache/datasets-v1/tiny/copy.parquet", damaged);
+        match make(&scene, &hub) {
+            Ok(workload) => assert_eq!(workload.sha256, expected, "byte {position}"),
+            Err(WorkloadError::Parquet { .. } | WorkloadError::WrongContent { .. }) => refused += 1,
+            Err(error) => panic!("byte {position}: {error}"),
+        }
+    }
+    assert!(refused > good.len() / 30, "{refused} of {}", good.len());
 }
 
 #[test]

@@ -196,5 +196,56 @@ fn writers_at_the_same_time_do_not_disturb_each_other() {
     });
     assert!(made.iter().all(|workload| *workload == made[0]));
     assert_eq!(sha256(&fs_err::read(&made[0].path).unwrap()), made[0].sha256);
-    assert_eq!(fs_err::read_dir(scene.cache().join("workloads-v1")).unwrap().count(), 1, "no temporary file is left");
+    for folder in ["workloads-v1/requests", "workloads-v1"] {
+        let mut names = fs_err::read_dir(scene.cache().join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.all(|name| !name.to_string_lossy().starts_with(".tmp")), "a temporary file is left");
+    }
+}
+
+/// The note of a made workload must depend on everything that decides its content.
+#[test]
+fn a_workload_made_before_is_found_and_no_other() {
+    let scene = Scene::new();
+    scene.write("study/prompts.jsonl", FILE);
+    let first = make(&scene, |request| request.input_tokens = Some(LengthSpec::Exact(4))).unwrap();
+    assert_eq!(notes(&scene), 1);
+    assert_eq!(make(&scene, |request| request.input_tokens = Some(LengthSpec::Exact(4))).unwrap(), first);
+    assert_eq!(notes(&scene), 1, "the second time it was found");
+    let changes: [fn(&mut WorkloadRequest<'_>); 5] = [
+        |_| {},
+        |request| request.n = Some(2),
+        |request| request.output_tokens = LengthSpec::Exact(5),
+        |request| request.order = OrderSpec::LongestFirst,
+        |request| request.input_tokens = Some(LengthSpec::Exact(3)),
+    ];
+    let mut hashes: Vec<String> = changes.iter().map(|change| make(&scene, change).unwrap().sha256).collect();
+    scene.write("study/prompts.jsonl", FILE.replace("abc", "abd"));
+    hashes.push(make(&scene, |_| {}).unwrap().sha256);
+    let without_begin = byte_tokenizer().to_string().replace("\"ids\":[0]", "\"ids\":[5]");
+    scene.write("tokenizer.json", without_begin);
+    hashes.push(make(&scene, |_| {}).unwrap().sha256);
+    hashes.push(first.sha256);
+    let count = hashes.len();
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!((hashes.len(), notes(&scene)), (count, count));
+}
+
+#[test]
+fn a_broken_note_is_written_anew() {
+    let scene = Scene::new();
+    scene.write("study/prompts.jsonl", FILE);
+    let first = make(&scene, |_| {}).unwrap();
+    let folder = scene.cache().join("workloads-v1/requests");
+    let note = fs_err::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let good = fs_err::read(&note).unwrap();
+    for broken in ["", "{}", "{\"workload_sha256\":\"../../x\",\"cut_prompts\":0}"] {
+        fs_err::write(&note, broken).unwrap();
+        assert_eq!(make(&scene, |_| {}).unwrap(), first);
+        assert_eq!(fs_err::read(&note).unwrap(), good);
+    }
+}
+
+fn notes(scene: &Scene) -> usize {
+    fs_err::read_dir(scene.cache().join("workloads-v1/requests")).unwrap().count()
 }

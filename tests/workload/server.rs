@@ -16,9 +16,9 @@ pub(crate) enum Reply {
     Full(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// Nothing, with the connection open.
     Stall,
-    /// A promise of 100 bytes, then one, then nothing with the connection open.
+    /// A promise of 40 bytes, then one, then nothing with the connection open.
     StallInBody,
-    /// A promise of 100 bytes, one of them, end of connection.
+    /// A promise of 40 bytes, one of them, end of connection.
     BreakOff,
     /// One byte every 50 ms without end.
     Drip,
@@ -96,7 +96,7 @@ fn read_request(stream: &TcpStream) -> Option<Seen> {
 }
 
 fn send(stream: &mut TcpStream, reply: Reply) -> std::io::Result<()> {
-    const PROMISE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nx";
+    const PROMISE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\nx";
     match reply {
         Reply::Full(status, headers, body) => {
             let mut head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());

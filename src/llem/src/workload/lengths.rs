@@ -2,11 +2,13 @@ use llem_protocol::WorkloadLine;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 
 use super::WorkloadError;
 
 /// A number of tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LengthSpec {
     /// The same for every request.
     Exact(u32),
@@ -20,7 +22,8 @@ pub enum LengthSpec {
 }
 
 /// The order in which requests are fed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OrderSpec {
     /// As the data set has them.
     AsGiven,

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! CACHE/
-//! ├── workloads-v1/SHA256.jsonl              one `WorkloadLine` a line, named by its content
+//! ├── workloads-v1/
+//! │   ├── SHA256.jsonl                       one `WorkloadLine` a line, named by its content
+//! │   └── requests/SHA256.json               which workload a request for text was, so that it is tokenised once
 //! └── datasets-v1/NAME/
 //!     ├── *.jsonl, *.parquet                 local copies that the user put there
 //!     └── REVISION/prompts.jsonl             the built-in data set in canonical form, checked at every use
@@ -14,6 +16,7 @@ mod error;
 mod json_lines;
 mod lengths;
 mod manifest;
+mod memo;
 mod parquet_file;
 mod store;
 mod synthetic;
@@ -21,7 +24,6 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
-use llem_protocol::WorkloadLine;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::Hub;
@@ -73,7 +75,7 @@ pub struct TokenizerSource {
 /// A workload on disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
-    /// The file of [`WorkloadLine`]s.
+    /// The file of [`llem_protocol::WorkloadLine`]s.
     pub path: PathBuf,
     /// SHA-256 of the file, hexadecimal: equal hashes are equal work, to the token.
     pub sha256: String,
@@ -130,17 +132,11 @@ pub fn prepare_from(
     hub: &Hub,
 ) -> Result<Workload, WorkloadError> {
     check(request)?;
-    let (mut lines, dataset) = if request.dataset == dataset::SYNTHETIC {
-        (
-            synthetic::lines(request, tokenizer)?,
-            DatasetProvenance { name: request.dataset.into(), ..Default::default() },
-        )
+    if request.dataset == dataset::SYNTHETIC {
+        synthetic::prepare(request, tokenizer, cache_root)
     } else {
-        let prompts = dataset::load(manifests, request, cache_root, hub)?;
-        text::lines(request, tokenizer, prompts)?
-    };
-    request.order.apply(&mut lines, request.seed);
-    store::keep(cache_root, &lines, dataset)
+        text::prepare(request, tokenizer, cache_root, dataset::load(manifests, request, cache_root, hub)?)
+    }
 }
 
 fn check(request: &WorkloadRequest<'_>) -> Result<(), WorkloadError> {
@@ -149,9 +145,4 @@ fn check(request: &WorkloadRequest<'_>) -> Result<(), WorkloadError> {
     }
     request.output_tokens.check("output_tokens")?;
     request.input_tokens.map_or(Ok(()), |length| length.check("input_tokens"))
-}
-
-/// One request before it has its place: `index` is the position in the data set until the order is applied.
-fn line(index: u64, prompt_ids: Vec<u32>, output_tokens: u32) -> WorkloadLine {
-    WorkloadLine { index, prompt_ids, output_tokens }
 }

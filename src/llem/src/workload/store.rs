@@ -1,5 +1,5 @@
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use llem_protocol::{MAX_LINE_BYTES, WorkloadLine};
 use sha2::{Digest, Sha256};
@@ -10,6 +10,11 @@ use super::{DatasetProvenance, Workload, WorkloadError};
 /// The folder of llem's cache for workloads.
 const CACHE_BUCKET: &str = "workloads-v1";
 
+/// The folder of workload files.
+pub(super) fn folder(cache_root: &Path) -> PathBuf {
+    cache_root.join(CACHE_BUCKET)
+}
+
 /// Keeps the requests in the file that their content names. A file that is there and whole is left alone: others may be
 /// reading it, and writers of the same content cannot disturb each other.
 pub(super) fn keep(
@@ -19,12 +24,27 @@ pub(super) fn keep(
 ) -> Result<Workload, WorkloadError> {
     let bytes = encode(lines)?;
     let sha256 = hex::encode(Sha256::digest(&bytes));
-    let path = cache_root.join(CACHE_BUCKET).join(format!("{sha256}.jsonl"));
+    let path = folder(cache_root).join(format!("{sha256}.jsonl"));
     if !has_content(&path, &bytes)? {
         write_atomically(&path, &bytes)?;
     }
+    Ok(describe(path, sha256, lines, dataset))
+}
+
+/// The workload of that hash, if its file is there and whole.
+pub(super) fn find(cache_root: &Path, sha256: &str, dataset: DatasetProvenance) -> Option<Workload> {
+    let path = folder(cache_root).join(format!("{sha256}.jsonl"));
+    let bytes = fs_err::read(&path).ok()?;
+    if hex::encode(Sha256::digest(&bytes)) != sha256 {
+        return None;
+    }
+    let lines = serde_json::Deserializer::from_slice(&bytes).into_iter().collect::<Result<Vec<_>, _>>().ok()?;
+    Some(describe(path, sha256.to_owned(), &lines, dataset))
+}
+
+fn describe(path: PathBuf, sha256: String, lines: &[WorkloadLine], dataset: DatasetProvenance) -> Workload {
     let total = |line: &WorkloadLine| line.prompt_ids.len() as u64 + u64::from(line.output_tokens);
-    Ok(Workload {
+    Workload {
         path,
         sha256,
         requests: lines.len() as u64,
@@ -32,7 +52,7 @@ pub(super) fn keep(
         output_tokens: lines.iter().map(|line| u64::from(line.output_tokens)).sum(),
         max_total_tokens: lines.iter().map(total).max().unwrap_or(0),
         dataset,
-    })
+    }
 }
 
 fn encode(lines: &[WorkloadLine]) -> Result<Vec<u8>, WorkloadError> {

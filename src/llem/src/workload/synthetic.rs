@@ -1,20 +1,30 @@
 use std::collections::HashSet;
+use std::path::Path;
 
 use llem_protocol::WorkloadLine;
 use rand::RngExt;
 
 use super::lengths::{Draw, generator};
 use super::{
-    DEFAULT_SYNTHETIC_REQUESTS, DEFAULT_SYNTHETIC_TOKENS, LengthSpec, MAX_PROMPT_TOKENS, TokenizerSource,
-    WorkloadError, WorkloadRequest, line,
+    DEFAULT_SYNTHETIC_REQUESTS, DEFAULT_SYNTHETIC_TOKENS, DatasetProvenance, LengthSpec, MAX_PROMPT_TOKENS,
+    TokenizerSource, Workload, WorkloadError, WorkloadRequest, store,
 };
+
+/// Makes the workload of the synthetic data set.
+pub(super) fn prepare(
+    request: &WorkloadRequest<'_>,
+    tokenizer: &TokenizerSource,
+    cache_root: &Path,
+) -> Result<Workload, WorkloadError> {
+    let mut lines = lines(request, tokenizer)?;
+    request.order.apply(&mut lines, request.seed);
+    let dataset = DatasetProvenance { name: request.dataset.to_owned(), ..Default::default() };
+    store::keep(cache_root, &lines, dataset)
+}
 
 /// Prompts of random token ids with exact lengths. The prompt at a position depends on the seed, the position and the
 /// vocabulary only: 8 requests are the first 8 of 16.
-pub(super) fn lines(
-    request: &WorkloadRequest<'_>,
-    tokenizer: &TokenizerSource,
-) -> Result<Vec<WorkloadLine>, WorkloadError> {
+fn lines(request: &WorkloadRequest<'_>, tokenizer: &TokenizerSource) -> Result<Vec<WorkloadLine>, WorkloadError> {
     let ids = drawable_ids(tokenizer)?;
     let input = request.input_tokens.unwrap_or(LengthSpec::Exact(DEFAULT_SYNTHETIC_TOKENS));
     let n = request.n.unwrap_or(DEFAULT_SYNTHETIC_REQUESTS);
@@ -23,8 +33,9 @@ pub(super) fn lines(
     }
     let draw_line = |index| {
         let length = input.draw(request.seed, Draw::InputLength, index);
-        let output = request.output_tokens.draw(request.seed, Draw::OutputLength, index);
-        line(index, draw_ids(&ids, length, request.seed, index), output)
+        let prompt_ids = draw_ids(&ids, length, request.seed, index);
+        let output_tokens = request.output_tokens.draw(request.seed, Draw::OutputLength, index);
+        WorkloadLine { index, prompt_ids, output_tokens }
     };
     Ok((0..n).map(draw_line).collect())
 }

@@ -6,34 +6,59 @@ use tokenizers::Tokenizer;
 
 use super::dataset::{Prompt, Prompts};
 use super::lengths::Draw;
-use super::{DatasetProvenance, LengthSpec, MAX_PROMPT_TOKENS, TokenizerSource, WorkloadError, WorkloadRequest, line};
+use super::memo::Memo;
+use super::{LengthSpec, MAX_PROMPT_TOKENS, TokenizerSource, Workload, WorkloadError, WorkloadRequest, store};
 
-/// Turns text prompts into requests, with the special tokens that the model's tokenizer adds.
-pub(super) fn lines(
+/// Makes the workload of a text data set, or finds it made before: a text is tokenised once for all studies.
+pub(super) fn prepare(
     request: &WorkloadRequest<'_>,
     source: &TokenizerSource,
-    prompts: Prompts,
-) -> Result<(Vec<WorkloadLine>, DatasetProvenance), WorkloadError> {
+    cache_root: &Path,
+    Prompts { prompts, mut provenance }: Prompts,
+) -> Result<Workload, WorkloadError> {
     let limit = cut_length(request)?;
-    let tokenizer = TextTokenizer::load(request.dataset, source)?;
-    let mut provenance = prompts.provenance;
-    provenance.tokenizer_sha256 = Some(tokenizer.sha256.clone());
+    let file = TokenizerFile::read(request.dataset, source)?;
+    provenance.tokenizer_sha256 = Some(hex::encode(Sha256::digest(&file.bytes)));
+    let memo = Memo::new(cache_root, request, source, &provenance, prompts.len())?;
+    if let Some(workload) = memo.recall(cache_root, &provenance) {
+        return Ok(workload);
+    }
+    let tokenizer = TextTokenizer::new(file, source.vocab_size)?;
+    let mut lines = lines(request, &tokenizer, &prompts)?;
+    if let Some(limit) = limit {
+        provenance.cut_prompts = cut(&mut lines, limit);
+    }
+    request.order.apply(&mut lines, request.seed);
+    let workload = store::keep(cache_root, &lines, provenance)?;
+    memo.note(&workload)?;
+    Ok(workload)
+}
+
+/// Turns prompts into requests, with the special tokens that the model's tokenizer adds.
+fn lines(
+    request: &WorkloadRequest<'_>,
+    tokenizer: &TextTokenizer,
+    prompts: &[Prompt],
+) -> Result<Vec<WorkloadLine>, WorkloadError> {
     let mut total_tokens: u64 = 0;
-    let mut lines = Vec::with_capacity(prompts.prompts.len());
-    for (index, prompt) in (0..).zip(&prompts.prompts) {
-        let mut ids = tokenizer.encode(request.dataset, prompt)?;
-        if limit.is_some_and(|limit| ids.len() > limit) {
-            ids.truncate(limit.unwrap_or(ids.len()));
-            provenance.cut_prompts += 1;
-        }
-        total_tokens += ids.len() as u64;
+    let mut lines = Vec::with_capacity(prompts.len());
+    for (index, prompt) in (0..).zip(prompts) {
+        let prompt_ids = tokenizer.encode(request.dataset, prompt)?;
+        total_tokens += prompt_ids.len() as u64;
         if total_tokens > MAX_PROMPT_TOKENS {
             return Err(WorkloadError::TooLarge { limit: MAX_PROMPT_TOKENS });
         }
         let drawn = || request.output_tokens.draw(request.seed, Draw::OutputLength, index);
-        lines.push(line(index, ids, prompt.output_tokens.unwrap_or_else(drawn)));
+        let output_tokens = prompt.output_tokens.unwrap_or_else(drawn);
+        lines.push(WorkloadLine { index, prompt_ids, output_tokens });
     }
-    Ok((lines, provenance))
+    Ok(lines)
+}
+
+/// Cuts the tails of prompts above `limit` tokens and returns how many there were.
+fn cut(lines: &mut [WorkloadLine], limit: usize) -> u64 {
+    let long = lines.iter_mut().filter(|line| line.prompt_ids.len() > limit);
+    long.map(|line| line.prompt_ids.truncate(limit)).count() as u64
 }
 
 fn cut_length(request: &WorkloadRequest<'_>) -> Result<Option<usize>, WorkloadError> {
@@ -47,27 +72,37 @@ fn cut_length(request: &WorkloadRequest<'_>) -> Result<Option<usize>, WorkloadEr
     }
 }
 
+/// A model's `tokenizer.json` as it is on disk.
+struct TokenizerFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl TokenizerFile {
+    fn read(dataset: &str, source: &TokenizerSource) -> Result<Self, WorkloadError> {
+        let path = source.tokenizer_json.clone();
+        let path = path.ok_or_else(|| WorkloadError::NoTokenizer { dataset: dataset.to_owned() })?;
+        let bytes = fs_err::read(&path)?;
+        Ok(Self { path, bytes })
+    }
+}
+
 /// A model's tokenizer, checked against the model's vocabulary.
 struct TextTokenizer {
     tokenizer: Tokenizer,
     path: PathBuf,
-    sha256: String,
     vocab_size: u32,
 }
 
 impl TextTokenizer {
-    fn load(dataset: &str, source: &TokenizerSource) -> Result<Self, WorkloadError> {
-        let path = source.tokenizer_json.clone();
-        let path = path.ok_or_else(|| WorkloadError::NoTokenizer { dataset: dataset.to_owned() })?;
-        let bytes = fs_err::read(&path)?;
+    fn new(TokenizerFile { path, bytes }: TokenizerFile, vocab_size: u32) -> Result<Self, WorkloadError> {
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| unusable(&path, &error))?;
         // Cutting and padding are the experiment's business, not the tokenizer file's.
         tokenizer.with_truncation(None).map_err(|error| unusable(&path, &error))?;
         tokenizer.with_padding(None);
-        let sha256 = hex::encode(Sha256::digest(&bytes));
-        let loaded = Self { tokenizer, path, sha256, vocab_size: source.vocab_size };
         // Added tokens may lie outside as long as no prompt has them: some published models are like that.
-        let highest = loaded.tokenizer.get_vocab(false).into_values().max();
+        let highest = tokenizer.get_vocab(false).into_values().max();
+        let loaded = Self { tokenizer, path, vocab_size };
         highest.map_or(Ok(()), |id| loaded.check_id(id, None))?;
         Ok(loaded)
     }
