@@ -20,7 +20,7 @@ const MAX_OTHERS_SHARE: f64 = 0.25;
 pub(crate) fn window_length(start_ns: u64, end_ns: u64) -> Option<Reason> {
     let seconds = clock::seconds_between(start_ns, end_ns);
     let text = format!(
-        "the window took {seconds:.2} s, less than {MIN_WINDOW_S} s; its edges weigh too much; raise `window_min_s`"
+        "the window took {seconds:.2} s, less than {MIN_WINDOW_S} s; its edges weigh too much; raise `measurement.min_seconds`"
     );
     (seconds < MIN_WINDOW_S).then(|| Reason::new(ReasonCode::WindowTooShort, text))
 }

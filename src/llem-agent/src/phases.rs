@@ -47,7 +47,8 @@ fn read_environment(run: &mut Run) {
 
 fn baseline(run: &mut Run) -> Result<(), Fault> {
     let seconds = run.job.measurement.baseline_s;
-    if seconds <= 0.0 {
+    // Without a sensor there is no idle power to wait for.
+    if seconds <= 0.0 || !run.sampler.has_sources() {
         return Ok(());
     }
     run.begin(Phase::Baseline);

@@ -112,7 +112,7 @@ pub(crate) fn open_sources(gpus: &[String]) -> Sources {
 }
 
 fn no_source(looked_for: &str) -> Reason {
-    let message = format!("no power source: {looked_for}; energy is null");
+    let message = format!("{looked_for}; energy is null");
     Reason::new(ReasonCode::NoPowerSource, message)
 }
 

@@ -4,6 +4,7 @@
 //! (kernel documentation, `power/powercap/powercap.rst`). Packages are `intel-rapl:N` on Intel and AMD, their memory is
 //! the sub-zone `intel-rapl:N:M` with the name `dram`. Cores and integrated graphics are contained in the package.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -42,7 +43,11 @@ impl Rapl {
     /// Opens all zones below `root`. The error says what was looked for and why nothing could be used.
     pub(crate) fn open(root: &Path) -> Result<Self, String> {
         let looked_for = format!("looked for RAPL zones in {}", root.display());
-        let entries = fs_err::read_dir(root).map_err(|error| format!("{looked_for}: {error}"))?;
+        let entries = match fs_err::read_dir(root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(format!("{looked_for}: no such directory")),
+            Err(error) => return Err(format!("{looked_for}: {error}")),
+        };
         let mut directories: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         directories.sort();
         let mut zones = Vec::new();

@@ -60,6 +60,11 @@ impl Sampler {
         Self { thread: Some((commands, thread)) }
     }
 
+    /// Whether anything is sampled.
+    pub(crate) fn has_sources(&self) -> bool {
+        self.thread.is_some()
+    }
+
     /// Reads all counters now.
     pub(crate) fn edge(&self) -> Edge {
         let asked = self.thread.as_ref().and_then(|(commands, _)| {

@@ -16,6 +16,9 @@ use super::{Printer, table};
 /// Lines of a driver's log that are shown under a failure.
 const TAIL: usize = 10;
 
+/// A bar's length where only the share that is done is known.
+const STEPS: u64 = 1000;
+
 /// How often bars move by themselves; often enough to see life, seldom enough not to be measured.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -62,7 +65,7 @@ impl Progress {
             StudyEvent::Started { directory, runs, runner, .. } => {
                 self.runs = runs;
                 let text = format!("{} · {} · runner {runner}", self.title, table::count(runs, "run"));
-                self.say(|printer| printer.line(&format!("{text}\n{}", directory.display())));
+                self.say(|printer| printer.line(&format!("{text}\n{}", table::path(&directory))));
                 if let Some(bars) = &self.bars {
                     bars.study.set_length(runs as u64);
                     bars.start();
@@ -72,7 +75,7 @@ impl Progress {
                 self.run_started = Instant::now();
                 self.say(|printer| printer.detail(&format!("[{number}] {run_id}")));
                 if let Some(bars) = &self.bars {
-                    bars.run.set_prefix("run");
+                    bars.run.set_position(0);
                     bars.run.set_message(name(&label, cycle));
                 }
                 self.expect();
@@ -130,7 +133,9 @@ impl Progress {
         let run_left = (mean - self.run_started.elapsed().as_secs_f64()).max(0.0);
         let open = self.runs.saturating_sub(self.finished_s.len() + 1) as f64;
         bars.study.set_message(format!("about {} left", duration(run_left + open * mean)));
-        bars.run.set_prefix(format!("run · about {} left", duration(run_left)));
+        bars.run.set_length((mean * 1000.0) as u64);
+        bars.run.set_position((self.run_started.elapsed().as_millis() as u64).min(bars.run.length().unwrap_or(0)));
+        bars.run.set_prefix(format!("about {} left · ", duration(run_left)));
     }
 
     fn finished(&mut self, number: usize, row: &RunRow, directory: &Path) {
@@ -159,8 +164,12 @@ impl Bars {
             bar
         };
         let study = bar("study {bar:24} {pos}/{len} runs · {elapsed} · {msg}");
-        let run = bar("{prefix} · {wide_msg}");
-        let phase = bar("      {bar:24} {wide_msg}");
+        let run = bar("run   {bar:24} {prefix}{wide_msg}");
+        let phase = bar("phase {bar:24} {wide_msg}");
+        for bar in [&run, &phase] {
+            // An unknown length is an empty bar, not a full one.
+            bar.set_length(STEPS);
+        }
         Self { all, study, run, phase }
     }
 
@@ -171,16 +180,13 @@ impl Bars {
     }
 
     fn phase(&self, message: String) {
-        self.phase.set_length(0);
         self.phase.set_position(0);
         self.phase.set_message(message);
     }
 
     fn progress(&self, phase: Phase, done: f64, total: Option<f64>, unit: &str) {
-        // The bar counts whole steps; a thousandth of the way is one.
         if let Some(total) = total.filter(|total| *total > 0.0) {
-            self.phase.set_length(1000);
-            self.phase.set_position((1000.0 * done / total).clamp(0.0, 1000.0) as u64);
+            self.phase.set_position((STEPS as f64 * (done / total).clamp(0.0, 1.0)) as u64);
             self.phase.set_message(format!("{} {done:.1}/{total:.1} {unit}", phase_name(phase)));
         } else {
             self.phase.set_message(format!("{} {done:.1} {unit}", phase_name(phase)));
@@ -224,6 +230,6 @@ fn explain(failure: &llem_protocol::Failure, directory: &Path) -> String {
     let mut lines = vec![format!("  {failure}")];
     lines.extend(failure.log_tail.iter().skip(skipped).map(|line| format!("  | {line}")));
     lines.push(format!("  hint: {}", failure.class.advice()));
-    lines.push(format!("  logs: {}", directory.display()));
+    lines.push(format!("  logs: {}", table::path(directory)));
     lines.join("\n")
 }

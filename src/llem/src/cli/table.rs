@@ -1,6 +1,7 @@
 //! Tables for people: plain text, readable at 80 columns and piped.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use llem::result::{ExperimentResult, RunStatus, Spread, StudyResult};
@@ -24,7 +25,11 @@ pub(crate) fn study(result: &StudyResult) -> String {
     let rows = result.experiments.iter().map(|experiment| row(experiment, &keys));
     let mut text = grid(head, rows, names);
     text.push('\n');
-    text.push_str(&footnotes(result).join("\n"));
+    let width = textwrap::Options::new(Printer::width()).subsequent_indent("  ").break_words(false);
+    for note in footnotes(result) {
+        text.push_str(&textwrap::fill(&note, &width));
+        text.push('\n');
+    }
     text
 }
 
@@ -53,6 +58,12 @@ pub(crate) fn grid(head: Vec<String>, rows: impl Iterator<Item = Vec<String>>, n
         }
     }
     table.trim_fmt()
+}
+
+/// A path as seen from the working directory, when it is below it.
+pub(crate) fn path(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
 
 /// `1 run`, `2 runs`.
@@ -141,7 +152,7 @@ fn footnotes(result: &StudyResult) -> Vec<String> {
     if failed + interrupted > 0 {
         notes.push(format!("{completed} completed, {failed} failed, {interrupted} interrupted"));
     }
-    notes.push(format!("results: {}", result.directory));
+    notes.push(format!("results: {}", path(Path::new(&result.directory))));
     notes
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fleet::Fleet;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
@@ -11,6 +12,9 @@ use crate::hub::Hub;
 use crate::model::LocalModel;
 use crate::runner::docker::{CandleImage, build_candle};
 use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
+
+/// Work that is over sooner is not worth a line.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What an experiment needs, on this machine.
 #[derive(Clone, Debug)]
@@ -93,9 +97,10 @@ impl Kitchen {
         if let Some(model) = self.models.get(&key) {
             return Ok(model.clone());
         }
-        notify(StudyEvent::Preparing { what: "model".to_owned() });
         let (base_dir, cache_root, hub) = (self.base_dir.clone(), self.cache_root.clone(), self.hub.clone());
-        let model = blocking(move || LocalModel::resolve(&source, &base_dir, &cache_root, &hub)).await?;
+        let what = format!("model of experiment {}", experiment.id);
+        let work = move || LocalModel::resolve(&source, &base_dir, &cache_root, &hub);
+        let model = blocking(what, notify, work).await?;
         let model = Arc::new(model.map_err(|source| StudyError::Model { experiment: experiment.id.clone(), source })?);
         self.models.insert(key, model.clone());
         Ok(model)
@@ -113,10 +118,10 @@ impl Kitchen {
         if let Some(workload) = self.workloads.get(&key) {
             return Ok(workload.clone());
         }
-        notify(StudyEvent::Preparing { what: format!("workload {}", config.dataset) });
         let (base_dir, cache_root, hub) = (self.base_dir.clone(), self.cache_root.clone(), self.hub.clone());
         let tokenizer = model.tokenizer();
-        let made = blocking(move || {
+        let what = format!("workload {}", config.dataset);
+        let made = blocking(what, notify, move || {
             let request = WorkloadRequest {
                 dataset: &config.dataset,
                 n: config.n,
@@ -136,9 +141,21 @@ impl Kitchen {
     }
 }
 
-/// Runs file and network work beside the event loop.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StudyError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| StudyError::Task(error.to_string()))
+/// Runs file and network work beside the event loop; the user hears of it when it takes longer than a moment.
+async fn blocking<T: Send + 'static>(
+    what: String,
+    notify: &impl Fn(StudyEvent),
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StudyError> {
+    let mut work = tokio::task::spawn_blocking(work);
+    let done = tokio::select! {
+        done = &mut work => done,
+        () = tokio::time::sleep(MOMENT) => {
+            notify(StudyEvent::Preparing { what });
+            work.await
+        }
+    };
+    done.map_err(|error| StudyError::Task(error.to_string()))
 }
 
 fn length(length: Length) -> LengthSpec {
