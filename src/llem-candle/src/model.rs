@@ -7,7 +7,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 use candle_nn::rotary_emb::rope_thd;
-use candle_nn::{Linear, Module, RmsNorm};
+use candle_nn::{Module, RmsNorm};
 use llem_model::Geometry;
 
 use crate::error::DriverError;
@@ -20,13 +20,15 @@ pub struct Model {
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: RmsNorm,
-    head: Linear,
+    head: Tensor,
     cos: Tensor,
     sin: Tensor,
 }
 
-/// Keys and values of one sequence, for each layer `[capacity, kv_heads, head_dim]`.
+/// Keys and values of one sequence.
 pub struct Cache {
+    /// For each layer keys as `[kv_heads, head_dim, capacity]` and values as `[kv_heads, capacity, head_dim]`: the
+    /// orders in which candle multiplies a few queries with them fastest.
     layers: Vec<(Tensor, Tensor)>,
     length: usize,
 }
@@ -41,14 +43,21 @@ pub struct Step<'a> {
 
 struct Layer {
     input_norm: RmsNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    output: Projection,
     feed_forward_norm: RmsNorm,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    gate: Projection,
+    up: Projection,
+    down: Projection,
+}
+
+/// A linear layer. The weight is kept as `[input, output]`: with the few rows of a decoding batch candle's product is
+/// then faster than over the `[output, input]` of the checkpoint.
+struct Projection {
+    weight: Tensor,
+    bias: Option<Tensor>,
 }
 
 /// What the attention of every layer shares in one pass.
@@ -74,7 +83,7 @@ impl Model {
         let norm = RmsNorm::new(weights.take("model.norm.weight")?, geometry.rms_norm_eps);
         let head = if geometry.tie_word_embeddings { embedding.clone() } else { weights.take("lm_head.weight")? };
         let (cos, sin) = rotary_tables(&geometry, positions, dtype)?;
-        Ok(Self { geometry, dtype, embedding, layers, norm, head: Linear::new(head, None), cos, sin })
+        Ok(Self { geometry, dtype, embedding, layers, norm, head, cos, sin })
     }
 
     /// The numbers of the model.
@@ -84,9 +93,10 @@ impl Model {
 
     /// An empty cache for a sequence of at most `capacity` tokens.
     pub fn cache(&self, capacity: usize) -> Result<Cache> {
-        let shape = (capacity, self.geometry.kv_heads, self.geometry.head_dim);
-        let zeros = || Tensor::zeros(shape, self.dtype, &Device::Cpu);
-        let layers = (0..self.geometry.layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<_>>()?;
+        let Geometry { kv_heads, head_dim, .. } = self.geometry;
+        let zeros = |rows, columns| Tensor::zeros((kv_heads, rows, columns), self.dtype, &Device::Cpu);
+        let layer = |_| Ok((zeros(head_dim, capacity)?, zeros(capacity, head_dim)?));
+        let layers = (0..self.geometry.layers).map(layer).collect::<Result<_>>()?;
         Ok(Cache { layers, length: 0 })
     }
 
@@ -107,7 +117,9 @@ impl Model {
             end - 1
         });
         let last = states.index_select(&indices(last.collect())?, 0)?;
-        self.head.forward(&self.norm.forward(&last)?)?.to_dtype(DType::F32)?.to_vec2()
+        // The table stays as it is, because it may be the embedding's; this order of the product suits that.
+        let logits = self.head.matmul(&self.norm.forward(&last)?.t()?)?;
+        logits.t()?.to_dtype(DType::F32)?.to_vec2()
     }
 
     fn pass(&self, steps: &[Step<'_>]) -> Result<Pass> {
@@ -132,7 +144,7 @@ impl Model {
         let Geometry { heads, kv_heads, head_dim, .. } = self.geometry;
         let tokens = states.dim(0)?;
         let normed = weights.input_norm.forward(states)?;
-        let split = |projection: &Linear, heads| projection.forward(&normed)?.reshape((1, tokens, heads, head_dim));
+        let split = |projection: &Projection, heads| projection.forward(&normed)?.reshape((1, tokens, heads, head_dim));
         let queries = rope_thd(&split(&weights.query, heads)?, &pass.cos, &pass.sin)?.squeeze(0)?;
         let keys = rope_thd(&split(&weights.key, kv_heads)?, &pass.cos, &pass.sin)?.squeeze(0)?;
         let values = split(&weights.value, kv_heads)?.squeeze(0)?;
@@ -157,8 +169,8 @@ impl Layer {
             Ok::<_, DriverError>(RmsNorm::new(weight, geometry.rms_norm_eps))
         };
         let linear = |weights: &mut Weights, name: &str| {
-            let weight = weights.take(&format!("{prefix}.{name}.weight"))?;
-            Ok::<_, DriverError>(Linear::new(weight, weights.take_optional(&format!("{prefix}.{name}.bias"))))
+            let weight = weights.take(&format!("{prefix}.{name}.weight"))?.t()?.contiguous()?;
+            Ok::<_, DriverError>(Projection { weight, bias: weights.take_optional(&format!("{prefix}.{name}.bias")) })
         };
         Ok(Self {
             input_norm: norm(weights, "input_layernorm")?,
@@ -181,6 +193,16 @@ impl Layer {
     }
 }
 
+impl Projection {
+    fn forward(&self, states: &Tensor) -> Result<Tensor> {
+        let product = states.matmul(&self.weight)?;
+        match &self.bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        }
+    }
+}
+
 impl Cache {
     /// Stores new keys and values of a layer and returns all of the sequence: `[kv_heads, head_dim, length]` and
     /// `[kv_heads, length, head_dim]`.
@@ -188,10 +210,10 @@ impl Cache {
         let Some((all_keys, all_values)) = self.layers.get(layer) else {
             candle_core::bail!("the cache has {} layers, layer {layer} was asked for", self.layers.len());
         };
-        all_keys.slice_set(keys, 0, self.length)?;
-        all_values.slice_set(values, 0, self.length)?;
+        all_keys.slice_set(&keys.permute((1, 2, 0))?.contiguous()?, 2, self.length)?;
+        all_values.slice_set(&values.transpose(0, 1)?.contiguous()?, 1, self.length)?;
         let length = self.length + keys.dim(0)?;
-        Ok((all_keys.narrow(0, 0, length)?.permute((1, 2, 0))?, all_values.narrow(0, 0, length)?.transpose(0, 1)?))
+        Ok((all_keys.narrow(2, 0, length)?, all_values.narrow(1, 0, length)?))
     }
 }
 
