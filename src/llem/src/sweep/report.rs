@@ -35,11 +35,11 @@ impl PointProblems {
         }
     }
 
-    /// Hands the problems over, each with the points that have it.
-    pub(super) fn into_problems(self, source: &Source, problems: &mut Vec<Problem>) {
+    /// Hands the problems over, each with the points that have it unless all have.
+    pub(super) fn into_problems(self, source: &Source, all: usize, problems: &mut Vec<Problem>) {
         for Entry { path, mut finding, first, points } in self.order {
             match points {
-                _ if first.is_empty() || first == "sweep point 1" => {}
+                _ if first.is_empty() || points == all => {}
                 1 => finding.message.push_str(&format!(" ({first})")),
                 more => finding.message.push_str(&format!(" ({first}, and {} more)", more - 1)),
             }
