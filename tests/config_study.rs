@@ -136,11 +136,11 @@ fn an_experiment_without_a_file_is_checked_too() {
     let mut config = study.experiments[0].config.clone();
     let single = StudyConfig::single("mine", config.clone(), study.execution.clone()).unwrap();
     assert_eq!(single.experiments[0].id, study.experiments[0].id);
-    config.dtype = llem::config::Dtype::Float16;
+    config.sampling.top_p = Some(0.0);
     config.measurement.sample_hz = -1.0;
     let error = StudyConfig::single("not/a/name", config, study.execution).unwrap_err();
     let paths: Vec<_> = error.problems.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["name", "measurement.sample_hz", "dtype"]);
+    assert_eq!(paths, ["name", "measurement.sample_hz", "sampling.top_p"]);
 }
 
 #[test]
