@@ -1,5 +1,7 @@
 //! The fuzz targets' corpora, mutated for a few seconds with a seeded generator: what a stable toolchain can do of fuzzing.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it did")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -52,7 +54,9 @@ fn mutate(input: &mut Vec<u8>, other: &[u8], random: &mut impl Rng) {
 fn for_mutations(name: &str, mut run: impl FnMut(&[u8])) {
     let seeds = corpus(name);
     let mut random = ChaCha8Rng::seed_from_u64(42);
-    seeds.iter().for_each(|seed| run(seed));
+    for seed in &seeds {
+        run(seed);
+    }
     let start = Instant::now();
     let mut rounds = 0_u64;
     while start.elapsed() < TIME {

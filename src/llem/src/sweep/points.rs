@@ -84,15 +84,12 @@ impl<'d> Points<'d> {
     }
 
     fn listed(&mut self) {
-        for (index, (_, choice)) in self.design.experiments.iter().enumerate() {
+        for (pointer, choice) in &self.design.experiments {
             let backends = own_backend(choice).map_or_else(|| self.design.backends.clone(), |own| vec![own]);
             for backend in backends.into_iter().filter(|backend| applies(choice, *backend)) {
                 let base = self.base_of(backend);
                 let assignments = choice.iter().collect();
-                self.point(
-                    &base,
-                    &Point { origin: format!("experiments[{index}]"), backend, assignments, is_grid: false },
-                );
+                self.point(&base, &Point { origin: dotted(pointer), backend, assignments, is_grid: false });
             }
         }
     }
