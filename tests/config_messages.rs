@@ -2,6 +2,8 @@
 //!
 //! Lines `# --set key=value` at the top of a file are given as overrides; files named `user-*` are user configurations.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use llem::config::{ConfigError, Profile, StudyConfig, UserConfig};

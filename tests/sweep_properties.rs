@@ -16,11 +16,8 @@ fn resolve(text: &str) -> StudyConfig {
 }
 
 fn study_text(axes: &[(usize, Vec<u32>)], rest: &str) -> String {
-    let mut text = String::from("model: synthetic\nbackend: candle\nsweep:\n");
-    for (key, values) in axes {
-        text.push_str(&format!("  {}: {values:?}\n", KEYS[*key]));
-    }
-    text + rest
+    let lines: Vec<String> = axes.iter().map(|(key, values)| format!("  {}: {values:?}\n", KEYS[*key])).collect();
+    format!("model: synthetic\nbackend: candle\nsweep:\n{}{rest}", lines.concat())
 }
 
 /// Distinct keys, each with distinct values.
@@ -51,7 +48,7 @@ proptest! {
         let (key, values) = axes.last().unwrap();
         for (index, experiment) in study.experiments.iter().enumerate() {
             let config = serde_json::to_value(&experiment.config).unwrap();
-            let found = config.pointer(&format!("/{}", KEYS[*key].replace('.', "/"))).and_then(|value| value.as_u64());
+            let found = config.pointer(&format!("/{}", KEYS[*key].replace('.', "/"))).and_then(serde_json::Value::as_u64);
             prop_assert_eq!(found, Some(u64::from(values[index % values.len()])));
         }
     }

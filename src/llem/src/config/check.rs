@@ -55,13 +55,13 @@ pub(crate) fn check(schema: &CheckedSchema, value: &Value) -> Vec<Finding> {
             for error in validator.iter_errors(value) {
                 translation.error(&error);
             }
-            without_consequences(translation.findings)
+            without_consequences(&translation.findings)
         }
     }
 }
 
 /// A misspelt field is one mistake, not also a missing one.
-fn without_consequences(findings: Vec<Finding>) -> Vec<Finding> {
+fn without_consequences(findings: &[Finding]) -> Vec<Finding> {
     let misspelt = |missing: &Finding| {
         let name = missing.message.strip_prefix("missing field ")?;
         findings.iter().find(|other| {
@@ -129,7 +129,7 @@ impl Translation<'_> {
     }
 
     fn alternatives(&mut self, error: &ValidationError<'_>, context: &[Vec<ValidationError<'static>>]) {
-        let choices = self.node(error).map(|node| self.choices(node)).unwrap_or_default();
+        let choices = self.node(error).map(choices).unwrap_or_default();
         if !choices.is_empty() {
             let finding = unknown_choice(error, &choices);
             self.findings.push(finding);
@@ -143,22 +143,6 @@ impl Translation<'_> {
             Some(branch) => branch.iter().for_each(|inner| self.error(inner)),
             None => self.findings.push(wrong_type(error, &expected_types(context))),
         }
-    }
-
-    /// The names of an enumeration; empty when the alternatives are of another kind.
-    fn choices(&self, node: &Map<String, Value>) -> Vec<String> {
-        let alternatives = ["oneOf", "anyOf"].into_iter().find_map(|of| node.get(of)?.as_array());
-        let mut names = Vec::new();
-        for alternative in alternatives.into_iter().flatten() {
-            if let Some(Value::String(name)) = alternative.get("const") {
-                names.push(name.clone());
-            } else if let Some(Value::Array(some)) = alternative.get("enum") {
-                names.extend(some.iter().filter_map(Value::as_str).map(str::to_owned));
-            } else {
-                return Vec::new();
-            }
-        }
-        names
     }
 
     fn property_name(&mut self, error: &ValidationError<'_>, name: &ValidationError<'static>) {
@@ -207,6 +191,22 @@ impl Translation<'_> {
 /// Without the fraction that the schema gives whole limits of fractional fields.
 fn plain_number(value: &Value) -> String {
     value.as_f64().filter(|_| value.is_f64()).map_or_else(|| compact(value), |float| float.to_string())
+}
+
+/// The names of an enumeration; empty when the alternatives are of another kind.
+fn choices(node: &Map<String, Value>) -> Vec<String> {
+    let alternatives = ["oneOf", "anyOf"].into_iter().find_map(|of| node.get(of)?.as_array());
+    let mut names = Vec::new();
+    for alternative in alternatives.into_iter().flatten() {
+        if let Some(Value::String(name)) = alternative.get("const") {
+            names.push(name.clone());
+        } else if let Some(Value::Array(some)) = alternative.get("enum") {
+            names.extend(some.iter().filter_map(Value::as_str).map(str::to_owned));
+        } else {
+            return Vec::new();
+        }
+    }
+    names
 }
 
 fn pointer(error: &ValidationError<'_>) -> String {

@@ -70,7 +70,7 @@ impl ExperimentConfig {
     /// Options that are passed to the engine verbatim.
     pub fn extra(&self) -> Map<String, Value> {
         let extra = match self.backend {
-            Backend::Candle => self.candle.as_ref().map(|section| &section.extra),
+            Backend::Candle => None,
             Backend::Pytorch => self.pytorch.as_ref().map(|section| &section.extra),
             Backend::Vllm => self.vllm.as_ref().map(|section| &section.extra),
             Backend::Tensorrt => self.tensorrt.as_ref().map(|section| &section.extra),

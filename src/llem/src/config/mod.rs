@@ -19,6 +19,7 @@ mod identity;
 mod image;
 mod model;
 mod problem;
+mod reader;
 mod rules;
 mod scalar;
 mod schema;

@@ -21,8 +21,7 @@ pub(crate) fn resolve(text: &str) -> Result<Value, String> {
 /// Spares the parser for what can only be text.
 fn may_be_special(text: &str) -> bool {
     match text.bytes().next() {
-        None => true,
-        Some(b'~' | b'+' | b'-' | b'.' | b'0'..=b'9') => true,
+        None | Some(b'~' | b'+' | b'-' | b'.' | b'0'..=b'9') => true,
         Some(b'n' | b'N' | b't' | b'T' | b'f' | b'F') => text.len() <= 5,
         _ => false,
     }

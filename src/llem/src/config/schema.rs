@@ -139,7 +139,7 @@ impl CheckedSchema {
             here = self.property(here, key)?;
         }
         let here = self.resolved(here);
-        let mut possible = self.alternatives(here).filter(|other| other.get("type") != Some(&json!("null")));
+        let mut possible = alternatives(here).filter(|other| other.get("type") != Some(&json!("null")));
         match (possible.next(), possible.next()) {
             (Some(only), None) => Some(self.resolved(only)),
             _ => Some(here),
@@ -166,7 +166,7 @@ impl CheckedSchema {
                 found.push(path);
             }
         }
-        for alternative in self.alternatives(schema) {
+        for alternative in alternatives(schema) {
             self.collect_paths(alternative, prefix, name, found);
         }
     }
@@ -176,15 +176,7 @@ impl CheckedSchema {
         if let Some(found) = schema.get("properties").and_then(|known| known.get(key)) {
             return found.as_object();
         }
-        self.alternatives(schema).find_map(|alternative| self.property(alternative, key))
-    }
-
-    fn alternatives<'s>(&self, schema: &'s Map<String, Value>) -> impl Iterator<Item = &'s Map<String, Value>> {
-        ["anyOf", "oneOf"]
-            .into_iter()
-            .filter_map(|of| schema.get(of)?.as_array())
-            .flatten()
-            .filter_map(Value::as_object)
+        alternatives(schema).find_map(|alternative| self.property(alternative, key))
     }
 
     fn resolved<'s>(&'s self, schema: &'s Map<String, Value>) -> &'s Map<String, Value> {
@@ -197,7 +189,11 @@ impl CheckedSchema {
         let schema = self.resolved(schema);
         let own =
             schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::keys).map(String::as_str);
-        let others = self.alternatives(schema).flat_map(|alternative| self.field_names(alternative));
+        let others = alternatives(schema).flat_map(|alternative| self.field_names(alternative));
         own.chain(others).collect()
     }
+}
+
+fn alternatives(schema: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
+    ["anyOf", "oneOf"].into_iter().filter_map(|of| schema.get(of)?.as_array()).flatten().filter_map(Value::as_object)
 }

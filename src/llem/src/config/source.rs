@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::assign::{self, pointer_of};
 use super::check::Finding;
-use super::document::{Document, Side, dotted};
+use super::document::{Document, Side, dotted, pointer_segment};
 use super::problem::{Location, Problem};
 use super::wording;
 
@@ -44,47 +44,29 @@ impl Source {
         let mut source = Self { value, problems, document, overrides: Vec::new() };
         for text in overrides {
             if let Err(problem) = source.apply(text) {
-                source.problems.push(problem);
+                source.problems.push(*problem);
             }
         }
         assign::whole_numbers(&mut source.value);
         source
     }
 
-    fn apply(&mut self, text: &str) -> Result<(), Problem> {
-        let problem = |message: String| Problem::new(label(text), message);
+    fn apply(&mut self, text: &str) -> Result<(), Box<Problem>> {
+        let refusal = |message: String| Box::new(Problem::new(label(text), message));
         let Some((key, yaml)) = text.split_once('=') else {
-            return Err(problem("expected `key=value`".to_owned()).hint("for example `--set workload.n=8`"));
+            return Err(refusal("expected `key=value`, for example `workload.n=8`".to_owned()));
         };
         if key.split('.').any(str::is_empty) {
-            return Err(problem("the key has an empty part".to_owned()));
+            return Err(refusal("the key has an empty part".to_owned()));
         }
         let parsed = Document::parse(Path::new("--set"), yaml);
         if let Some(wrong) = parsed.problems.first() {
-            return Err(problem(wrong.message.clone()));
+            return Err(refusal(wrong.message.clone()));
         }
-        let pointer = self
-            .set(key, parsed.value)
-            .map_err(|outer| problem(format!("`{outer}` is not a mapping in {}", self.document.file_name())))?;
+        let no_mapping = |outer| format!("`{outer}` is not a mapping in {}", self.document.file_name());
+        let pointer = set(&mut self.value, key, parsed.value).map_err(no_mapping).map_err(refusal)?;
         self.overrides.push(Override { text: text.to_owned(), pointer });
         Ok(())
-    }
-
-    /// An axis is replaced however the file spells it, so that it is not varied twice.
-    fn set(&mut self, key: &str, value: Value) -> Result<String, String> {
-        if let Some(axis) =
-            key.strip_prefix("sweep.").filter(|axis| !axis.starts_with("zip") && !axis.starts_with("groups"))
-        {
-            if let Some(sweep) = self.value.get_mut("sweep") {
-                assign::remove(sweep, &pointer_of(axis));
-                if let Some(sweep) = sweep.as_object_mut() {
-                    sweep.insert(axis.to_owned(), value);
-                    return Ok(format!("/sweep/{axis}"));
-                }
-            }
-        }
-        assign::set(&mut self.value, key, value).map_err(|error| error.key)?;
-        Ok(pointer_of(key))
     }
 
     /// A finding as the user reads it.
@@ -121,9 +103,8 @@ impl Source {
         pointer: &str,
         entries: impl Iterator<Item = (&'v String, &'v Value)>,
     ) -> Vec<(String, &'v str, &'v Value)> {
-        let mut entries: Vec<_> = entries
-            .map(|(key, value)| (format!("{pointer}/{}", super::document::pointer_segment(key)), key.as_str(), value))
-            .collect();
+        let mut entries: Vec<_> =
+            entries.map(|(key, value)| (format!("{pointer}/{}", pointer_segment(key)), key.as_str(), value)).collect();
         entries.sort_by_key(|(pointer, ..)| {
             self.document.key_position(pointer).map_or((usize::MAX, 0), |at| (at.line, at.column))
         });
@@ -133,4 +114,18 @@ impl Source {
 
 fn label(text: &str) -> String {
     format!("--set {}", wording::key(text))
+}
+
+/// Sets a key and says where it is. An axis is replaced however the file spells it, so that it is not varied twice.
+fn set(file: &mut Value, key: &str, value: Value) -> Result<String, String> {
+    let axis = key.strip_prefix("sweep.").filter(|axis| !axis.starts_with("zip") && !axis.starts_with("groups"));
+    if let (Some(axis), Some(sweep)) = (axis, file.get_mut("sweep")) {
+        assign::remove(sweep, &pointer_of(axis));
+        if let Some(sweep) = sweep.as_object_mut() {
+            sweep.insert(axis.to_owned(), value);
+            return Ok(format!("/sweep/{}", pointer_segment(axis)));
+        }
+    }
+    assign::set(file, key, value).map_err(|error| error.key)?;
+    Ok(pointer_of(key))
 }

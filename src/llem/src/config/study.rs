@@ -97,7 +97,7 @@ impl StudyConfig {
         }
         problems.extend(prune(&mut source, &STUDY));
         let name = study_name(&source, path_for_messages).unwrap_or_else(|problem| {
-            problems.push(problem);
+            problems.push(*problem);
             String::new()
         });
         let mut base = profile.base();
@@ -169,14 +169,16 @@ fn take_out(value: &mut Value, findings: &[Finding]) {
     }
 }
 
-fn study_name(source: &Source, path: &Path) -> Result<String, Problem> {
+fn study_name(source: &Source, path: &Path) -> Result<String, Box<Problem>> {
     let named = source.value.get("name").and_then(Value::as_str);
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = named.map(str::to_owned).or(stem).unwrap_or_else(|| "study".to_owned());
     match rules::name(&name, "/name") {
         None => Ok(name),
-        Some(finding) if named.is_some() => Err(source.problem(finding)),
-        Some(finding) => Err(source.problem(finding.hint("the file's name is the study's name; set `name:`"))),
+        Some(finding) if named.is_some() => Err(Box::new(source.problem(finding))),
+        Some(finding) => {
+            Err(Box::new(source.problem(finding.hint("the file's name is the study's name; set `name:`"))))
+        }
     }
 }
 

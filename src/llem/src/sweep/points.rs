@@ -26,6 +26,8 @@ pub(super) struct Points<'d> {
     merged: Vec<MergedPoint>,
     excluded_by: HashSet<usize>,
     keys: Vec<String>,
+    /// Points that were checked.
+    made: usize,
 }
 
 /// A point before it has a name.
@@ -49,7 +51,7 @@ impl<'d> Points<'d> {
         let empty = (PointProblems::default(), Vec::new(), HashMap::new(), Vec::new(), HashSet::new());
         let (problems, found, index_of, merged, excluded_by) = empty;
         let keys = assigned_keys(design);
-        Self { source, base, design, problems, found, index_of, merged, excluded_by, keys }
+        Self { source, base, design, problems, found, index_of, merged, excluded_by, keys, made: 0 }
     }
 
     pub(super) fn resolve(mut self, problems: &mut Vec<Problem>) -> Resolved {
@@ -59,7 +61,7 @@ impl<'d> Points<'d> {
         if self.found.is_empty() && self.problems.is_empty() && problems.is_empty() {
             problems.push(self.source.problem(Finding::key("/exclude", "nothing is left: every point is excluded")));
         }
-        self.problems.into_problems(self.source, problems);
+        self.problems.into_problems(self.source, self.made, problems);
         named(self.found, &self.keys, self.merged)
     }
 
@@ -82,15 +84,12 @@ impl<'d> Points<'d> {
     }
 
     fn listed(&mut self) {
-        for (index, (_, choice)) in self.design.experiments.iter().enumerate() {
+        for (pointer, choice) in &self.design.experiments {
             let backends = own_backend(choice).map_or_else(|| self.design.backends.clone(), |own| vec![own]);
             for backend in backends.into_iter().filter(|backend| applies(choice, *backend)) {
                 let base = self.base_of(backend);
                 let assignments = choice.iter().collect();
-                self.point(
-                    &base,
-                    &Point { origin: format!("experiments[{index}]"), backend, assignments, is_grid: false },
-                );
+                self.point(&base, &Point { origin: dotted(pointer), backend, assignments, is_grid: false });
             }
         }
     }
@@ -150,6 +149,7 @@ impl<'d> Points<'d> {
         if point.is_grid && self.is_excluded(&json) {
             return;
         }
+        self.made += 1;
         for finding in experiment_rules(&config) {
             self.report(point, finding);
         }

@@ -26,23 +26,22 @@ impl PointProblems {
     /// Adds a finding about the field `path` at the point `origin`.
     pub(super) fn add(&mut self, path: &str, finding: Finding, origin: String) {
         let key = (path.to_owned(), finding.message.clone());
-        match self.known.get(&key).and_then(|index| self.order.get_mut(*index)) {
-            Some(entry) => entry.points += 1,
-            None => {
-                self.known.insert(key, self.order.len());
-                self.order.push(Entry { path: path.to_owned(), finding, first: origin, points: 1 });
-            }
+        if let Some(entry) = self.known.get(&key).and_then(|index| self.order.get_mut(*index)) {
+            entry.points += 1;
+            return;
         }
+        self.known.insert(key, self.order.len());
+        self.order.push(Entry { path: path.to_owned(), finding, first: origin, points: 1 });
     }
 
-    /// Hands the problems over, each with the points that have it.
-    pub(super) fn into_problems(self, source: &Source, problems: &mut Vec<Problem>) {
+    /// Hands the problems over, each with the points that have it unless all have.
+    pub(super) fn into_problems(self, source: &Source, all: usize, problems: &mut Vec<Problem>) {
         for Entry { path, mut finding, first, points } in self.order {
-            match points {
-                _ if first.is_empty() || first == "sweep point 1" => {}
-                1 => finding.message.push_str(&format!(" ({first})")),
-                more => finding.message.push_str(&format!(" ({first}, and {} more)", more - 1)),
-            }
+            finding.message = match points {
+                _ if first.is_empty() || points == all => finding.message,
+                1 => format!("{} ({first})", finding.message),
+                more => format!("{} ({first}, and {} more)", finding.message, more - 1),
+            };
             problems.push(source.problem_of(&path, finding));
         }
     }

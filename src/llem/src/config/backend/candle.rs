@@ -1,9 +1,7 @@
-//! The embedded engine.
+//! The embedded engine. It has no `extra`: llem knows all of its settings.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::Extra;
 
 /// Settings of the embedded backend.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,9 +16,6 @@ pub struct CandleConfig {
     pub batch_size: Option<u32>,
     /// Threads of the arithmetic; absent: all that the container may use.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 4_096))]
+    #[schemars(range(min = 1, max = 1_024))]
     pub threads: Option<u32>,
-    /// Passed to the engine verbatim.
-    #[serde(skip_serializing_if = "Extra::is_empty")]
-    pub extra: Extra,
 }

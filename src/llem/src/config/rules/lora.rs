@@ -21,7 +21,9 @@ pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
         Backend::Tensorrt => findings.push(Finding::key("/lora", TENSORRT_LIMIT).hint(TENSORRT_WAY)),
         Backend::Candle => {
             let finding = Finding::key("/lora", "the embedded engine has no adapters");
-            findings.push(finding.hint("use `backend: pytorch` or `backend: vllm`"));
+            findings.push(finding.hint(
+                "use `backend: pytorch` or `vllm`, or merge the adapter beforehand with PEFT (`merge_and_unload`)",
+            ));
         }
         Backend::Vllm => vllm(lora, findings),
         Backend::Pytorch => {}

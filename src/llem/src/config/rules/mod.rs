@@ -3,7 +3,6 @@
 //! Every rule collects its findings; none stops another. Pointers are those of the experiment as JSON. A setting that
 //! would have no effect is a finding too: the user believes that it has one.
 
-mod candle;
 mod lengths;
 mod lora;
 mod model;
@@ -33,7 +32,7 @@ pub(crate) fn experiment(config: &ExperimentConfig) -> Vec<Finding> {
     lora::rules(config, &mut findings);
     image_rule(config, &mut findings);
     match config.backend {
-        Backend::Candle => candle::rules(config, &mut findings),
+        Backend::Candle => {}
         Backend::Pytorch => pytorch::rules(config, &mut findings),
         Backend::Vllm => vllm::rules(config, &mut findings),
         Backend::Tensorrt => tensorrt::rules(config, &mut findings),
