@@ -210,12 +210,14 @@ impl Engine {
         }
     }
 
-    /// Makes an image from a root file system in a tar archive.
-    pub async fn import(&self, archive: Bytes, repo: &str, tag: &str, changes: Vec<String>) -> Result<(), EngineError> {
-        let options = CreateImageOptionsBuilder::default().from_src("-").repo(repo).tag(tag).changes(changes).build();
+    /// Makes an image `reference` (`repo:tag`) from a root file system in a tar archive, with one Dockerfile instruction: engines
+    /// do not agree on how several are separated, nor on whether a tag may be given apart.
+    pub async fn import(&self, archive: Bytes, reference: &str, change: &str) -> Result<(), EngineError> {
+        let changes = vec![change.to_owned()];
+        let options = CreateImageOptionsBuilder::default().from_src("-").repo(reference).changes(changes).build();
         let mut steps = self.docker.create_image(Some(options), Some(bollard::body_full(archive)), None);
         while let Some(step) = steps.next().await {
-            step.map_err(|e| EngineError::of(format!("import the image `{repo}:{tag}`"), e))?;
+            step.map_err(|e| EngineError::of(format!("import the image `{reference}`"), e))?;
         }
         Ok(())
     }

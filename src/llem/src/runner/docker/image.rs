@@ -86,13 +86,7 @@ pub async fn build_candle(engine: &Engine, image: &CandleImage) -> Result<bool, 
     let archive = image
         .archive()
         .map_err(|error| ImageError::File { path: image.reference.clone().into(), problem: error.to_string() })?;
-    let (repo, tag) = image.reference.split_once(':').unwrap_or((CANDLE_REPO, "latest"));
-    let changes = vec![
-        format!("LABEL {LABEL_IMAGE}=candle"),
-        "ENV PATH=/usr/local/bin:/usr/bin:/bin".to_owned(),
-        format!("CMD [\"{CANDLE_DRIVER}\"]"),
-    ];
-    engine.import(archive, repo, tag, changes).await?;
+    engine.import(archive, &image.reference, &format!("LABEL {LABEL_IMAGE}=candle")).await?;
     Ok(true)
 }
 
