@@ -17,7 +17,7 @@ use crate::weights::{Weights, stored_dtype};
 use crate::workload;
 
 /// Version of candle-core that the driver is built with; a test holds it against Cargo.lock.
-pub const CANDLE_VERSION: &str = "0.11.1";
+const CANDLE_VERSION: &str = "0.11.1";
 
 /// Time between two reports of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);

@@ -9,19 +9,19 @@ use crate::sampling::{Sampling, request_random};
 use crate::system::monotonic_ns;
 
 /// A loaded model with the workload that it is to run.
-pub struct Generator {
+pub(crate) struct Generator {
     /// The model.
-    pub model: Model,
+    pub(crate) model: Model,
     /// The requests in the order in which they are fed.
-    pub requests: Vec<WorkloadLine>,
+    pub(crate) requests: Vec<WorkloadLine>,
     /// Requests that are generated together.
-    pub batch_size: usize,
+    pub(crate) batch_size: usize,
     /// How tokens are chosen.
-    pub sampling: Sampling,
+    pub(crate) sampling: Sampling,
     /// Seed of the choice.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Tokens that end a request early; empty when they are ignored.
-    pub eos_ids: Vec<u32>,
+    pub(crate) eos_ids: Vec<u32>,
 }
 
 /// One request on its way.
@@ -35,7 +35,7 @@ struct Sequence<'a> {
 
 impl Generator {
     /// Runs the whole workload once and returns a record for each request, in the order of the workload.
-    pub fn pass(&self, pass: u32) -> Result<Vec<RequestRecord>, DriverError> {
+    pub(crate) fn pass(&self, pass: u32) -> Result<Vec<RequestRecord>, DriverError> {
         let mut records = Vec::with_capacity(self.requests.len());
         for (batch, requests) in (0_u32..).zip(self.requests.chunks(self.batch_size.max(1))) {
             let submit_ns = monotonic_ns();

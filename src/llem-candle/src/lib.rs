@@ -11,8 +11,8 @@
 mod channel;
 mod driver;
 mod error;
-pub mod generate;
-pub mod model;
+mod generate;
+mod model;
 mod sampling;
 mod settings;
 mod system;
@@ -20,6 +20,5 @@ mod weights;
 mod workload;
 
 pub use channel::Channel;
-pub use driver::{CANDLE_VERSION, run};
+pub use driver::run;
 pub use error::DriverError;
-pub use sampling::Sampling;

@@ -14,7 +14,7 @@ use crate::error::DriverError;
 use crate::weights::Weights;
 
 /// A model in memory.
-pub struct Model {
+pub(crate) struct Model {
     geometry: Geometry,
     dtype: DType,
     embedding: Tensor,
@@ -26,7 +26,7 @@ pub struct Model {
 }
 
 /// Keys and values of one sequence.
-pub struct Cache {
+pub(crate) struct Cache {
     /// For each layer keys as `[kv_heads, head_dim, capacity]` and values as `[kv_heads, capacity, head_dim]`: the
     /// orders in which candle multiplies a few queries with them fastest.
     layers: Vec<(Tensor, Tensor)>,
@@ -34,11 +34,11 @@ pub struct Cache {
 }
 
 /// New tokens of one sequence: its prompt, or the token generated last.
-pub struct Step<'a> {
+pub(crate) struct Step<'a> {
     /// The tokens; at least one.
-    pub ids: &'a [u32],
+    pub(crate) ids: &'a [u32],
     /// The sequence so far.
-    pub cache: &'a mut Cache,
+    pub(crate) cache: &'a mut Cache,
 }
 
 struct Layer {
@@ -86,13 +86,8 @@ impl Model {
         Ok(Self { geometry, dtype, embedding, layers, norm, head, cos, sin })
     }
 
-    /// The numbers of the model.
-    pub fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-
     /// An empty cache for a sequence of at most `capacity` tokens.
-    pub fn cache(&self, capacity: usize) -> Result<Cache> {
+    pub(crate) fn cache(&self, capacity: usize) -> Result<Cache> {
         let Geometry { kv_heads, head_dim, .. } = self.geometry;
         let zeros = |rows, columns| Tensor::zeros((kv_heads, rows, columns), self.dtype, &Device::Cpu);
         let layer = |_| Ok((zeros(head_dim, capacity)?, zeros(capacity, head_dim)?));
@@ -101,7 +96,7 @@ impl Model {
     }
 
     /// Runs the new tokens of all sequences and returns the logits after the last token of each, in float32.
-    pub fn forward(&self, steps: &mut [Step<'_>]) -> Result<Vec<Vec<f32>>> {
+    pub(crate) fn forward(&self, steps: &mut [Step<'_>]) -> Result<Vec<Vec<f32>>> {
         let pass = self.pass(steps)?;
         let ids: Vec<u32> = steps.iter().flat_map(|step| step.ids).copied().collect();
         let mut states = self.embedding.index_select(&indices(ids)?, 0)?;

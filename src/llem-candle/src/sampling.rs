@@ -7,7 +7,7 @@ use crate::settings::refuse_unknown;
 
 /// How the next token is chosen from the logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Sampling {
+pub(crate) enum Sampling {
     /// The token of the highest logit, the lowest id on a tie.
     Greedy,
     /// A random token by its probability.
@@ -23,7 +23,7 @@ pub enum Sampling {
 
 impl Sampling {
     /// Reads an experiment's `sampling` section. Empty, or with temperature 0, it is greedy.
-    pub fn new(section: &Map<String, Value>) -> Result<Self, DriverError> {
+    pub(crate) fn new(section: &Map<String, Value>) -> Result<Self, DriverError> {
         refuse_unknown("sampling", section, &["temperature", "top_k", "top_p"])?;
         let temperature = number(section, "temperature", |value| value >= 0.0, "a number from 0")?;
         let top_p = number(section, "top_p", |value| value > 0.0 && value <= 1.0, "above 0 and at most 1")?;

@@ -4,10 +4,12 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{Driver, batch, engine, generate, model, outputs, small, workload};
-use llem_model::Architecture;
+use llem_model::{Architecture, Checkpoint};
 use llem_protocol::{DeviceKind, Message, Request, RequestRecord};
-use serde_json::json;
+use serde_json::{Map, json};
 
 /// Prompts of every length class, outputs from one token on.
 const RAGGED: [(usize, u32); 9] = [(1, 12), (17, 1), (64, 20), (3, 33), (40, 7), (2, 2), (90, 30), (11, 25), (5, 19)];
@@ -155,4 +157,38 @@ fn loaded_reports_the_device_and_the_settings_in_effect() {
     driver.pass(0, false);
     assert_eq!(driver.threads(), 2);
     assert!(driver.close().success());
+}
+
+#[test]
+fn a_sharded_checkpoint_generates_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = model(&dir, &small(Architecture::Llama, false));
+    let requests = workload(&[(9, 24), (30, 24)], 512);
+    let whole = generate(dir.path(), batch(&path, 2), &requests, true);
+    shard(&path);
+    assert_eq!(outputs(&generate(dir.path(), batch(&path, 2), &requests, true)), outputs(&whole));
+}
+
+/// Splits `model.safetensors` into two files and a list of them.
+fn shard(model: &Path) {
+    let stored = Checkpoint::open(model).unwrap().tensors;
+    let single = model.join("model.safetensors");
+    let content = fs_err::read(&single).unwrap();
+    let mut weight_map = Map::new();
+    for part in 0..2 {
+        let file = format!("model-{part}.safetensors");
+        let (mut header, mut data) = (Map::new(), Vec::new());
+        for (name, tensor) in stored.iter().skip(part).step_by(2) {
+            let begin = data.len();
+            data.extend(&content[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize]);
+            let entry = json!({"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, data.len()]});
+            header.insert(name.clone(), entry);
+            weight_map.insert(name.clone(), json!(file));
+        }
+        let header = serde_json::to_vec(&header).unwrap();
+        fs_err::write(model.join(file), [&header.len().to_le_bytes(), &header[..], &data].concat()).unwrap();
+    }
+    let index = json!({"weight_map": weight_map}).to_string();
+    fs_err::write(model.join("model.safetensors.index.json"), index).unwrap();
+    fs_err::remove_file(single).unwrap();
 }

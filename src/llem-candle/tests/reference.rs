@@ -9,9 +9,10 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{batch, generate, model, outputs, workload, write_workload};
+use common::{batch, edit_config, generate, model, outputs, workload, write_workload};
 use llem_model::{Architecture, SyntheticSpec};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// An image with python3, torch and transformers.
 const IMAGE: &str = "llem-test/pytorch-cpu:1";
@@ -36,10 +37,21 @@ fn greedy_tokens_equal_those_of_transformers() {
         println!("skipped: the Docker engine does not answer or has no image {IMAGE}");
         return;
     }
-    for (architecture, tie_word_embeddings) in [(Architecture::Llama, false), (Architecture::Qwen2, true)] {
+    // The scaling of Llama 3.1 for an original context that the requests exceed by far.
+    let llama3 = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    });
+    let cases = [
+        (Architecture::Llama, false, Value::Null),
+        (Architecture::Qwen2, true, Value::Null),
+        (Architecture::Llama, true, llama3),
+    ];
+    for (architecture, tie_word_embeddings, rope_scaling) in cases {
         let dir = tempfile::tempdir().unwrap();
         let spec = SyntheticSpec { architecture, tie_word_embeddings, ..SyntheticSpec::default() };
         let path = model(&dir, &spec);
+        edit_config(&path, "rope_scaling", rope_scaling);
         let requests = workload(&LENGTHS, spec.vocab);
         write_workload(dir.path(), &requests);
         let reference = transformers(dir.path(), path.strip_prefix(dir.path()).unwrap());

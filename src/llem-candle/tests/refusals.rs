@@ -1,12 +1,10 @@
 //! What the driver refuses, with which class and which words.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
-
 mod common;
 
 use std::path::Path;
 
-use common::{Driver, batch, engine, model, small, workload};
+use common::{Driver, batch, edit_config, engine, model, small, workload};
 use llem_model::Architecture;
 use llem_protocol::{EngineSpec, FailureClass, ModelLocation, Request, WorkloadLine};
 use serde_json::{Map, Value, json};
@@ -91,13 +89,6 @@ fn a_damaged_or_foreign_model_is_explained() {
     assert_refused(dir.path(), batch(&path, 1), FailureClass::Unsupported, "gptq");
     edit_config(&path, "architectures", json!(["MixtralForCausalLM"]));
     assert_refused(dir.path(), batch(&path, 1), FailureClass::UnsupportedArchitecture, "MixtralForCausalLM");
-}
-
-fn edit_config(model: &Path, key: &str, value: Value) {
-    let path = model.join("config.json");
-    let mut config: Map<String, Value> = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
-    config.insert(key.to_owned(), value);
-    fs_err::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
 }
 
 #[test]

@@ -42,10 +42,10 @@ fn the_same_specification_gives_the_same_bytes() {
     let found = digests(&made.dir);
     assert_eq!(found, digests(&again.dir));
     // Other bytes are another version: raise `BUCKET`.
-    assert_eq!(made.id, "GOLDEN_ID");
-    assert_eq!(found["model.safetensors"], "GOLDEN_WEIGHTS");
-    assert_eq!(found["tokenizer.json"], "GOLDEN_TOKENIZER");
-    assert_eq!(found["config.json"], "GOLDEN_CONFIG");
+    assert_eq!(made.id, "646882173f568613");
+    assert_eq!(found["model.safetensors"], "9121e91fcbf4d991f0440e87e182964e00f87e289091cf353af046d78d5cab08");
+    assert_eq!(found["tokenizer.json"], "20fa9dd7068c02b6080929ff61ea83ca88e1f038257ac9bdf00ba28bffa1e840");
+    assert_eq!(found["config.json"], "a364c58b2d45b9a806347e2ab7317a8f01bdaed0a8a5716dad6045d7c633599e");
 
     let manifest: Value = serde_json::from_slice(&fs_err::read(made.dir.join("manifest.json")).unwrap()).unwrap();
     for (name, digest) in found.iter().filter(|(name, _)| *name != "manifest.json") {
@@ -128,7 +128,8 @@ fn the_tokenizer_has_exactly_the_vocabulary_and_gives_text_back() {
         let encoding = tokenizer.encode(text, false).unwrap();
         assert_eq!(tokenizer.decode(encoding.get_ids(), true).unwrap(), text);
         assert!(encoding.get_ids().iter().all(|id| *id < vocab));
-        assert_eq!(vocab > 1000, encoding.len() < text.len() * 4 / 5, "{}", encoding.len());
+        // Without room for merges every byte is a token.
+        assert_eq!(encoding.len() < text.len(), vocab > 259, "{}", encoding.len());
         let all: Vec<u32> = (0..vocab).collect();
         assert!(tokenizer.decode(&all, false).is_ok());
     }

@@ -195,3 +195,11 @@ pub(crate) fn write_workload(dir: &Path, workload: &[WorkloadLine]) -> PathBuf {
     fs_err::write(&path, lines.collect::<String>()).unwrap();
     path
 }
+
+/// Changes one key of a model's `config.json`.
+pub(crate) fn edit_config(model: &Path, key: &str, value: Value) {
+    let path = model.join("config.json");
+    let mut config: Map<String, Value> = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+    config.insert(key.to_owned(), value);
+    fs_err::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+}
