@@ -45,7 +45,9 @@ impl Rapl {
         let looked_for = format!("looked for RAPL zones in {}", root.display());
         let entries = match fs_err::read_dir(root) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(format!("{looked_for}: no such directory")),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(format!("{looked_for}: no such directory"));
+            }
             Err(error) => return Err(format!("{looked_for}: {error}")),
         };
         let mut directories: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();

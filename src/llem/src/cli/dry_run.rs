@@ -70,8 +70,7 @@ fn experiments(study: &StudyConfig, limit: usize) -> String {
     let mut head = vec!["no".to_owned(), "experiment".to_owned(), "backend".to_owned()];
     head.extend(keys.iter().filter(|key| *key != "backend").map(|key| table::short(key, keys)));
     let rows = study.experiments.iter().enumerate().take(limit).map(|(index, experiment)| {
-        let mut row =
-            vec![(index + 1).to_string(), experiment.id.clone(), experiment.config.backend.name().to_owned()];
+        let mut row = vec![(index + 1).to_string(), experiment.id.clone(), experiment.config.backend.name().to_owned()];
         row.extend(keys.iter().filter(|key| *key != "backend").map(|key| {
             let varied = experiment.varied.iter().find(|(name, _)| name == key);
             varied.map_or_else(|| "-".to_owned(), |(_, value)| table::value(value))

@@ -44,7 +44,8 @@ fn programs() -> Result<Programs, Failure> {
 
 fn describe(reference: &str, probe: &Probe) -> String {
     let none = || "-".to_owned();
-    let digests = if probe.digests.is_empty() { "none (not from a registry)".to_owned() } else { probe.digests.join(" ") };
+    let digests =
+        if probe.digests.is_empty() { "none (not from a registry)".to_owned() } else { probe.digests.join(" ") };
     let agent = probe.agent.clone().unwrap_or_else(|| format!("does not start: {}", probe.problem));
     let engine = probe.engine.as_ref().map_or_else(none, |(name, version)| format!("{name} {version}"));
     [

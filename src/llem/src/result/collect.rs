@@ -122,9 +122,11 @@ fn failure(name: &str, problem: &str) -> Failure {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use llem_protocol::{FailureClass, PowerSample};
+    use llem_protocol::{FailureClass, Job, PowerSample, files};
+    use serde_json::json;
+    use sha2::{Digest, Sha256};
 
-    use super::{bytes, open, table};
+    use super::{bytes, collect, open, table};
 
     #[test]
     fn links_pipes_and_directories_are_not_followed() {
@@ -154,8 +156,51 @@ mod tests {
         assert!(table::<PowerSample>(dir.path(), "t", 1).unwrap_err().starts_with("line 1: "));
     }
 
+    /// A job and a volume with the report of a run that failed early.
+    fn volume(run_id: &str) -> (tempfile::TempDir, Job, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let job = json!({
+            "protocol_version": 1, "run_id": "001-a-c1", "nonce": "n", "output_dir": "/llem/out",
+            "driver": {"programs": ["x"], "args": [], "env": {}},
+            "engine": {"backend": "candle", "model": {"directory": "/m"}, "dtype": "auto", "options": {}, "extra": {},
+                "sampling": {}, "random_seed": "42"},
+            "workload": {"path": "/w", "sha256": "0", "requests": 1, "ignore_eos": true},
+            "measurement": {"baseline_s": 0.0, "warmup_passes": 1, "warmup_min_s": 0.0, "window_min_s": 1.0,
+                "window_min_passes": 1, "sample_hz": 10.0},
+            "timeouts_s": {}, "gpus": []
+        });
+        let clock = json!({"monotonic_ns": 1, "realtime_ns": 2});
+        let report = json!({
+            "schema_version": 1, "run_id": run_id, "agent_version": "0", "clock_start": clock, "clock_end": clock,
+            "environment": {"gpus": []}, "phases": [], "reasons": [], "request_records": 0, "power_samples": 0
+        });
+        let text = serde_json::to_vec(&report).unwrap();
+        fs_err::write(dir.path().join(files::REPORT), &text).unwrap();
+        for name in [files::REQUESTS, files::SAMPLES] {
+            fs_err::write(dir.path().join(name), "").unwrap();
+        }
+        let sha256 = hex::encode(Sha256::digest(&text));
+        (dir, serde_json::from_value(job).unwrap(), sha256)
+    }
+
     #[test]
     fn a_run_that_claims_to_be_whole_must_be() {
-        assert_eq!(super::failure("report.json", "x").class, FailureClass::Protocol);
+        let (dir, job, sha256) = volume("001-a-c1");
+        assert!(collect(dir.path(), &job, Some(&sha256)).unwrap().report.is_some());
+        let refused = |sha256: &str| collect(dir.path(), &job, Some(sha256)).unwrap_err();
+        assert_eq!(refused("00").class, FailureClass::Protocol);
+        assert!(refused("00").message.contains("the agent announced 00"), "{}", refused("00").message);
+        fs_err::remove_file(dir.path().join(files::SAMPLES)).unwrap();
+        assert!(refused(&sha256).message.contains("samples.jsonl"));
+        // Without a claim, what is there is taken.
+        assert!(collect(dir.path(), &job, None).unwrap().report.is_some());
+    }
+
+    #[test]
+    fn the_report_of_another_run_is_not_taken() {
+        let (dir, job, sha256) = volume("002-b-c1");
+        let failure = collect(dir.path(), &job, Some(&sha256)).unwrap_err();
+        assert!(failure.message.contains("`002-b-c1`, expected `001-a-c1`"), "{}", failure.message);
+        assert!(collect(dir.path(), &job, None).unwrap().report.is_none());
     }
 }

@@ -11,6 +11,7 @@ use fs_err::File;
 use llem_protocol::{PowerSample, RequestRecord};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::metrics::{domain_name, e2e_ms, itl_ms, ttft_ms};
@@ -117,12 +118,13 @@ fn write(path: &Path, columns: Vec<Column>) -> Result<(), StoreError> {
             Field::new(*name, values.data_type().clone(), true).with_metadata(metadata)
         })
         .collect();
-    let metadata = HashMap::from([("schema_version".to_owned(), SCHEMA_VERSION.to_string())]);
-    let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+    let schema = Arc::new(Schema::new(fields));
     let values = columns.into_iter().map(|(_, _, values)| values).collect();
     let batch = RecordBatch::try_new(schema.clone(), values).map_err(|e| failed(e.into()))?;
     let compression = Compression::ZSTD(ZstdLevel::try_new(3).map_err(failed)?);
-    let properties = WriterProperties::builder().set_compression(compression).build();
+    let version = KeyValue::new("schema_version".to_owned(), SCHEMA_VERSION.to_string());
+    let properties =
+        WriterProperties::builder().set_compression(compression).set_key_value_metadata(Some(vec![version])).build();
     let partial = path.with_extension("parquet.partial");
     let file = File::create(&partial)?;
     let mut writer = ArrowWriter::try_new(file.into_file(), schema, Some(properties)).map_err(failed)?;
@@ -170,7 +172,12 @@ mod tests {
         assert!(batch.column_by_name("batch").unwrap().is_null(0));
         let tokens = batch.column_by_name("token_ns").unwrap().as_list::<i32>().value(0);
         assert_eq!(tokens.as_primitive::<UInt64Type>().values(), &[3_000_000, 4_000_000, 6_000_000]);
-        assert_eq!(batch.schema().metadata()["schema_version"], "1");
+        let file = fs_err::File::open(&path).unwrap().into_file();
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        let metadata = builder.metadata().file_metadata().key_value_metadata().unwrap();
+        assert!(metadata.iter().any(|pair| pair.key == "schema_version" && pair.value.as_deref() == Some("1")));
+        let meaning = builder.schema().field_with_name("ttft_ms").unwrap().metadata().get("description").cloned();
+        assert_eq!(meaning.as_deref(), Some("from submit to the first token"));
     }
 
     #[test]

@@ -7,11 +7,11 @@ use bollard::models::{ContainerCreateBody, HostConfig};
 use futures_util::StreamExt;
 use llem_protocol::Message;
 
+use super::LABEL_RUN;
 use super::archive::Archive;
 use super::client::{Engine, EngineError};
 use super::image::{CANDLE_DRIVER, ImageError};
 use super::spec::inside;
-use super::LABEL_RUN;
 
 /// Output of a probe that is read, in bytes.
 const OUTPUT_BYTES: usize = 64 * 1024;
