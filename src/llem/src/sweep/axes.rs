@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 use super::range;
 use crate::config::{Backend, Finding, STUDY_SCHEMA, Side, Source, check, get, pointer_of, set, shown_key};
 
+/// Refused values of one axis that are reported; the rest is left out in silence.
+const MAX_REFUSED: usize = 20;
+
 /// A key and the value that it gets.
 #[derive(Clone, Debug)]
 pub(super) struct Assignment {
@@ -84,29 +87,39 @@ impl<'s> Grammar<'s> {
     }
 
     fn values(&mut self, pointer: &str, key: &str, value: &Value) -> Vec<Assignment> {
-        let values = match value {
+        let assignment = |value: Value, value_pointer: String| {
+            let (key, key_pointer) = (key.to_owned(), pointer.to_owned());
+            Assignment { key, value, key_pointer, value_pointer }
+        };
+        let assignments: Result<Vec<Assignment>, String> = match value {
             Value::Array(items) if items.is_empty() => Err("the axis is empty".to_owned()),
-            Value::Array(items) => Ok((items.clone(), true)),
-            Value::Object(map) => range::values(map).map(|values| (values, false)),
+            Value::Array(items) => {
+                let numbered = items.iter().enumerate();
+                Ok(numbered.map(|(index, value)| assignment(value.clone(), format!("{pointer}/{index}"))).collect())
+            }
+            Value::Object(map) => {
+                let values = range::values(map);
+                values.map(|values| values.into_iter().map(|value| assignment(value, pointer.to_owned())).collect())
+            }
             _ => Err(format!("an axis is a list or a range; for one value, set `{}` outside `sweep`", shown_key(key))),
         };
-        match values {
-            Ok((values, is_list)) => values
-                .into_iter()
-                .enumerate()
-                .map(|(index, value)| Assignment {
-                    key: key.to_owned(),
-                    value,
-                    key_pointer: pointer.to_owned(),
-                    value_pointer: if is_list { format!("{pointer}/{index}") } else { pointer.to_owned() },
-                })
-                .filter(|assignment| self.is_assignable(assignment))
-                .collect(),
-            Err(message) => {
-                self.findings.push(Finding::value(pointer, message));
-                Vec::new()
-            }
-        }
+        let mut assignments = assignments.unwrap_or_else(|message| {
+            self.findings.push(Finding::value(pointer, message));
+            Vec::new()
+        });
+        self.keep_assignable(&mut assignments, value.is_object());
+        assignments
+    }
+
+    /// Of a range, the first value that is refused speaks for all.
+    fn keep_assignable(&mut self, assignments: &mut Vec<Assignment>, is_range: bool) {
+        let mut refused = 0;
+        assignments.retain(|assignment| {
+            let most = if is_range { 1 } else { MAX_REFUSED };
+            let fine = refused < most && self.is_assignable(assignment);
+            refused += usize::from(!fine);
+            fine
+        });
     }
 
     /// Axes that advance together: `zip: {a: […], b: […]}`, or a list of such mappings.
