@@ -1,6 +1,6 @@
 //! The grammar of `sweep`, `experiments` and `exclude`: from the file's mappings to axes of assignments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -153,7 +153,9 @@ impl<'s> Grammar<'s> {
         }
         let row =
             |index: usize| columns.iter().filter_map(|column| column.choices.get(index)).flatten().cloned().collect();
-        Axis { choices: (0..longest).map(row).collect() }
+        let choices: Vec<Choice> = (0..longest).map(row).collect();
+        choices.first().into_iter().for_each(|row| self.refuse_doubles(row));
+        Axis { choices }
     }
 
     /// Named axes whose positions set several keys: `groups: {name: [{a: 1, b: 2}, …]}`.
@@ -207,6 +209,7 @@ impl<'s> Grammar<'s> {
         };
         let mut choice = Vec::new();
         self.flatten(pointer, "", map, &mut choice);
+        self.refuse_doubles(&choice);
         Some(choice)
     }
 
@@ -217,9 +220,8 @@ impl<'s> Grammar<'s> {
             match value {
                 Value::Object(inner) if is_section => self.flatten(&pointer, &key, inner, choice),
                 _ => {
-                    let pointers = (pointer.clone(), pointer);
-                    let (key_pointer, value_pointer) = pointers;
-                    let assignment = Assignment { key, value: value.clone(), key_pointer, value_pointer };
+                    let (value, key_pointer) = (value.clone(), pointer.clone());
+                    let assignment = Assignment { key, value, key_pointer, value_pointer: pointer };
                     if self.is_assignable(&assignment) {
                         choice.push(assignment);
                     }
@@ -228,47 +230,72 @@ impl<'s> Grammar<'s> {
         }
     }
 
-    /// Checks a key and its value as if they stood in the file by themselves.
     fn is_assignable(&mut self, assignment: &Assignment) -> bool {
         let findings = match &assignment.value {
-            // A rule of `exclude` may list several values.
             Value::Array(items) if assignment.key_pointer.starts_with("/exclude/") => {
-                let single = |(index, value): (usize, &Value)| {
-                    let value_pointer = format!("{}/{index}", assignment.value_pointer);
-                    assignment_findings(&Assignment { value: value.clone(), value_pointer, ..assignment.clone() })
-                };
-                let each: Vec<Finding> = items.iter().enumerate().flat_map(single).collect();
-                // Or one value that is itself a list.
-                if assignment_findings(assignment).is_empty() { Vec::new() } else { each }
+                any_of_findings(assignment, items)
             }
             _ => assignment_findings(assignment),
         };
         let fine = findings.is_empty();
         for finding in findings {
-            if !self.findings.contains(&finding) {
-                self.findings.push(finding);
-            }
+            self.add(finding);
         }
         fine
     }
 
+    fn add(&mut self, finding: Finding) {
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    /// The same key in dotted and in nested form.
+    fn refuse_doubles(&mut self, choice: &Choice) {
+        let mut seen = HashSet::new();
+        for assignment in choice.iter().filter(|assignment| !seen.insert(assignment.key.as_str())) {
+            self.add(Finding::key(assignment.key_pointer.as_str(), format!("`{}` is given twice", assignment.key)));
+        }
+    }
+
+    /// Two axes that set the same field, or a field and a part of it.
     fn refuse_repeated(&mut self, axes: &[Axis]) {
-        let mut seen: HashMap<&str, (usize, &str)> = HashMap::new();
+        let mut owners: HashMap<&str, usize> = HashMap::new();
         for (index, axis) in axes.iter().enumerate() {
             for assignment in axis.choices.iter().flatten() {
-                let entry = seen.entry(&assignment.key).or_insert((index, &assignment.key_pointer));
-                if entry.0 != index {
-                    let message = format!("`{}` is varied by another axis too", assignment.key);
-                    let finding = Finding::key(assignment.key_pointer.as_str(), message);
-                    if !self.findings.contains(&finding) {
-                        self.findings.push(finding);
-                    }
+                owners.entry(&assignment.key).or_insert(index);
+            }
+        }
+        for (index, axis) in axes.iter().enumerate() {
+            for assignment in axis.choices.iter().flatten() {
+                let taken = |key: &str| owners.get(key).is_some_and(|owner| *owner != index);
+                if let Some(key) = with_ancestors(&assignment.key).find(|key| taken(key)) {
+                    let message = format!("`{key}` is varied by another axis too");
+                    self.add(Finding::key(assignment.key_pointer.as_str(), message));
                 }
             }
         }
     }
 }
 
+/// `a.b.c`, `a.b`, `a`.
+fn with_ancestors(key: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(parent, _)| parent))
+}
+
+/// A rule of `exclude` may list several values, or name one value that is itself a list.
+fn any_of_findings(assignment: &Assignment, items: &[Value]) -> Vec<Finding> {
+    if assignment_findings(assignment).is_empty() {
+        return Vec::new();
+    }
+    let single = |(index, value): (usize, &Value)| {
+        let value_pointer = format!("{}/{index}", assignment.value_pointer);
+        assignment_findings(&Assignment { value: value.clone(), value_pointer, ..assignment.clone() })
+    };
+    items.iter().enumerate().flat_map(single).collect()
+}
+
+/// Checks a key and its value as if they stood in the file by themselves.
 fn assignment_findings(assignment: &Assignment) -> Vec<Finding> {
     let Assignment { key, value, key_pointer, value_pointer } = assignment;
     if let Some(finding) = refuse_key(key, key_pointer) {
