@@ -101,12 +101,12 @@ impl Translation<'_> {
         for name in unexpected {
             let pointer = format!("{}/{}", error.instance_path(), pointer_segment(name));
             let finding = Finding::key(pointer, format!("unknown field `{}`", key(name)));
-            findings.push(finding.hint(self.hint_for_unknown(name, &known)));
+            findings.push(finding.hint(self.hint_for_unknown(name, &known, error.instance_path().is_empty())));
         }
         self.findings.extend(findings);
     }
 
-    fn hint_for_unknown(&self, name: &str, known: &[&str]) -> String {
+    fn hint_for_unknown(&self, name: &str, known: &[&str], is_top_level: bool) -> String {
         if let Some(near) = nearest(name, known.iter().copied()) {
             return format!("did you mean `{near}`?");
         }
@@ -115,12 +115,11 @@ impl Translation<'_> {
         {
             return format!("write it nested: `{section}:` with `{}:` below it", key(field));
         }
+        // In a section, the same name in several others says little.
         let elsewhere = self.schema.paths_of(name);
-        if !elsewhere.is_empty() {
-            return format!(
-                "did you mean {}?",
-                quoted_list(elsewhere.iter().map(String::as_str)).replace("`, `", "` or `")
-            );
+        if elsewhere.len() == 1 || (is_top_level && !elsewhere.is_empty()) {
+            let names = quoted_list(elsewhere.iter().map(String::as_str));
+            return format!("did you mean {}?", names.replace("`, `", "` or `"));
         }
         match known.get(..MAX_LISTED) {
             Some(_) if known.len() > MAX_LISTED => "`llem config schema` prints all fields".to_owned(),

@@ -36,7 +36,7 @@ pub struct ExecutionConfig {
     pub pids_limit: u32,
     /// Seconds allowed for each phase of a run (`import`, `load`, `warmup`, `window`, …); absent phases keep their default.
     #[serde(default)]
-    #[schemars(with = "BTreeMap<PhaseName, f64>")]
+    #[schemars(with = "BTreeMap<PhaseName, Seconds>")]
     pub timeouts_s: BTreeMap<Phase, f64>,
 }
 
@@ -51,6 +51,11 @@ pub enum CycleOrder {
     /// Every cycle in an order of its own, drawn with `shuffle_seed`.
     Shuffled,
 }
+
+/// Seconds until something is given up.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "gives the values of `timeouts_s` to the JSON Schema; never constructed")]
+struct Seconds(#[schemars(range(min = 0.1, max = 604_800.0))] f64);
 
 /// Names of the phases that a time-out can be set for.
 #[derive(JsonSchema, PartialEq, Eq, PartialOrd, Ord)]

@@ -58,3 +58,32 @@ fn is_component(component: &str) -> bool {
         && bytes.last().is_some_and(|byte| alphanumeric(*byte))
         && bytes.iter().all(|byte| alphanumeric(*byte) || b"._-".contains(byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::problem;
+
+    #[test]
+    fn references_of_every_shape_are_accepted() {
+        let digest = "a".repeat(64);
+        let with_digest = format!("vllm/vllm-openai:v0.33.0@sha256:{digest}");
+        for reference in [
+            "ubuntu",
+            "vllm/vllm-openai:v0.33.0-x86_64",
+            "nvcr.io/nvidia/tensorrt-llm/release:1.2.1",
+            "localhost:5000/llem/candle",
+            "registry.example:443/a__b/c-d.e",
+            &with_digest,
+        ] {
+            assert_eq!(problem(reference), None);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_reference_is_refused() {
+        let long_tag = format!("a:{}", "t".repeat(129));
+        for reference in ["", "A/b", "a//b", "a/", "/a", "a b", "a:-t", "a@md5:00", "a.b:99999/c", "-a", &long_tag] {
+            assert!(problem(reference).is_some(), "`{reference}`");
+        }
+    }
+}

@@ -74,7 +74,7 @@ impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
+        for (index, problem) in self.problems.iter().take(MAX_SHOWN).enumerate() {
             if index > 0 {
                 f.write_str("\n\n")?;
             }
@@ -82,6 +82,7 @@ impl fmt::Display for ConfigError {
         }
         match self.problems.len() {
             0 | 1 => Ok(()),
+            many if many > MAX_SHOWN => write!(f, "\n\n{many} problems, of which the first {MAX_SHOWN} are shown"),
             many => write!(f, "\n\n{many} problems"),
         }
     }
@@ -105,6 +106,9 @@ impl fmt::Display for Problem {
         }
     }
 }
+
+/// The most problems that are printed.
+const MAX_SHOWN: usize = 100;
 
 /// The longest part of a source line or path that is shown, in characters.
 const SHOWN_CHARS: usize = 160;

@@ -11,13 +11,15 @@ use super::scalar;
 
 /// Mappings and lists inside each other.
 const MAX_DEPTH: usize = 64;
-/// Values in a file after the expansion of its aliases.
-const MAX_NODES: usize = 2_000_000;
+/// What a file may cost in memory after the expansion of its aliases; a short value costs 1.
+const MAX_COST: usize = 2_000_000;
+/// Bytes of text or path that cost as much as a value.
+const BYTES_PER_COST: usize = 64;
 
 /// Reads the text into the document; what stops the reading is its last problem.
 pub(super) fn read(text: &str, document: &mut Document) {
     let parser = Parser::new_from_str(text);
-    let mut reader = Reader { parser, anchors: HashMap::new(), nodes: 0, document };
+    let mut reader = Reader { parser, anchors: HashMap::new(), cost: 0, deepest: 0, document };
     match reader.documents() {
         Ok(value) => reader.document.value = value,
         Err(Stop(problem)) => reader.document.problems.push(*problem),
@@ -29,13 +31,17 @@ struct Stop(Box<Problem>);
 
 struct Anchored {
     value: Value,
-    nodes: usize,
+    cost: usize,
+    /// Levels inside it.
+    height: usize,
 }
 
 struct Reader<'a> {
     parser: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Anchored>,
-    nodes: usize,
+    cost: usize,
+    /// The deepest level of the value that is being read.
+    deepest: usize,
     document: &'a mut Document,
 }
 
@@ -66,39 +72,53 @@ impl<'a> Reader<'a> {
     }
 
     fn node(&mut self, event: Event<'a>, span: Span, pointer: &str, depth: usize) -> Read<Value> {
-        self.count(1, pointer, span)?;
-        if depth > MAX_DEPTH {
-            return Err(self.stop(pointer, span, format!("nested deeper than {MAX_DEPTH} levels")));
-        }
-        let before = self.nodes;
+        let before = (self.cost, self.deepest);
+        self.spend(1 + pointer.len() / BYTES_PER_COST, pointer, span)?;
+        self.deepest = depth;
+        self.check_depth(depth, pointer, span)?;
         let (value, anchor, tag) = match event {
-            Event::Alias(anchor) => return self.alias(anchor, span, pointer),
-            Event::Scalar(text, style, anchor, tag) => (self.scalar(&text, style, span, pointer), anchor, tag),
+            Event::Alias(anchor) => (self.alias(anchor, span, pointer, depth)?, 0, None),
+            Event::Scalar(text, style, anchor, tag) => {
+                self.spend(text.len() / BYTES_PER_COST, pointer, span)?;
+                (self.scalar(&text, style, span, pointer), anchor, tag)
+            }
             Event::SequenceStart(anchor, tag) => (self.sequence(pointer, depth)?, anchor, tag),
             Event::MappingStart(anchor, tag) => (self.mapping(pointer, depth)?, anchor, tag),
             _ => return Err(self.stop(pointer, span, "expected a value")),
         };
         self.refuse_tag(tag.as_deref(), span, pointer);
         if anchor > 0 {
-            self.anchors.insert(anchor, Anchored { value: value.clone(), nodes: self.nodes - before + 1 });
+            let (cost, height) = (self.cost - before.0, self.deepest - depth);
+            self.spend(cost, pointer, span)?;
+            self.anchors.insert(anchor, Anchored { value: value.clone(), cost, height });
         }
+        self.deepest = self.deepest.max(before.1);
         Ok(value)
     }
 
-    fn alias(&mut self, anchor: usize, span: Span, pointer: &str) -> Read<Value> {
+    fn alias(&mut self, anchor: usize, span: Span, pointer: &str, depth: usize) -> Read<Value> {
         let Some(anchored) = self.anchors.get(&anchor) else {
             return Err(self.stop(pointer, span, "an alias inside the value that it refers to"));
         };
-        let (value, nodes) = (anchored.value.clone(), anchored.nodes);
-        self.count(nodes, pointer, span)?;
-        Ok(value)
+        let (cost, height) = (anchored.cost, anchored.height);
+        // Both before anything is copied, so that they bound the memory.
+        self.check_depth(depth + height, pointer, span)?;
+        self.spend(cost, pointer, span)?;
+        self.deepest = depth + height;
+        Ok(self.anchors.get(&anchor).map(|anchored| anchored.value.clone()).unwrap_or_default())
     }
 
-    /// Counted before anything is copied, so that the limit bounds the memory.
-    fn count(&mut self, nodes: usize, pointer: &str, span: Span) -> Read<()> {
-        self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes > MAX_NODES {
-            let message = format!("more than {MAX_NODES} values (aliases count each time that they are used)");
+    fn check_depth(&self, depth: usize, pointer: &str, span: Span) -> Read<()> {
+        if depth > MAX_DEPTH {
+            return Err(self.stop(pointer, span, format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, cost: usize, pointer: &str, span: Span) -> Read<()> {
+        self.cost = self.cost.saturating_add(cost);
+        if self.cost > MAX_COST {
+            let message = "the file is too large (aliases count each time that they are used)";
             return Err(self.stop(pointer, span, message));
         }
         Ok(())

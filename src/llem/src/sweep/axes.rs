@@ -1,11 +1,14 @@
 //! The grammar of `sweep`, `experiments` and `exclude`: from the file's mappings to axes of assignments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
 use super::range;
 use crate::config::{Backend, Finding, STUDY_SCHEMA, Side, Source, check, get, pointer_of, set, shown_key};
+
+/// Refused values of one axis that are reported; the rest is left out in silence.
+const MAX_REFUSED: usize = 20;
 
 /// A key and the value that it gets.
 #[derive(Clone, Debug)]
@@ -84,29 +87,39 @@ impl<'s> Grammar<'s> {
     }
 
     fn values(&mut self, pointer: &str, key: &str, value: &Value) -> Vec<Assignment> {
-        let values = match value {
+        let assignment = |value: Value, value_pointer: String| {
+            let (key, key_pointer) = (key.to_owned(), pointer.to_owned());
+            Assignment { key, value, key_pointer, value_pointer }
+        };
+        let assignments: Result<Vec<Assignment>, String> = match value {
             Value::Array(items) if items.is_empty() => Err("the axis is empty".to_owned()),
-            Value::Array(items) => Ok((items.clone(), true)),
-            Value::Object(map) => range::values(map).map(|values| (values, false)),
+            Value::Array(items) => {
+                let numbered = items.iter().enumerate();
+                Ok(numbered.map(|(index, value)| assignment(value.clone(), format!("{pointer}/{index}"))).collect())
+            }
+            Value::Object(map) => {
+                let values = range::values(map);
+                values.map(|values| values.into_iter().map(|value| assignment(value, pointer.to_owned())).collect())
+            }
             _ => Err(format!("an axis is a list or a range; for one value, set `{}` outside `sweep`", shown_key(key))),
         };
-        match values {
-            Ok((values, is_list)) => values
-                .into_iter()
-                .enumerate()
-                .map(|(index, value)| Assignment {
-                    key: key.to_owned(),
-                    value,
-                    key_pointer: pointer.to_owned(),
-                    value_pointer: if is_list { format!("{pointer}/{index}") } else { pointer.to_owned() },
-                })
-                .filter(|assignment| self.is_assignable(assignment))
-                .collect(),
-            Err(message) => {
-                self.findings.push(Finding::value(pointer, message));
-                Vec::new()
-            }
-        }
+        let mut assignments = assignments.unwrap_or_else(|message| {
+            self.findings.push(Finding::value(pointer, message));
+            Vec::new()
+        });
+        self.keep_assignable(&mut assignments, value.is_object());
+        assignments
+    }
+
+    /// Of a range, the first value that is refused speaks for all.
+    fn keep_assignable(&mut self, assignments: &mut Vec<Assignment>, is_range: bool) {
+        let mut refused = 0;
+        assignments.retain(|assignment| {
+            let most = if is_range { 1 } else { MAX_REFUSED };
+            let fine = refused < most && self.is_assignable(assignment);
+            refused += usize::from(!fine);
+            fine
+        });
     }
 
     /// Axes that advance together: `zip: {a: […], b: […]}`, or a list of such mappings.
@@ -140,7 +153,9 @@ impl<'s> Grammar<'s> {
         }
         let row =
             |index: usize| columns.iter().filter_map(|column| column.choices.get(index)).flatten().cloned().collect();
-        Axis { choices: (0..longest).map(row).collect() }
+        let choices: Vec<Choice> = (0..longest).map(row).collect();
+        choices.first().into_iter().for_each(|row| self.refuse_doubles(row));
+        Axis { choices }
     }
 
     /// Named axes whose positions set several keys: `groups: {name: [{a: 1, b: 2}, …]}`.
@@ -194,6 +209,7 @@ impl<'s> Grammar<'s> {
         };
         let mut choice = Vec::new();
         self.flatten(pointer, "", map, &mut choice);
+        self.refuse_doubles(&choice);
         Some(choice)
     }
 
@@ -204,9 +220,8 @@ impl<'s> Grammar<'s> {
             match value {
                 Value::Object(inner) if is_section => self.flatten(&pointer, &key, inner, choice),
                 _ => {
-                    let pointers = (pointer.clone(), pointer);
-                    let (key_pointer, value_pointer) = pointers;
-                    let assignment = Assignment { key, value: value.clone(), key_pointer, value_pointer };
+                    let (value, key_pointer) = (value.clone(), pointer.clone());
+                    let assignment = Assignment { key, value, key_pointer, value_pointer: pointer };
                     if self.is_assignable(&assignment) {
                         choice.push(assignment);
                     }
@@ -215,47 +230,72 @@ impl<'s> Grammar<'s> {
         }
     }
 
-    /// Checks a key and its value as if they stood in the file by themselves.
     fn is_assignable(&mut self, assignment: &Assignment) -> bool {
         let findings = match &assignment.value {
-            // A rule of `exclude` may list several values.
             Value::Array(items) if assignment.key_pointer.starts_with("/exclude/") => {
-                let single = |(index, value): (usize, &Value)| {
-                    let value_pointer = format!("{}/{index}", assignment.value_pointer);
-                    assignment_findings(&Assignment { value: value.clone(), value_pointer, ..assignment.clone() })
-                };
-                let each: Vec<Finding> = items.iter().enumerate().flat_map(single).collect();
-                // Or one value that is itself a list.
-                if assignment_findings(assignment).is_empty() { Vec::new() } else { each }
+                any_of_findings(assignment, items)
             }
             _ => assignment_findings(assignment),
         };
         let fine = findings.is_empty();
         for finding in findings {
-            if !self.findings.contains(&finding) {
-                self.findings.push(finding);
-            }
+            self.add(finding);
         }
         fine
     }
 
+    fn add(&mut self, finding: Finding) {
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    /// The same key in dotted and in nested form.
+    fn refuse_doubles(&mut self, choice: &Choice) {
+        let mut seen = HashSet::new();
+        for assignment in choice.iter().filter(|assignment| !seen.insert(assignment.key.as_str())) {
+            self.add(Finding::key(assignment.key_pointer.as_str(), format!("`{}` is given twice", assignment.key)));
+        }
+    }
+
+    /// Two axes that set the same field, or a field and a part of it.
     fn refuse_repeated(&mut self, axes: &[Axis]) {
-        let mut seen: HashMap<&str, (usize, &str)> = HashMap::new();
+        let mut owners: HashMap<&str, usize> = HashMap::new();
         for (index, axis) in axes.iter().enumerate() {
             for assignment in axis.choices.iter().flatten() {
-                let entry = seen.entry(&assignment.key).or_insert((index, &assignment.key_pointer));
-                if entry.0 != index {
-                    let message = format!("`{}` is varied by another axis too", assignment.key);
-                    let finding = Finding::key(assignment.key_pointer.as_str(), message);
-                    if !self.findings.contains(&finding) {
-                        self.findings.push(finding);
-                    }
+                owners.entry(&assignment.key).or_insert(index);
+            }
+        }
+        for (index, axis) in axes.iter().enumerate() {
+            for assignment in axis.choices.iter().flatten() {
+                let taken = |key: &str| owners.get(key).is_some_and(|owner| *owner != index);
+                if let Some(key) = with_ancestors(&assignment.key).find(|key| taken(key)) {
+                    let message = format!("`{key}` is varied by another axis too");
+                    self.add(Finding::key(assignment.key_pointer.as_str(), message));
                 }
             }
         }
     }
 }
 
+/// `a.b.c`, `a.b`, `a`.
+fn with_ancestors(key: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(parent, _)| parent))
+}
+
+/// A rule of `exclude` may list several values, or name one value that is itself a list.
+fn any_of_findings(assignment: &Assignment, items: &[Value]) -> Vec<Finding> {
+    if assignment_findings(assignment).is_empty() {
+        return Vec::new();
+    }
+    let single = |(index, value): (usize, &Value)| {
+        let value_pointer = format!("{}/{index}", assignment.value_pointer);
+        assignment_findings(&Assignment { value: value.clone(), value_pointer, ..assignment.clone() })
+    };
+    items.iter().enumerate().flat_map(single).collect()
+}
+
+/// Checks a key and its value as if they stood in the file by themselves.
 fn assignment_findings(assignment: &Assignment) -> Vec<Finding> {
     let Assignment { key, value, key_pointer, value_pointer } = assignment;
     if let Some(finding) = refuse_key(key, key_pointer) {

@@ -36,6 +36,9 @@ use points::Points;
 /// The most experiments of one study.
 pub(crate) const MAX_POINTS: u128 = 100_000;
 
+/// The most keys that differ between the experiments of one study.
+const MAX_KEYS: usize = 200;
+
 /// All experiments of a file.
 #[derive(Debug, Default)]
 pub(crate) struct Resolved {
@@ -88,7 +91,7 @@ fn design(source: &Source, grammar: &mut Grammar<'_>) -> Design {
     let list = |key: &str| file.get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let experiments = grammar.partials("/experiments", list("experiments"));
     let exclude = grammar.rules("/exclude", list("exclude"));
-    let has_grid = file.get("sweep").is_some() || file.get("experiments").is_none();
+    let has_grid = file.get("sweep").is_some() || list("experiments").is_empty();
     Design { backends: backends(file.get("backend")), axes, experiments, exclude, has_grid }
 }
 
@@ -149,7 +152,16 @@ fn unused_backends(source: &Source, design: &Design) -> Vec<Finding> {
             findings.push(finding);
         }
     }
+    findings.extend(design.experiments.iter().flat_map(|(_, choice)| foreign_keys(choice)));
     findings
+}
+
+/// Keys of another backend in an experiment that names its own.
+fn foreign_keys(choice: &Choice) -> Vec<Finding> {
+    let Some(own) = own_backend(choice) else { return Vec::new() };
+    let foreign = choice.iter().filter(|assignment| assignment.scope().is_some_and(|scope| scope != own));
+    let message = |_: &_| format!("this experiment's backend is `{own}`, so this key has no effect");
+    foreign.map(|assignment| Finding::key(assignment.key_pointer.as_str(), message(assignment))).collect()
 }
 
 /// What every experiment needs and nothing gives. `already` is true when a broken value may be the reason.
@@ -180,6 +192,10 @@ fn too_many(design: &Design) -> Option<Finding> {
         let lengths = design.axes_of(*backend).into_iter().map(|choices| choices.len() as u128);
         lengths.fold(1_u128, u128::saturating_mul)
     };
+    let keys = points::assigned_keys(design).len();
+    if keys > MAX_KEYS {
+        return Some(Finding::key("/experiments", format!("{keys} different keys vary; at most {MAX_KEYS} may")));
+    }
     let points = design.backends.iter().map(grid).fold(0_u128, u128::saturating_add);
     (points > MAX_POINTS).then(|| {
         let message = format!("the sweep has {points} points; a study has at most {MAX_POINTS}");

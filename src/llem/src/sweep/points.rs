@@ -26,6 +26,8 @@ pub(super) struct Points<'d> {
     merged: Vec<MergedPoint>,
     excluded_by: HashSet<usize>,
     keys: Vec<String>,
+    /// Short names of the keys.
+    shorts: Vec<String>,
     /// Points that were checked.
     made: usize,
 }
@@ -51,7 +53,8 @@ impl<'d> Points<'d> {
         let empty = (PointProblems::default(), Vec::new(), HashMap::new(), Vec::new(), HashSet::new());
         let (problems, found, index_of, merged, excluded_by) = empty;
         let keys = assigned_keys(design);
-        Self { source, base, design, problems, found, index_of, merged, excluded_by, keys, made: 0 }
+        let shorts = label::short_keys(&keys);
+        Self { source, base, design, problems, found, index_of, merged, excluded_by, keys, shorts, made: 0 }
     }
 
     pub(super) fn resolve(mut self, problems: &mut Vec<Problem>) -> Resolved {
@@ -199,10 +202,9 @@ impl<'d> Points<'d> {
     }
 
     fn origin(&self, point: &Point<'_>) -> String {
-        let shorts = label::short_keys(&self.keys);
         let own = point.assignments.iter().filter(|assignment| assignment.key != "backend").filter_map(|assignment| {
             let index = self.keys.iter().position(|key| *key == assignment.key)?;
-            Some((shorts.get(index)?.as_str(), &assignment.value))
+            Some((self.shorts.get(index)?.as_str(), &assignment.value))
         });
         let settings = label::label(own);
         let backend = if self.design.used().len() > 1 { format!("backend={} ", point.backend) } else { String::new() };
@@ -233,7 +235,7 @@ fn combination<'d>(axes: &[Vec<&'d Choice>], mut index: usize) -> Vec<&'d Assign
 }
 
 /// All keys that the design sets, in its order; `backend` first.
-fn assigned_keys(design: &Design) -> Vec<String> {
+pub(super) fn assigned_keys(design: &Design) -> Vec<String> {
     let in_axes = design.axes.iter().flat_map(|axis| axis.choices.iter().flatten());
     let in_lists = design.experiments.iter().flat_map(|(_, choice)| choice);
     let mut seen = HashSet::from(["backend"]);

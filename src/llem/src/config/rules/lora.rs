@@ -6,7 +6,7 @@ use super::super::experiment::ExperimentConfig;
 use super::super::model::LoraConfig;
 use super::model::reference;
 
-const TENSORRT_LIMIT: &str = "llem runs TensorRT-LLM without adapters: an engine is compiled for fixed weights";
+const TENSORRT_LIMIT: &str = "the TensorRT-LLM backend runs one set of weights and takes no adapter";
 const TENSORRT_WAY: &str = "merge the adapter once with PEFT: `model = PeftModel.from_pretrained(base, adapter)`, \
      `model.merge_and_unload().save_pretrained(\"./merged\")`, and save the tokenizer beside it;\n\
      then remove `lora:` and point `model:` to that directory, `model: ./merged`";
