@@ -14,12 +14,12 @@ use llem_protocol::{
 
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
-use crate::config::{ExecutionConfig, Experiment, UserConfig};
+use crate::config::{Backend, ExecutionConfig, Experiment, GpuAccess, UserConfig};
 use crate::result::{
     Collected, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
     WorkloadIdentity, collect, run_metrics,
 };
-use crate::runner::{HostFiles, Limits, Places, RunOutcome, RunSpec, Runner, Stop};
+use crate::runner::{HostFiles, Limits, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus};
 
 /// Bytes in a GiB.
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
@@ -53,7 +53,8 @@ pub(super) async fn carry_out(
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
     }
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
-    let result = judge(context, outcome, &collected, failure, started, clock.elapsed().as_secs_f64());
+    let on_gpu = !spec.job.gpus.is_empty();
+    let result = judge(context, outcome, &collected, failure, on_gpu, started, clock.elapsed().as_secs_f64());
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     Ok((row(&result, &context.experiment.label), directory.path().to_owned()))
@@ -143,7 +144,16 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
             sample_hz: measurement.sample_hz,
         },
         timeouts_s: context.execution.timeouts_s.clone(),
-        gpus: Vec::new(),
+        gpus: gpus(config.backend, context.user),
+    }
+}
+
+/// The GPUs that a backend's runs get: those that the machine's owner names, else all. The embedded backend computes on the processor.
+fn gpus(backend: Backend, user: &UserConfig) -> Vec<String> {
+    match (backend, user.gpu.access) {
+        (Backend::Candle, _) | (_, GpuAccess::None) => Vec::new(),
+        _ if user.gpu.devices.is_empty() => host_gpus().into_iter().map(|gpu| gpu.uuid).collect(),
+        _ => user.gpu.devices.clone(),
     }
 }
 
@@ -173,11 +183,12 @@ fn judge(
     outcome: RunOutcome,
     collected: &Collected,
     failure: Option<Failure>,
+    on_gpu: bool,
     started: Timestamp,
     wall_s: f64,
 ) -> RunResult {
     let report = collected.report.as_ref();
-    let (metrics, failure) = figures(report, &collected.requests, failure, outcome.report_sha256.is_some());
+    let (metrics, failure) = figures(report, &collected.requests, failure, on_gpu, outcome.report_sha256.is_some());
     let status = match &failure {
         None => RunStatus::Completed,
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
@@ -231,6 +242,7 @@ fn figures(
     report: Option<&Report>,
     requests: &[RequestRecord],
     failure: Option<Failure>,
+    on_gpu: bool,
     announced: bool,
 ) -> (Option<Metrics>, Option<Failure>) {
     let protocol = |message: String| {
@@ -246,7 +258,7 @@ fn figures(
         return (None, Some(failure.clone()));
     }
     let peak = report.engine.as_ref().and_then(|e| e.peak_memory_bytes);
-    match run_metrics(window, requests, false, peak) {
+    match run_metrics(window, requests, on_gpu, peak) {
         Ok(metrics) => (Some(metrics), None),
         Err(error) => (None, protocol(error.to_string())),
     }

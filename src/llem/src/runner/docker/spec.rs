@@ -151,3 +151,97 @@ fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
         ..DeviceRequest::default()
     }])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::{GpuPlan, container, device_requests};
+    use crate::config::GpuAccess;
+    use crate::runner::docker::{BindMount, MachineConfig};
+    use crate::runner::{Gpu, HostFiles, Limits, RunSpec};
+
+    fn spec() -> RunSpec {
+        let job = serde_json::json!({
+            "protocol_version": 1, "run_id": "001-a-c1", "nonce": "0123456789abcdef", "output_dir": "/llem/out",
+            "driver": {"programs": ["x"], "args": [], "env": {}},
+            "engine": {"backend": "candle", "model": {"directory": "/m"}, "dtype": "auto", "options": {}, "extra": {},
+                "sampling": {}, "random_seed": "42"},
+            "workload": {"path": "/w", "sha256": "0", "requests": 1, "ignore_eos": true},
+            "measurement": {"baseline_s": 0.0, "warmup_passes": 1, "warmup_min_s": 0.0, "window_min_s": 1.0,
+                "window_min_passes": 1, "sample_hz": 10.0},
+            "timeouts_s": {}, "gpus": []
+        });
+        let files = HostFiles {
+            output_dir: "/s/runs/1/.volume".into(),
+            workload: "/c/w.jsonl".into(),
+            model_dir: Some("/c/model".into()),
+            agent: "/b/llem-agent".into(),
+            candle: "/b/llem-candle".into(),
+        };
+        RunSpec {
+            study_id: "study".into(),
+            study_lock: "/s/.lock".into(),
+            image: "image:1".into(),
+            files,
+            job: serde_json::from_value(job).unwrap(),
+            job_file: "/s/runs/1/job.json".into(),
+            env: [("SITE".to_owned(), "x".to_owned())].into(),
+            limits: Limits { memory_bytes: Some(1 << 30), shm_bytes: 1 << 20, pids: 99 },
+            network: false,
+        }
+    }
+
+    fn plan(access: GpuAccess) -> GpuPlan {
+        GpuPlan { access, gpus: vec![Gpu { uuid: "GPU-a".into(), minor: 3 }] }
+    }
+
+    #[test]
+    fn containers_have_the_least_privilege() {
+        let machine = MachineConfig { cap_add: vec!["SYS_NICE".into()], ..MachineConfig::default() };
+        let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "7:8");
+        let host = body.host_config.unwrap();
+        assert_eq!(body.user.as_deref(), Some("7:8"));
+        assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+        assert_eq!(host.cap_add.unwrap(), ["SYS_NICE"]);
+        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!((host.memory, host.memory_swap), (Some(1 << 30), Some(1 << 30)));
+        assert_eq!((host.pids_limit, host.shm_size), (Some(99), Some(1 << 20)));
+        assert_eq!(host.device_requests, None);
+        assert_eq!(body.env.unwrap(), ["HOME=/tmp", "SITE=x"]);
+    }
+
+    #[test]
+    fn only_the_results_are_writable() {
+        let share = BindMount { source: "/data".into(), target: "/data".into(), read_only: true };
+        let machine = MachineConfig { mounts: vec![share], ..MachineConfig::default() };
+        let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "0:0");
+        let mounts = body.host_config.unwrap().mounts.unwrap();
+        let shown: Vec<_> = mounts.iter().map(|m| (m.target.as_deref().unwrap(), m.read_only.unwrap())).collect();
+        assert_eq!(shown, [("/llem/out", false), ("/llem/model", true), ("/data", true)]);
+    }
+
+    #[test]
+    fn gpus_are_asked_for_by_uuid() {
+        let ids =
+            |access| device_requests(&plan(access)).map(|r| (r[0].driver.clone(), r[0].device_ids.clone().unwrap()));
+        assert_eq!(ids(GpuAccess::Nvidia), Some((Some("nvidia".into()), vec!["GPU-a".to_owned()])));
+        assert_eq!(ids(GpuAccess::Cdi), Some((Some("cdi".into()), vec!["nvidia.com/gpu=GPU-a".to_owned()])));
+        assert_eq!(ids(GpuAccess::Devices), None);
+        let request = device_requests(&plan(GpuAccess::Nvidia)).unwrap().remove(0);
+        // The engine refuses a request with both a count and ids.
+        assert_eq!(request.count, None);
+        assert!(request.capabilities.unwrap()[0].contains(&"utility".to_owned()));
+    }
+
+    #[test]
+    fn raw_devices_are_those_of_the_runs_gpus() {
+        let machine = MachineConfig { devices: vec![PathBuf::from("/dev/fuse")], ..MachineConfig::default() };
+        let body = container(&spec(), &machine, &plan(GpuAccess::Devices), "0:0");
+        let nodes: Vec<_> =
+            body.host_config.unwrap().devices.unwrap().into_iter().map(|d| d.path_on_host.unwrap()).collect();
+        assert_eq!(nodes[..2], ["/dev/fuse", "/dev/nvidia3"]);
+        assert!(body.env.unwrap().contains(&"CUDA_VISIBLE_DEVICES=GPU-a".to_owned()));
+    }
+}
