@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let printer = Printer::new(arguments.output());
     arguments.init_log();
-    match cli::dispatch(arguments, &printer) {
+    match cli::dispatch(arguments, printer) {
         Ok(exit) => exit.into(),
         Err(error) => {
             printer.error(&error);

@@ -53,7 +53,7 @@ pub(crate) struct RunArguments {
     pub(crate) dry_run: bool,
     /// Go on with a study that was stopped (not available in this version).
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
-    pub(crate) resume: Option<Option<PathBuf>>,
+    pub(crate) resume: Option<Vec<PathBuf>>,
     /// Where the engines run, for all backends.
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) runner: Option<RunnerName>,

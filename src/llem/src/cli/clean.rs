@@ -4,7 +4,7 @@ use llem::runner::docker::{Engine, remove_all};
 use super::{Exit, Failure, Printer};
 
 /// `llem clean`: removes every container of llem whose controller is dead.
-pub(crate) async fn clean(printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) async fn clean(printer: Printer) -> Result<Exit, Failure> {
     let user = UserConfig::load()?;
     let engine = Engine::connect(user.docker_host.as_deref()).await?;
     let reaped = remove_all(&engine).await?;

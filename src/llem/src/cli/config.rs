@@ -8,15 +8,15 @@ use super::arguments::{ConfigArguments, ConfigCommand};
 use super::{Exit, Failure, Printer};
 
 /// `llem config check|schema|init`.
-pub(crate) fn config(arguments: ConfigArguments, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) fn config(arguments: ConfigArguments, printer: Printer) -> Result<Exit, Failure> {
     match arguments.command {
-        ConfigCommand::Check { file, set } => check(&file, &set, *printer),
+        ConfigCommand::Check { file, set } => check(&file, &set, printer),
         ConfigCommand::Schema { user } => {
             let schema = if user { user_schema() } else { study_schema() };
             printer.result(&format!("{schema:#}"));
             Ok(Exit::Success)
         }
-        ConfigCommand::Init { file } => init(&file, *printer),
+        ConfigCommand::Init { file } => init(&file, printer),
     }
 }
 

@@ -6,7 +6,7 @@ use super::arguments::{ImageArguments, ImageCommand};
 use super::{Exit, Failure, Printer, table};
 
 /// `llem image ls|build|pull|probe`.
-pub(crate) async fn image(arguments: ImageArguments, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) async fn image(arguments: ImageArguments, printer: Printer) -> Result<Exit, Failure> {
     let user = UserConfig::load()?;
     let engine = Engine::connect(user.docker_host.as_deref()).await?;
     match arguments.command {

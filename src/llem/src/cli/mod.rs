@@ -19,7 +19,7 @@ pub(crate) use printer::Printer;
 use arguments::Command;
 
 /// Runs the command that was asked for.
-pub(crate) fn dispatch(arguments: Arguments, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) fn dispatch(arguments: Arguments, printer: Printer) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Run(run) => run::run(&run, printer),
         Command::Config(config) => config::config(config, printer),

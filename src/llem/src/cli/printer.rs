@@ -22,6 +22,7 @@ pub(crate) struct Printer {
     output: Output,
 }
 
+#[expect(clippy::unused_self, reason = "whoever prints must hold the printer")]
 impl Printer {
     pub(crate) fn new(output: Output) -> Self {
         Self { output }

@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::{Exit, Failure, Printer, dry_run, runtime, signals, table};
 
 /// `llem run`.
-pub(crate) fn run(arguments: &RunArguments, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
     if arguments.resume.is_some() {
         let message = "--resume is not available in this version; run the study again";
         return Err(Failure::usage(message));
@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: &Printer) -> Result<Exit, F
     let user = UserConfig::load()?;
     let study = StudyConfig::from_file(file, &arguments.set, arguments.profile.into())?;
     if arguments.dry_run {
-        dry_run::dry_run(&study, arguments.format, *printer);
+        dry_run::dry_run(&study, arguments.format, printer);
         return Ok(Exit::Success);
     }
     let stop = Stop::default();
@@ -34,8 +34,8 @@ pub(crate) fn run(arguments: &RunArguments, printer: &Printer) -> Result<Exit, F
         stop: stop.clone(),
     };
     runtime()?.block_on(async {
-        signals::listen(stop.clone(), *printer)?;
-        let progress = tokio::spawn(Progress::new(*printer, &study).follow(received));
+        signals::listen(stop.clone(), printer)?;
+        let progress = tokio::spawn(Progress::new(printer, &study).follow(received));
         let result = run_study(study, options).await;
         let _ = progress.await;
         let result = match result {

@@ -50,8 +50,8 @@ pub(crate) fn grid(head: Vec<String>, rows: impl Iterator<Item = Vec<String>>, n
     let columns = head.len();
     table.set_header(head).add_rows(rows);
     for (index, column) in table.column_iter_mut().enumerate() {
-        let first = if index == 0 { 0 } else { 1 };
-        let last = if index + 1 == columns { 0 } else { 1 };
+        let first = u16::from(index != 0);
+        let last = u16::from(index + 1 != columns);
         column.set_padding((first, last));
         if index >= names {
             column.set_cell_alignment(CellAlignment::Right);

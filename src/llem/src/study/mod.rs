@@ -84,7 +84,7 @@ pub enum StudyError {
         /// The experiment.
         experiment: String,
         /// What is wrong.
-        source: ModelError,
+        source: Box<ModelError>,
     },
     /// A workload.
     #[error("workload of experiment {experiment}: {source}")]
@@ -92,7 +92,7 @@ pub enum StudyError {
         /// The experiment.
         experiment: String,
         /// What is wrong.
-        source: WorkloadError,
+        source: Box<WorkloadError>,
     },
     /// Results cannot be written. What was finished before is on disk.
     #[error("results cannot be written: {0}; free space or fix the permissions, then run the study again")]

@@ -101,7 +101,10 @@ impl Kitchen {
         let what = format!("model of experiment {}", experiment.id);
         let work = move || LocalModel::resolve(&source, &base_dir, &cache_root, &hub);
         let model = blocking(what, notify, work).await?;
-        let model = Arc::new(model.map_err(|source| StudyError::Model { experiment: experiment.id.clone(), source })?);
+        let model = Arc::new(
+            model
+                .map_err(|source| StudyError::Model { experiment: experiment.id.clone(), source: Box::new(source) })?,
+        );
         self.models.insert(key, model.clone());
         Ok(model)
     }
@@ -135,7 +138,10 @@ impl Kitchen {
         })
         .await?;
         let workload =
-            Arc::new(made.map_err(|source| StudyError::Workload { experiment: experiment.id.clone(), source })?);
+            Arc::new(made.map_err(|source| StudyError::Workload {
+                experiment: experiment.id.clone(),
+                source: Box::new(source),
+            })?);
         self.workloads.insert(key, workload.clone());
         Ok(workload)
     }
