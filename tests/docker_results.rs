@@ -5,7 +5,7 @@ use std::path::Path;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{UInt32Type, UInt64Type};
-use arrow_array::{Array, RecordBatch};
+use arrow_array::RecordBatch;
 use llem::result::{RunResult, RunStatus, SCHEMA_VERSION, StudyResult, StudyStatus};
 use llem_protocol::Job;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;

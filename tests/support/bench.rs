@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use fs_err::File;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::finished::Place;
 use super::{Finished, Program, engine_answers};
 
 /// The built program.
@@ -14,7 +16,7 @@ const LLEM: &str = env!("CARGO_BIN_EXE_llem");
 
 /// A place for one test: nothing of it is shared but the cache of models.
 pub(crate) struct Bench {
-    directory: TempDir,
+    directory: Arc<TempDir>,
     /// The study; JSON is YAML too.
     pub(crate) study: Value,
     /// The user config.
@@ -29,7 +31,7 @@ impl Bench {
     /// A study of one short run of a tiny model. `name` must be the test's own: it is part of the containers' labels.
     pub(crate) fn new(name: &str) -> Self {
         check_programs();
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let directory = Arc::new(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         let model = json!({"layers": 1, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 512});
         let study = json!({
             "name": name,
@@ -103,13 +105,17 @@ impl Bench {
 
     /// As [`Bench::run`] while no other test's `llem` starts, see [`super::alone`].
     pub(crate) fn run_alone(&self, alone: File, arguments: &[&str]) -> Finished {
-        let finished = Program::start_alone(self.run_command(arguments, &[]), &self.output).finish();
+        let finished = Program::start_alone(self.run_command(arguments, &[]), self.place()).finish();
         drop(alone);
         finished
     }
 
     fn start_with(&self, arguments: &[&str], loudness: &[&str]) -> Program {
-        Program::start(self.run_command(arguments, loudness), &self.output)
+        Program::start(self.run_command(arguments, loudness), self.place())
+    }
+
+    fn place(&self) -> Place {
+        Place { output: self.output.clone(), _directory: Arc::clone(&self.directory) }
     }
 
     fn run_command(&self, arguments: &[&str], loudness: &[&str]) -> Command {

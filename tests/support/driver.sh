@@ -16,6 +16,16 @@ until_second_pass() {
     done
 }
 
+# Names that the agent and the controller will write to or read from.
+plant_links() {
+    cd /llem/out || exit 9
+    for name in driver.log requests.jsonl samples.jsonl report.json .report.json.partial result.json; do
+        ln -s "$TARGET" "$name"
+    done
+    ln -s / root
+    mkfifo pipe
+}
+
 case "$FAULT" in
 exit_at_import)
     echo "ImportError: something is missing" >&2
@@ -25,6 +35,12 @@ hang_in_load)
     # Introduces itself as the real one does, then takes the request and says nothing.
     "$real" </dev/null
     exec sleep 1000
+    ;;
+stubborn_in_load)
+    # As above, but deaf to signals.
+    "$real" </dev/null
+    trap '' TERM INT
+    while :; do sleep 1000; done
     ;;
 hang_in_window)
     # The warm-up is pass 0; the answer to the next one never comes.
@@ -38,14 +54,13 @@ short_records)
     exec "$real" | sed -u -e 's/"token_ns":\[[0-9]*,/"token_ns":[/' -e 's/"output_ids":\[[0-9]*,/"output_ids":[/'
     ;;
 links)
-    # Names that the agent and the controller will write to or read from.
-    cd /llem/out || exit 9
-    for name in driver.log requests.jsonl samples.jsonl report.json .report.json.partial result.json; do
-        ln -s "$TARGET" "$name"
-    done
-    ln -s / root
-    mkfifo pipe
+    plant_links
     exec "$real"
+    ;;
+links_only)
+    plant_links
+    kill -9 $PPID
+    sleep 1000
     ;;
 forged_done)
     # The first process of the container writes to the same pipe as the agent.
@@ -53,11 +68,11 @@ forged_done)
     exit 4
     ;;
 forged_report)
-    # The report of another run with a matching digest.
+    # The report of another run with a matching digest, and an agent that cannot contradict.
     printf '%s' "$REPORT" >/llem/out/report.json
     echo "{\"seq\":1000,\"t_ns\":1,\"event\":\"done\",\"report_sha256\":\"$SHA256\"}" >/proc/1/fd/1
-    kill -9 "$(sed -n 's/^PPid:[^0-9]*//p' /proc/self/status)" $PPID
-    exit 4
+    kill -9 $PPID
+    sleep 1000
     ;;
 flood)
     # More than any log keeps, on the driver's and the container's own streams, and as a file.

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use llem::result::{RunResult, RunStatus, StudyResult, StudyStatus};
 use llem_protocol::{Failure, FailureClass, Phase};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::containers_of;
 use super::program::study_dirs;
@@ -17,12 +19,19 @@ pub(crate) struct Finished {
     pub(crate) stdout: String,
     /// Everything on stderr.
     pub(crate) stderr: String,
-    output: PathBuf,
+    place: Place,
+}
+
+/// Where results are; exists as long as somebody may look at them.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(super) output: PathBuf,
+    pub(super) _directory: Arc<TempDir>,
 }
 
 impl Finished {
-    pub(super) fn new(status: ExitStatus, stdout: String, stderr: String, output: PathBuf) -> Self {
-        Self { status, stdout, stderr, output }
+    pub(super) fn new(status: ExitStatus, stdout: String, stderr: String, place: Place) -> Self {
+        Self { status, stdout, stderr, place }
     }
 
     /// Checks the exit code.
@@ -44,7 +53,7 @@ impl Finished {
 
     /// The newest study directory.
     pub(crate) fn study_dir(&self) -> PathBuf {
-        study_dirs(&self.output).pop().expect("a study directory")
+        study_dirs(&self.place.output).pop().expect("a study directory")
     }
 
     /// `study.json`.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use fs_err::File;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::finished::Place;
 use super::{Finished, containers_of, docker, eventually};
 
 /// A started `llem`. Dropped before its end, it is killed with its containers.
@@ -18,22 +19,22 @@ pub(crate) struct Program {
     lines: Arc<Mutex<Vec<String>>>,
     stdout: Option<JoinHandle<String>>,
     stderr: Option<JoinHandle<()>>,
-    output: PathBuf,
+    place: Place,
     starting: Option<File>,
 }
 
 impl Program {
-    /// Starts a command whose results go to `output`.
-    pub(crate) fn start(command: Command, output: &Path) -> Self {
+    /// Starts a command whose results go to `place`.
+    pub(crate) fn start(command: Command, place: Place) -> Self {
         let starting = start_lock();
         starting.file().lock_shared().unwrap();
-        let mut program = Self::start_alone(command, output);
+        let mut program = Self::start_alone(command, place);
         program.starting = Some(starting);
         program
     }
 
     /// As [`Program::start`] for a caller that holds [`alone`].
-    pub(crate) fn start_alone(mut command: Command, output: &Path) -> Self {
+    pub(crate) fn start_alone(mut command: Command, place: Place) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = child.stdout.take().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -50,7 +51,7 @@ impl Program {
             stderr: Some(std::thread::spawn(move || {
                 stderr.lines().for_each(|line| kept.lock().unwrap().push(line.unwrap()));
             })),
-            output: output.to_owned(),
+            place,
             starting: None,
         }
     }
@@ -87,7 +88,7 @@ impl Program {
 
     /// The study's directory, once it is there.
     pub(crate) fn study_dir(&self) -> PathBuf {
-        eventually("the study directory", || study_dirs(&self.output).pop())
+        eventually("the study directory", || study_dirs(&self.place.output).pop())
     }
 
     /// The running container of this study.
@@ -101,6 +102,13 @@ impl Program {
         kill_process(self.pid(), signal).unwrap();
     }
 
+    /// Kills it as nothing can be prepared for; its containers stay.
+    pub(crate) fn kill(mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     /// Waits for the end.
     pub(crate) fn finish(mut self) -> Finished {
         let status = self.wait();
@@ -108,7 +116,7 @@ impl Program {
         self.child = None;
         let stdout = self.stdout.take().unwrap().join().unwrap();
         self.stderr.take().unwrap().join().unwrap();
-        Finished::new(status, stdout, self.said(), self.output.clone())
+        Finished::new(status, stdout, self.said(), self.place.clone())
     }
 
     fn wait(&mut self) -> std::process::ExitStatus {
@@ -123,7 +131,7 @@ impl Drop for Program {
         let Some(mut child) = self.child.take() else { return };
         let _ = child.kill();
         let _ = child.wait();
-        for directory in study_dirs(&self.output) {
+        for directory in study_dirs(&self.place.output) {
             for id in containers_of(&directory) {
                 let _ = docker(&["rm", "-f", &id]);
             }

@@ -136,9 +136,15 @@ impl Kitchen {
     }
 }
 
-/// Runs file and network work beside the event loop.
+/// Runs file and network work beside the event loop, on a thread that nobody waits for when the study is stopped: an event loop
+/// waits at its end for the blocking threads of its own.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StudyError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| StudyError::Task(error.to_string()))
+    let (sender, done) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("prepare".to_owned())
+        .spawn(move || sender.send(work()))
+        .map_err(|error| StudyError::Task(error.to_string()))?;
+    done.await.map_err(|_| StudyError::Task("the preparation died".to_owned()))
 }
 
 fn length(length: Length) -> LengthSpec {
