@@ -3,7 +3,7 @@ use std::path::Path;
 use llem::config::{StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
-use llem::study::{RunOptions, run_study};
+use llem::study::{RunOptions, StudyError, run_study};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
         let result = run_study(study, options).await;
         let _ = progress.await;
         let result = match result {
-            Err(_) if stop.soft.is_cancelled() => return Ok(Exit::Interrupted),
+            Err(StudyError::Stopped) => return Ok(Exit::Interrupted),
             other => other?,
         };
         match arguments.format {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fs_err::File;
 use jiff::Timestamp;
@@ -52,6 +53,7 @@ pub struct StudyDirectory {
     path: PathBuf,
     lock: File,
     lock_path: PathBuf,
+    keeps_lock_file: AtomicBool,
 }
 
 impl StudyDirectory {
@@ -73,7 +75,7 @@ impl StudyDirectory {
         let lock_path = path.join(".lock");
         let lock = File::create(&lock_path)?;
         lock.file().lock()?;
-        Ok(Self { path, lock, lock_path })
+        Ok(Self { path, lock, lock_path, keeps_lock_file: AtomicBool::new(false) })
     }
 
     /// The directory.
@@ -89,6 +91,11 @@ impl StudyDirectory {
     /// The file whose lock says that the study's controller lives.
     pub fn lock_path(&self) -> &Path {
         &self.lock_path
+    }
+
+    /// Leaves the lock file behind, unlocked: it tells the next controller that a container of this study is an orphan.
+    pub fn keep_lock_file(&self) {
+        self.keeps_lock_file.store(true, Ordering::Relaxed);
     }
 
     /// Keeps the study file as it was run.
@@ -119,9 +126,11 @@ impl StudyDirectory {
 
 impl Drop for StudyDirectory {
     fn drop(&mut self) {
-        // Closing the file frees the lock; a lock file without a controller is of no use to anybody.
+        // A lock file without a controller is of use only to those who find a container of the study.
         let _ = self.lock.file().unlock();
-        let _ = fs_err::remove_file(&self.lock_path);
+        if !self.keeps_lock_file.load(Ordering::Relaxed) {
+            let _ = fs_err::remove_file(&self.lock_path);
+        }
     }
 }
 
@@ -218,6 +227,16 @@ mod tests {
         assert!(fs_err::File::open(&lock).unwrap().file().try_lock().is_err());
         drop(study);
         assert!(!lock.exists());
+    }
+
+    #[test]
+    fn a_lock_file_that_is_kept_is_free() {
+        let root = tempfile::tempdir().unwrap();
+        let study = StudyDirectory::create(root.path(), "s").unwrap();
+        study.keep_lock_file();
+        let lock = study.lock_path().to_owned();
+        drop(study);
+        assert!(fs_err::File::open(&lock).unwrap().file().try_lock().is_ok());
     }
 
     #[test]

@@ -127,6 +127,8 @@ pub struct RunOutcome {
     pub container: Option<ContainerRecord>,
     /// Things that the user should know although the run went on.
     pub warnings: Vec<String>,
+    /// Whether the run's container may still be there, because the engine did not confirm its removal.
+    pub container_left: bool,
 }
 
 /// What a result says about its container.

@@ -97,8 +97,14 @@ pub enum StudyError {
     /// Results cannot be written. What was finished before is on disk.
     #[error("results cannot be written: {0}; free space or fix the permissions, then run the study again")]
     Store(#[from] StoreError),
-    /// Nobody would know which runs are whose.
-    #[error("the container engine stopped answering during run {run_id}; finished runs are in {directory}")]
+    /// The study was stopped before its first run.
+    #[error("stopped before the first run")]
+    Stopped,
+    /// The container engine went away; further runs have no place.
+    #[error(
+        "the container engine stopped answering during run {run_id}; finished runs are in {directory}; \
+         containers that may be left are removed at the next start of llem"
+    )]
     EngineLost {
         /// The run.
         run_id: String,

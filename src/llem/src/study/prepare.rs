@@ -147,21 +147,26 @@ impl Kitchen {
     }
 }
 
-/// Runs file and network work beside the event loop; the user hears of it when it takes longer than a moment.
+/// Runs file and network work beside the event loop, on a thread that nobody waits for when the study is stopped: an event loop waits
+/// at its end for the blocking threads of its own. The user hears of work that takes longer than a moment.
 async fn blocking<T: Send + 'static>(
     what: String,
     notify: &impl Fn(StudyEvent),
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StudyError> {
-    let mut work = tokio::task::spawn_blocking(work);
-    let done = tokio::select! {
-        done = &mut work => done,
+    let (sender, mut done) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("prepare".to_owned())
+        .spawn(move || sender.send(work()))
+        .map_err(|error| StudyError::Task(error.to_string()))?;
+    let result = tokio::select! {
+        result = &mut done => result,
         () = tokio::time::sleep(MOMENT) => {
             notify(StudyEvent::Preparing { what });
-            work.await
+            done.await
         }
     };
-    done.map_err(|error| StudyError::Task(error.to_string()))
+    result.map_err(|_| StudyError::Task("the preparation died".to_owned()))
 }
 
 fn length(length: Length) -> LengthSpec {

@@ -52,6 +52,9 @@ pub(super) async fn carry_out(
     for text in &outcome.warnings {
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
     }
+    if outcome.container_left {
+        context.directory.keep_lock_file();
+    }
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
     let on_gpu = !spec.job.gpus.is_empty();
     let result = judge(context, outcome, &collected, failure, on_gpu, started, clock.elapsed().as_secs_f64());

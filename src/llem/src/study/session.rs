@@ -43,10 +43,24 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         }
     };
     let programs = options.programs.clone().map_or_else(Programs::locate, Ok)?;
-    let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), &options, &notify).await?;
-    let prepared = prepare(&study, &options, &programs, &fleet, &notify).await?;
+    let (fleet, prepared) = tokio::select! {
+        ready = make_ready(&study, &options, &programs, &notify) => ready?,
+        () = options.stop.soft.cancelled() => return Err(StudyError::Stopped),
+    };
     let mut session = Session::open(study, options, programs, fleet, prepared)?;
     session.run(&notify).await
+}
+
+/// Everything before the study's directory is made.
+async fn make_ready(
+    study: &StudyConfig,
+    options: &RunOptions,
+    programs: &Programs,
+    notify: &impl Fn(StudyEvent),
+) -> Result<(Fleet, Vec<Prepared>), StudyError> {
+    let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
+    let prepared = prepare(study, options, programs, &fleet, notify).await?;
+    Ok((fleet, prepared))
 }
 
 /// A study that is under way.
@@ -96,6 +110,19 @@ impl Session {
             runs: self.plan.len(),
             runner: self.fleet.names(),
         });
+        let engine_lost_in = self.all_runs(notify).await?;
+        let result = self.result();
+        self.directory.write_result(&result)?;
+        self.journal.append(&JournalEvent::StudyFinished { status: result.status })?;
+        notify(StudyEvent::Finished { status: result.status });
+        match engine_lost_in {
+            None => Ok(result),
+            Some(run_id) => Err(StudyError::EngineLost { run_id, directory: self.directory.path().to_owned() }),
+        }
+    }
+
+    /// Carries out the plan until its end, until the user stops it, or until a run loses the container engine: then that run.
+    async fn all_runs(&mut self, notify: &impl Fn(StudyEvent)) -> Result<Option<String>, StudyError> {
         let mut previous: Option<PlannedRun> = None;
         for planned in self.plan.clone() {
             if let Some(previous) = previous {
@@ -104,18 +131,17 @@ impl Session {
             if self.options.stop.soft.is_cancelled() {
                 break;
             }
-            self.one(planned, notify).await?;
+            let row = self.one(planned, notify).await?;
+            if row.failure.is_some_and(|failure| failure.class == FailureClass::ContainerEngineLost) {
+                return Ok(Some(row.run_id));
+            }
             previous = Some(planned);
         }
-        let result = self.result();
-        self.directory.write_result(&result)?;
-        self.journal.append(&JournalEvent::StudyFinished { status: result.status })?;
-        notify(StudyEvent::Finished { status: result.status });
-        Ok(result)
+        Ok(None)
     }
 
     /// Carries out one run and keeps its row.
-    async fn one(&mut self, planned: PlannedRun, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+    async fn one(&mut self, planned: PlannedRun, notify: &impl Fn(StudyEvent)) -> Result<RunRow, StudyError> {
         let (Some(experiment), Some(prepared)) =
             (self.study.experiments.get(planned.experiment), self.prepared.get(planned.experiment))
         else {
@@ -151,15 +177,9 @@ impl Session {
         self.journal.append(&JournalEvent::RunFinished { run_id: &run_id, status, valid, failure })?;
         notify(StudyEvent::RunFinished { number: planned.number, row: Box::new(row.clone()), directory });
         if let Some(rows) = self.rows.get_mut(planned.experiment) {
-            rows.push(row);
+            rows.push(row.clone());
         }
-        match failure {
-            Some(FailureClass::ContainerEngineLost) => {
-                let directory = self.directory.path().to_owned();
-                Err(StudyError::EngineLost { run_id, directory })
-            }
-            _ => Ok(()),
-        }
+        Ok(row)
     }
 
     /// The gap between two runs; a stop ends it.

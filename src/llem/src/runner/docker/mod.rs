@@ -179,7 +179,11 @@ impl Runner for DockerRunner {
         Box::pin(async move {
             let created = match self.create(spec).await {
                 Ok(created) => created,
-                Err(failure) => return RunOutcome { failure: Some(failure), ..RunOutcome::default() },
+                Err(failure) => {
+                    // An engine that was lost may have created the container and not said so.
+                    let container_left = failure.class == FailureClass::ContainerEngineLost;
+                    return RunOutcome { failure: Some(failure), container_left, ..RunOutcome::default() };
+                }
             };
             let mut outcome = match self.inject(&created.id, spec).await {
                 Ok(()) => supervise::supervise(&self.engine, &created.id, spec, events, stop).await,
@@ -190,6 +194,7 @@ impl Runner for DockerRunner {
             if let Err(error) = self.engine.remove(&created.id).await {
                 let short = created.id.get(..12).unwrap_or(&created.id);
                 outcome.warnings.push(format!("container {short} may be left: {error}; the next start removes it"));
+                outcome.container_left = true;
             }
             outcome
         })

@@ -1,0 +1,15 @@
+//! The whole program, as a user starts it, against real containers and everything that can go wrong with them.
+//!
+//! Needs `cargo build --workspace`, for `llem-agent` and `llem-candle` lie beside `llem`. Without a container engine each test prints
+//! that it is skipped; where `CI` is set it fails instead.
+
+mod docker_containers;
+mod docker_drivers;
+mod docker_engine;
+mod docker_hostile;
+mod docker_orphans;
+mod docker_results;
+mod docker_signals;
+mod docker_volume;
+mod process_runner;
+mod support;

@@ -1,0 +1,135 @@
+//! One test's study file, user config and output directory.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use fs_err::File;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::finished::Place;
+use super::{Finished, Program, engine_answers};
+
+/// The built program.
+const LLEM: &str = env!("CARGO_BIN_EXE_llem");
+
+/// A place for one test: nothing of it is shared but the cache of models.
+pub(crate) struct Bench {
+    directory: Arc<TempDir>,
+    /// The study; JSON is YAML too.
+    pub(crate) study: Value,
+    /// The user config.
+    pub(crate) user: Value,
+    /// Value of `DOCKER_HOST`; the usual socket without one.
+    pub(crate) docker_host: Option<String>,
+    /// Where study directories are made.
+    pub(crate) output: PathBuf,
+}
+
+impl Bench {
+    /// A study of one short run of a tiny model. `name` must be the test's own: it is part of the containers' labels.
+    pub(crate) fn new(name: &str) -> Self {
+        check_programs();
+        let directory = Arc::new(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        let model = json!({"layers": 1, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 512});
+        let study = json!({
+            "name": name,
+            "model": {"synthetic": model},
+            "backend": "candle",
+            "dtype": "float32",
+            "candle": {"batch_size": 4},
+            "workload": {"dataset": "synthetic", "n": 4, "input_tokens": 12, "output_tokens": 6},
+            "measurement": {"min_seconds": 0.3, "warmup_passes": 1, "baseline_seconds": 0},
+            "execution": {"n_cycles": 1},
+        });
+        let output = directory.path().join("results");
+        Self { directory, study, user: json!({}), docker_host: None, output }
+    }
+
+    /// As [`Bench::new`]; `None`, with a line that says so, where no engine answers.
+    pub(crate) fn docker(name: &str) -> Option<Self> {
+        engine_answers().then(|| Self::new(name))
+    }
+
+    /// Makes the window so long that a test can do something to the run while it is open.
+    #[must_use]
+    pub(crate) fn long_window(mut self) -> Self {
+        self.study["measurement"]["min_seconds"] = json!(300);
+        self
+    }
+
+    /// Runs the driver of an image that misbehaves as `fault` says.
+    #[must_use]
+    pub(crate) fn with_fault(mut self, image: &str, fault: &str) -> Self {
+        self.study["candle"]["image"] = json!(image);
+        self.user = json!({"env": {"FAULT": fault}});
+        self
+    }
+
+    /// A file beside the study.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// `llem` with this bench's configuration.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of(Path::new(LLEM), arguments)
+    }
+
+    /// As [`Bench::command`] with another copy of the program.
+    pub(crate) fn command_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        fs_err::write(self.path("user.yaml"), self.user.to_string()).unwrap();
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("LLEM_CONFIG", self.path("user.yaml"))
+            .env("LLEM_OUTPUT", &self.output)
+            .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
+            .env_remove("RUST_LOG")
+            .env_remove("DOCKER_HOST")
+            .envs(self.docker_host.as_ref().map(|host| ("DOCKER_HOST", host)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `llem run` of the study, to its end. `-v` is not among the arguments.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
+        self.start_with(arguments, &[]).finish()
+    }
+
+    /// `llem -v run` of the study, under way.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Program {
+        self.start_with(arguments, &["-v"])
+    }
+
+    /// As [`Bench::run`] while no other test's `llem` starts, see [`super::alone`].
+    pub(crate) fn run_alone(&self, alone: File, arguments: &[&str]) -> Finished {
+        let finished = Program::start_alone(self.run_command(arguments, &[]), self.place()).finish();
+        drop(alone);
+        finished
+    }
+
+    fn start_with(&self, arguments: &[&str], loudness: &[&str]) -> Program {
+        Program::start(self.run_command(arguments, loudness), self.place())
+    }
+
+    fn place(&self) -> Place {
+        Place { output: self.output.clone(), _directory: Arc::clone(&self.directory) }
+    }
+
+    fn run_command(&self, arguments: &[&str], loudness: &[&str]) -> Command {
+        let file = self.path("study.yaml");
+        fs_err::write(&file, self.study.to_string()).unwrap();
+        let file = file.display().to_string();
+        self.command(&[loudness, &["run", &file], arguments].concat())
+    }
+}
+
+/// `cargo test` builds the program under test but not those that it starts.
+fn check_programs() {
+    let directory = Path::new(LLEM).parent().unwrap();
+    for name in ["llem-agent", "llem-candle"] {
+        assert!(directory.join(name).is_file(), "no {name} beside {LLEM}: run `cargo build --workspace` first");
+    }
+}

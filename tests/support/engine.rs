@@ -1,0 +1,36 @@
+//! The container engine, asked directly.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// Runs the engine's own client.
+pub(crate) fn docker(arguments: &[&str]) -> Output {
+    Command::new("docker").env_remove("DOCKER_HOST").args(arguments).output().unwrap()
+}
+
+/// As [`docker`], for a command that must succeed: its stdout.
+#[track_caller]
+pub(crate) fn docker_text(arguments: &[&str]) -> String {
+    let output = docker(arguments);
+    assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Whether there is an engine to test with. Without one, says so, and fails where `CI` is set.
+pub(crate) fn engine_answers() -> bool {
+    let client =
+        Command::new("docker").env_remove("DOCKER_HOST").args(["version", "-f", "{{.Server.Version}}"]).output();
+    let answers = client.is_ok_and(|output| output.status.success());
+    if !answers {
+        assert!(std::env::var_os("CI").is_none(), "no container engine answers, and CI must have one");
+        println!("skipped: no container engine answers at /var/run/docker.sock");
+    }
+    answers
+}
+
+/// Ids of the containers of the study in `directory`, running or not.
+pub(crate) fn containers_of(directory: &Path) -> Vec<String> {
+    let lock = format!("label=io.llem.lock={}", fs_err::canonicalize(directory).unwrap().join(".lock").display());
+    let ids = docker_text(&["ps", "-aq", "--no-trunc", "--filter", &lock]);
+    ids.lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,32 @@
+//! What the whole-program tests share: studies, the program under way, the engine, images with faults, a breakable socket.
+
+mod bench;
+mod engine;
+mod finished;
+mod image;
+mod program;
+mod proxy;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use bench::Bench;
+pub(crate) use engine::{containers_of, docker, docker_text, engine_answers};
+pub(crate) use finished::Finished;
+pub(crate) use image::{bare_image, fault_image};
+pub(crate) use program::{Program, alone, is_alive};
+pub(crate) use proxy::Proxy;
+
+/// How long anything may take that takes a second on an idle machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits until `condition` gives something; fails with `what` after [`PATIENCE`].
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
