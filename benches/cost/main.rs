@@ -57,9 +57,12 @@ model: {synthetic: {layers: 1, hidden: 64, intermediate: 128, heads: 4, kv_heads
 backend: candle
 dtype: float32
 workload: {n: 2, input_tokens: 8, output_tokens: 4}
-measurement: {warmup_passes: 1, min_seconds: 0.3, baseline_seconds: 0}
+measurement: {warmup_passes: 1, baseline_seconds: 0}
 execution: {n_cycles: 1}
 ";
+
+/// Window of the small study, in seconds.
+const TINY_WINDOW_S: f64 = 0.3;
 
 /// The built-in model with passes of some hundred milliseconds.
 const WINDOW: &str = "
@@ -109,12 +112,12 @@ fn experiment(llem: &LlemProgram, effort: &Effort, table: &mut Table) -> Outcome
         return Ok(());
     }
     let container = capture(llem, &runtime, &docker)?;
-    let cycles = [format!("execution.n_cycles={}", effort.runs)];
+    let settings = [format!("execution.n_cycles={}", effort.runs), format!("measurement.min_seconds={TINY_WINDOW_S}")];
     let (mut runs_s, mut totals_s, mut plain) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..effort.rounds {
         for side in [round % 2, (round + 1) % 2] {
             if side == 0 {
-                let study = llem.study(TINY, &cycles)?;
+                let study = llem.study(TINY, &settings)?;
                 totals_s.push(study.total_s / effort.runs as f64);
                 runs_s.extend(study.runs_s);
             } else {
@@ -134,7 +137,7 @@ fn capture(llem: &LlemProgram, runtime: &tokio::runtime::Runtime, docker: &Docke
     std::thread::scope(|scope| {
         let study = scope.spawn(|| llem.study(TINY, &long_enough));
         let ended = || study.is_finished();
-        let captured = runtime.block_on(PlainContainer::capture(docker, &llem.scratch(), ended));
+        let captured = runtime.block_on(PlainContainer::capture(docker, &llem.scratch(), TINY_WINDOW_S, ended));
         study.join().map_err(|_| "the first study's thread panicked")??;
         captured
     })

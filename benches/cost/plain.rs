@@ -21,8 +21,11 @@ use crate::Outcome;
 /// How often the engine is asked for llem's container.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What llem injects into a container.
-const INJECTED: [&str; 3] = ["/llem/agent", "/llem/job.json", "/llem/workload.jsonl"];
+/// What llem injects into a container, beside the job.
+const INJECTED: [&str; 2] = ["/llem/agent", "/llem/workload.jsonl"];
+
+/// The job.
+const JOB: &str = "/llem/job.json";
 
 /// Where the agent writes, inside.
 const OUT: &str = "/llem/out";
@@ -43,15 +46,20 @@ pub(crate) type Steps = [f64; STEPS.len()];
 
 impl PlainContainer {
     /// Waits for a container of the study that llem runs with results below `scratch`'s parent, and reads it. Gives up when
-    /// the study has `ended`.
-    pub(crate) async fn capture(docker: &Docker, scratch: &Path, ended: impl Fn() -> bool) -> Outcome<Self> {
+    /// the study has `ended`. The job's window is shortened to `window_s`: that of the study is long, to leave time for this.
+    pub(crate) async fn capture(
+        docker: &Docker,
+        scratch: &Path,
+        window_s: f64,
+        ended: impl Fn() -> bool,
+    ) -> Outcome<Self> {
         let home = scratch.parent().unwrap_or(scratch).display().to_string();
         while !ended() {
             let running = ListContainersOptionsBuilder::default().filters(&[("label", vec![LABEL_RUN])].into()).build();
             for container in docker.list_containers(Some(running)).await? {
                 let is_ours = |source: &Option<String>| source.as_ref().is_some_and(|path| path.starts_with(&home));
                 if container.mounts.iter().flatten().any(|mount| is_ours(&mount.source)) {
-                    return Self::read(docker, container.id.as_deref().unwrap_or_default(), scratch).await;
+                    return Self::read(docker, container.id.as_deref().unwrap_or_default(), scratch, window_s).await;
                 }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -59,24 +67,25 @@ impl PlainContainer {
         Err("the first study ended without a container; does llem use another engine or the process runner?".into())
     }
 
-    async fn read(docker: &Docker, id: &str, scratch: &Path) -> Outcome<Self> {
+    async fn read(docker: &Docker, id: &str, scratch: &Path, window_s: f64) -> Outcome<Self> {
         let found = docker.inspect_container(id, None::<InspectContainerOptions>).await?;
         // The engine describes a container by the fields with which it is made.
         let mut body: ContainerCreateBody = serde_json::from_value(serde_json::to_value(found.config)?)?;
         body.host_config = found.host_config;
         body.hostname = None;
         body.labels = Some([("io.llem.bench".to_owned(), "cost".to_owned())].into());
-        let (mut archive, mut nonce) = (tar::Builder::new(Vec::new()), None);
+        let mut archive = tar::Builder::new(Vec::new());
         for path in INJECTED {
-            let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
-            let pieces: Vec<Bytes> = docker.download_from_container(id, Some(options)).try_collect().await?;
-            let content = append(&mut archive, path, &pieces.concat())?;
-            if let Ok(job) = serde_json::from_slice::<Job>(&content) {
-                nonce = Some(job.nonce);
-            }
+            let (mut header, content) = download(docker, id, path).await?;
+            archive.append_data(&mut header, path.trim_start_matches('/'), content.as_slice())?;
         }
-        let (archive, nonce) = (archive.into_inner()?.into(), nonce.ok_or("the container has no readable job")?);
-        Ok(Self { body, archive, nonce, scratch: scratch.to_owned() })
+        let (mut header, content) = download(docker, id, JOB).await?;
+        let mut job: Job = serde_json::from_slice(&content)?;
+        job.measurement.window_min_s = window_s;
+        let content = serde_json::to_vec(&job)?;
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, JOB.trim_start_matches('/'), content.as_slice())?;
+        Ok(Self { body, archive: archive.into_inner()?.into(), nonce: job.nonce, scratch: scratch.to_owned() })
     }
 
     /// Makes, fills, starts, awaits and removes the container once, with an empty directory for its results.
@@ -117,15 +126,16 @@ impl PlainContainer {
     }
 }
 
-/// Adds the only file of the archive `single` to `archive` at `path`, and gives its content.
-fn append(archive: &mut tar::Builder<Vec<u8>>, path: &str, single: &[u8]) -> Outcome<Vec<u8>> {
-    let mut single = tar::Archive::new(single);
-    let mut entry = single.entries()?.next().ok_or_else(|| format!("the container has no {path}"))??;
-    let mut header = entry.header().clone();
+/// A file of a container with what its archive says of it.
+async fn download(docker: &Docker, id: &str, path: &str) -> Outcome<(tar::Header, Vec<u8>)> {
+    let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
+    let pieces: Vec<Bytes> = docker.download_from_container(id, Some(options)).try_collect().await?;
+    let pieces = pieces.concat();
+    let mut archive = tar::Archive::new(pieces.as_slice());
+    let mut entry = archive.entries()?.next().ok_or_else(|| format!("the container has no {path}"))??;
     let mut content = Vec::new();
     entry.read_to_end(&mut content)?;
-    archive.append_data(&mut header, path.trim_start_matches('/'), content.as_slice())?;
-    Ok(content)
+    Ok((entry.header().clone(), content))
 }
 
 fn mount_results(host: Option<&mut HostConfig>, source: &Path) -> Outcome<()> {
