@@ -10,7 +10,9 @@ use llem_protocol::decode_event;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const TIME: Duration = Duration::from_secs(3);
+/// Sets how long each corpus is mutated; a nightly job may give it minutes.
+const SECONDS_VARIABLE: &str = "LLEM_MUTATION_SECONDS";
+const DEFAULT_SECONDS: u64 = 3;
 /// Fragments that parsers stumble over.
 const FRAGMENTS: [&str; 24] = [
     "<<: ", "&a ", "*a", "!t ", "{", "}", "[", "]", ": ", "- ", "\n", "\n  ", "\t", "'", "\"", "\\", "|\n", "? ", "#",
@@ -51,15 +53,20 @@ fn mutate(input: &mut Vec<u8>, other: &[u8], random: &mut impl Rng) {
     }
 }
 
+fn mutation_time() -> Duration {
+    let seconds = std::env::var(SECONDS_VARIABLE).ok().map_or(DEFAULT_SECONDS, |text| text.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
 fn for_mutations(name: &str, mut run: impl FnMut(&[u8])) {
     let seeds = corpus(name);
     let mut random = ChaCha8Rng::seed_from_u64(42);
     for seed in &seeds {
         run(seed);
     }
-    let start = Instant::now();
+    let (start, time) = (Instant::now(), mutation_time());
     let mut rounds = 0_u64;
-    while start.elapsed() < TIME {
+    while start.elapsed() < time {
         let mut input = seeds[random.random_range(0..seeds.len())].clone();
         let other = &seeds[random.random_range(0..seeds.len())];
         mutate(&mut input, other, &mut random);
