@@ -3,9 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{UInt32Type, UInt64Type};
-use arrow_array::RecordBatch;
 use llem::result::{RunResult, RunStatus, SCHEMA_VERSION, StudyResult, StudyStatus};
 use llem_protocol::Job;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -42,7 +42,9 @@ fn output_ids(directory: &Path) -> Vec<(u64, Vec<u32>)> {
         let indices = batch["request_index"].as_primitive::<UInt64Type>();
         let lists = batch["output_ids"].as_list::<i32>();
         let first = (0..batch.num_rows()).filter(|row| passes.value(*row) == 1);
-        ids.extend(first.map(|row| (indices.value(row), lists.value(row).as_primitive::<UInt32Type>().values().to_vec())));
+        ids.extend(
+            first.map(|row| (indices.value(row), lists.value(row).as_primitive::<UInt32Type>().values().to_vec())),
+        );
     }
     ids.sort();
     ids
@@ -61,7 +63,10 @@ fn every_file_of_a_study_is_there_and_says_the_same() {
     finished.exits(0).leaves_no_container();
     let directory = finished.study_dir();
     let study = finished.study();
-    assert_eq!((study.status, study.schema_version, study.counts()), (StudyStatus::Completed, SCHEMA_VERSION, (3, 0, 0)));
+    assert_eq!(
+        (study.status, study.schema_version, study.counts()),
+        (StudyStatus::Completed, SCHEMA_VERSION, (3, 0, 0))
+    );
     assert_eq!(fs_err::read_to_string(directory.join("study.yaml")).unwrap(), bench.study.to_string());
     assert_eq!(rows(&directory.join("experiments.parquet")), 3);
     assert!(!directory.join(".lock").exists());
@@ -148,7 +153,10 @@ fn the_container_is_locked_down_and_labelled() {
     let (host, config) = (&inspected[0]["HostConfig"], &inspected[0]["Config"]);
     assert_eq!(host["CapDrop"], json!(["ALL"]));
     assert_eq!(host["SecurityOpt"], json!(["no-new-privileges"]));
-    assert_eq!((&host["NetworkMode"], &host["Privileged"], &host["Init"]), (&json!("none"), &json!(false), &json!(true)));
+    assert_eq!(
+        (&host["NetworkMode"], &host["Privileged"], &host["Init"]),
+        (&json!("none"), &json!(false), &json!(true))
+    );
     assert_eq!((&host["Memory"], &host["MemorySwap"]), (&json!(512 << 20), &json!(512 << 20)));
     assert_eq!((&host["ShmSize"], &host["PidsLimit"]), (&json!(128 << 20), &json!(64)));
     let study_dir = program.study_dir();

@@ -37,7 +37,9 @@ fn in_window(name: &str) -> (Bench, Program, Vec<Pid>) {
 }
 
 fn all_gone(processes: &[Pid]) {
-    eventually(&format!("processes {processes:?} are gone"), || processes.iter().all(|pid| !is_alive(*pid)).then_some(()));
+    eventually(&format!("processes {processes:?} are gone"), || {
+        processes.iter().all(|pid| !is_alive(*pid)).then_some(())
+    });
 }
 
 #[test]

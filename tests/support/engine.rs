@@ -18,7 +18,8 @@ pub(crate) fn docker_text(arguments: &[&str]) -> String {
 
 /// Whether there is an engine to test with. Without one, says so, and fails where `CI` is set.
 pub(crate) fn engine_answers() -> bool {
-    let client = Command::new("docker").env_remove("DOCKER_HOST").args(["version", "-f", "{{.Server.Version}}"]).output();
+    let client =
+        Command::new("docker").env_remove("DOCKER_HOST").args(["version", "-f", "{{.Server.Version}}"]).output();
     let answers = client.is_ok_and(|output| output.status.success());
     if !answers {
         assert!(std::env::var_os("CI").is_none(), "no container engine answers, and CI must have one");

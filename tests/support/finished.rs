@@ -67,7 +67,10 @@ impl Finished {
         let mut paths: Vec<_> =
             fs_err::read_dir(self.study_dir().join("runs")).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();
-        paths.iter().map(|path| serde_json::from_slice(&fs_err::read(path.join("result.json")).unwrap()).unwrap()).collect()
+        paths
+            .iter()
+            .map(|path| serde_json::from_slice(&fs_err::read(path.join("result.json")).unwrap()).unwrap())
+            .collect()
     }
 
     /// The lines of the journal.
