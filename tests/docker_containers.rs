@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::support::{Bench, Finished, docker_text};
 
-/// Runs a study of two cycles and does `command` to the container of the first while its window is open.
+/// Runs a study and does `command` to its container while the window is open.
 fn disturbed(mut bench: Bench, command: &[&str]) -> Finished {
     bench.study["execution"]["timeouts_s"] = json!({"window": 5.0});
     let mut program = bench.long_window().start(&["--runner", "docker"]);
