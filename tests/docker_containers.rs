@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::support::{Bench, Finished, docker_text};
 
-/// Runs a study of two cycles and does `command` to the container of the first while its window is open.
+/// Runs a study and does `command` to its container while the window is open.
 fn disturbed(mut bench: Bench, command: &[&str]) -> Finished {
     bench.study["execution"]["timeouts_s"] = json!({"window": 5.0});
     let mut program = bench.long_window().start(&["--runner", "docker"]);
@@ -21,8 +21,8 @@ fn a_killed_container_is_told_from_a_failed_driver() {
         let Some(bench) = Bench::docker(name) else { return };
         let finished = disturbed(bench, command);
         let failure = finished.fails_with(FailureClass::ContainerKilled, Phase::Window);
-        let words = if name == "killed" { "SIGKILL from outside" } else { "removed from outside" };
-        assert!(failure.message.contains(words), "{failure}");
+        // A removal begins with a kill: which of both is seen depends on the moment.
+        assert!(failure.message.ends_with("from outside"), "{failure}");
         finished.says(&["hint: somebody or something outside llem killed the container"]);
     }
 }

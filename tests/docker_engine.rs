@@ -1,12 +1,13 @@
 //! Container engines that go away, come back, or never were there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use llem::result::{RunStatus, StudyStatus};
 use llem_protocol::{FailureClass, Phase};
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Bench, Proxy, alone, containers_of};
+use crate::support::{Bench, Proxy, alone, containers_of, docker_text, eventually, fault_image};
 
 #[test]
 fn an_engine_that_goes_away_ends_the_study_and_the_next_start_clears_up() {
@@ -55,6 +56,47 @@ fn a_run_survives_an_engine_that_comes_back_and_no_event_is_lost_or_doubled() {
         assert_eq!(told, 1, "{phase} in {}", finished.stderr);
     }
     assert_eq!(finished.results()[0].status, RunStatus::Completed);
+}
+
+#[test]
+fn a_run_that_ends_while_the_engine_is_away_is_not_lost() {
+    let Some(mut bench) = Bench::docker("engine-away").map(|bench| bench.with_fault(fault_image(), "wait_in_import"))
+    else {
+        return;
+    };
+    let proxy = Proxy::start(&bench.path("engine.sock"));
+    bench.docker_host = Some(proxy.address());
+    let mut program = bench.start(&["--runner", "docker"]);
+    program.until("  environment ");
+    let id = program.container();
+    proxy.cut();
+    docker_text(&["exec", &id, "touch", "/tmp/go"]);
+    eventually("the container's end", || {
+        (docker_text(&["inspect", "-f", "{{.State.Running}}", &id]).trim() == "false").then_some(())
+    });
+    proxy.mend();
+    program.finish().exits(0).leaves_no_container();
+}
+
+#[test]
+fn the_second_signal_leaves_an_engine_that_does_not_answer() {
+    let Some(mut bench) = Bench::docker("engine-stuck").map(Bench::long_window) else { return };
+    let proxy = Proxy::start(&bench.path("engine.sock"));
+    bench.docker_host = Some(proxy.address());
+    let mut program = bench.start(&["--runner", "docker"]);
+    program.until_window();
+    let alone = alone();
+    proxy.silence();
+    program.signal(Signal::INT);
+    program.until("stopping: ");
+    let second = Instant::now();
+    program.signal(Signal::INT);
+    let finished = program.finish();
+    assert!(second.elapsed() < Duration::from_secs(20), "{:?}", second.elapsed());
+    finished.exits(130).says(&["its container may be left; the next start removes it"]);
+    assert_eq!(finished.study().status, StudyStatus::Interrupted);
+    Bench::new("engine-unstuck").run_alone(alone, &["--runner", "docker"]).exits(0);
+    finished.leaves_no_container();
 }
 
 #[test]

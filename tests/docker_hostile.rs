@@ -94,11 +94,12 @@ fn report_of(run_id: &str) -> Report {
     }
 }
 
+/// The engine's own log of the container is bounded too and may lose events in such a flood: then the run has failed.
 #[test]
-fn floods_are_cut_and_the_run_goes_on() {
+fn floods_fill_neither_the_disk_nor_the_result() {
     let Some(bench) = hostile("flood", "flood") else { return };
     let finished = bench.run(&["--runner", "docker"]);
-    finished.exits(0).leaves_no_container();
+    finished.leaves_no_container();
     let run = plain_run_dir(&finished);
     assert!(sizes(&run) < 16 << 20, "{} bytes kept", sizes(&run));
 }

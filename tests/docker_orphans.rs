@@ -1,6 +1,6 @@
 //! Controllers that die, and studies that go on beside each other.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err::File;
 use llem::result::StudyStatus;
@@ -8,17 +8,27 @@ use rustix::process::Signal;
 
 use crate::support::{Bench, alone, containers_of, docker_text};
 
-/// Kills a controller in its window. Returns its study's directory and the lock that it had: while somebody holds it nobody takes
-/// the container for an orphan, not even an `llem` of somebody else on this machine.
-fn killed_controller(bench: &Bench) -> (std::path::PathBuf, File) {
+/// What a controller left that was killed in its window.
+struct Remains {
+    /// Its study's directory.
+    directory: PathBuf,
+    /// The lock that it had: while somebody holds it nobody takes the container for an orphan, not even an `llem` of somebody else
+    /// on this machine.
+    lock: File,
+    /// Keeps the other tests away.
+    alone: File,
+}
+
+fn killed_controller(bench: &Bench) -> Remains {
     let mut program = bench.start(&["--runner", "docker"]);
     program.until_window();
     program.container();
     let directory = program.study_dir();
+    let alone = alone();
     let lock = File::open(directory.join(".lock")).unwrap();
+    let waiting = std::thread::spawn(move || lock.file().lock_shared().map(|()| lock));
     program.kill();
-    lock.file().lock_shared().unwrap();
-    (directory, lock)
+    Remains { directory, lock: waiting.join().unwrap().unwrap(), alone }
 }
 
 fn is_running(directory: &Path) -> bool {
@@ -30,8 +40,7 @@ fn is_running(directory: &Path) -> bool {
 #[test]
 fn the_next_study_removes_what_a_killed_controller_left() {
     let Some(bench) = Bench::docker("orphan").map(Bench::long_window) else { return };
-    let (directory, lock) = killed_controller(&bench);
-    let alone = alone();
+    let Remains { directory, lock, alone } = killed_controller(&bench);
     assert!(is_running(&directory), "a container outlives its controller");
     let next = Bench::new("heir");
     drop(lock);
@@ -43,8 +52,7 @@ fn the_next_study_removes_what_a_killed_controller_left() {
 #[test]
 fn clean_removes_what_a_killed_controller_left() {
     let Some(bench) = Bench::docker("cleaned").map(Bench::long_window) else { return };
-    let (directory, lock) = killed_controller(&bench);
-    let _alone = alone();
+    let Remains { directory, lock, alone: _alone } = killed_controller(&bench);
     let short = &containers_of(&directory)[0][..12];
     drop(lock);
     let output = bench.command(&["clean"]).output().unwrap();
@@ -61,7 +69,7 @@ fn neither_a_second_study_nor_clean_touches_the_container_of_a_living_one() {
     let directory = program.study_dir();
     Bench::new("neighbour").run(&["--runner", "docker"]).exits(0).leaves_no_container();
     assert!(is_running(&directory));
-    assert!(bench.command(&["clean"]).status().unwrap().success());
+    assert!(bench.command(&["clean"]).output().unwrap().status.success());
     assert!(is_running(&directory));
     program.signal(Signal::INT);
     program.finish().exits(130).leaves_no_container();
@@ -72,7 +80,7 @@ fn studies_that_start_together_get_directories_of_their_own() {
     let Some(bench) = Bench::docker("together") else { return };
     let programs = [bench.start(&["--runner", "docker"]), bench.start(&["--runner", "docker"])];
     for program in programs {
-        program.finish().exits(0).leaves_no_container();
+        program.finish().exits(0);
     }
     let directories: Vec<_> = fs_err::read_dir(&bench.output).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(directories.len(), 2, "{directories:?}");
@@ -81,5 +89,6 @@ fn studies_that_start_together_get_directories_of_their_own() {
         let study: llem::result::StudyResult = serde_json::from_str(&text).unwrap();
         assert_eq!((study.status, study.counts()), (StudyStatus::Completed, (1, 0, 0)));
         assert_eq!(Some(study.study_id.as_str()), directory.file_name().unwrap().to_str());
+        assert!(containers_of(&directory).is_empty());
     }
 }

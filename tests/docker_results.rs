@@ -115,6 +115,31 @@ fn check_counts(result: &RunResult, directory: &Path) {
 }
 
 #[test]
+fn the_files_of_an_ordinary_user_are_that_users() {
+    let Some(mut bench) = Bench::docker("ordinary") else { return };
+    if !rustix::process::getuid().is_root() {
+        println!("skipped: only root can become somebody else; the other tests are an ordinary user's already");
+        return;
+    }
+    let (user, group) = (1000, fs_err::metadata("/var/run/docker.sock").unwrap().gid());
+    bench.user_and_group = Some((user, group));
+    bench.user = json!({"cache_dir": bench.output.join("cache")});
+    fs_err::create_dir(&bench.output).unwrap();
+    for directory in [bench.output.as_path(), bench.output.parent().unwrap()] {
+        std::os::unix::fs::chown(directory, Some(user), Some(group)).unwrap();
+    }
+    bench.output.push("studies");
+    let finished = bench.run(&["--runner", "docker"]);
+    finished.exits(0).leaves_no_container();
+    for (_, directory) in run_dirs(&finished) {
+        assert!(!directory.join(".volume").exists());
+        for entry in fs_err::read_dir(directory).unwrap() {
+            assert_eq!(entry.as_ref().unwrap().metadata().unwrap().uid(), user, "{entry:?}");
+        }
+    }
+}
+
+#[test]
 fn greedy_output_is_the_same_in_both_runners_and_all_batch_sizes() {
     let Some(_) = Bench::docker("greedy") else { return };
     let mut outputs = Vec::new();

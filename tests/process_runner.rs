@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llem_protocol::Phase;
+use llem_protocol::{FailureClass, Phase};
 use rustix::process::{Pid, Signal};
 
 use crate::support::{Bench, Program, eventually, is_alive};
@@ -54,6 +54,16 @@ fn a_signal_ends_agent_and_driver() {
         assert!(processes.iter().all(|pid| !is_alive(*pid)), "{processes:?} when llem had ended");
         assert_eq!(finished.results()[0].failure.as_ref().unwrap().phase, Phase::Window);
     }
+}
+
+#[test]
+fn a_killed_agent_takes_its_driver_with_it_and_the_run_has_failed() {
+    let (_bench, program, processes) = in_window("agent-killed");
+    rustix::process::kill_process(processes[0], Signal::KILL).unwrap();
+    let finished = program.finish();
+    let failure = finished.fails_with(FailureClass::ContainerKilled, Phase::Window);
+    assert!(failure.message.contains("signal: 9"), "{failure}");
+    all_gone(&processes);
 }
 
 #[test]

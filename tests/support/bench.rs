@@ -1,5 +1,6 @@
 //! One test's study file, user config and output directory.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub(crate) struct Bench {
     pub(crate) user: Value,
     /// Value of `DOCKER_HOST`; the usual socket without one.
     pub(crate) docker_host: Option<String>,
+    /// User and group to run `llem` as, where they are not the test's own.
+    pub(crate) user_and_group: Option<(u32, u32)>,
     /// Where study directories are made.
     pub(crate) output: PathBuf,
 }
@@ -44,7 +47,7 @@ impl Bench {
             "execution": {"n_cycles": 1},
         });
         let output = directory.path().join("results");
-        Self { directory, study, user: json!({}), docker_host: None, output }
+        Self { directory, study, user: json!({}), docker_host: None, user_and_group: None, output }
     }
 
     /// As [`Bench::new`]; `None`, with a line that says so, where no engine answers.
@@ -90,6 +93,9 @@ impl Bench {
             .env_remove("DOCKER_HOST")
             .envs(self.docker_host.as_ref().map(|host| ("DOCKER_HOST", host)))
             .stdin(Stdio::null());
+        if let Some((user, group)) = self.user_and_group {
+            command.uid(user).gid(group);
+        }
         command
     }
 

@@ -31,6 +31,10 @@ exit_at_import)
     echo "ImportError: something is missing" >&2
     exit 3
     ;;
+wait_in_import)
+    while [ ! -e /tmp/go ]; do sleep 0.1; done
+    exec "$real"
+    ;;
 hang_in_load)
     # Introduces itself as the real one does, then takes the request and says nothing.
     "$real" </dev/null

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 /// Runs the engine's own client.
 pub(crate) fn docker(arguments: &[&str]) -> Output {
@@ -18,9 +19,7 @@ pub(crate) fn docker_text(arguments: &[&str]) -> String {
 
 /// Whether there is an engine to test with. Without one, says so, and fails where `CI` is set.
 pub(crate) fn engine_answers() -> bool {
-    let client =
-        Command::new("docker").env_remove("DOCKER_HOST").args(["version", "-f", "{{.Server.Version}}"]).output();
-    let answers = client.is_ok_and(|output| output.status.success());
+    let answers = is_there();
     if !answers {
         assert!(std::env::var_os("CI").is_none(), "no container engine answers, and CI must have one");
         println!("skipped: no container engine answers at /var/run/docker.sock");
@@ -28,8 +27,20 @@ pub(crate) fn engine_answers() -> bool {
     answers
 }
 
-/// Ids of the containers of the study in `directory`, running or not.
+fn is_there() -> bool {
+    static ANSWERS: OnceLock<bool> = OnceLock::new();
+    *ANSWERS.get_or_init(|| {
+        let mut client = Command::new("docker");
+        let version = client.env_remove("DOCKER_HOST").args(["version", "-f", "{{.Server.Version}}"]).output();
+        version.is_ok_and(|output| output.status.success())
+    })
+}
+
+/// Ids of the containers of the study in `directory`, running or not; none where there is no engine.
 pub(crate) fn containers_of(directory: &Path) -> Vec<String> {
+    if !is_there() {
+        return Vec::new();
+    }
     let lock = format!("label=io.llem.lock={}", fs_err::canonicalize(directory).unwrap().join(".lock").display());
     let ids = docker_text(&["ps", "-aq", "--no-trunc", "--filter", &lock]);
     ids.lines().map(str::to_owned).collect()

@@ -1,6 +1,6 @@
-//! A socket in front of the engine's that can be cut.
+//! A socket in front of the engine's that can be cut or go silent.
 
-use std::io;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -9,22 +9,29 @@ use std::sync::{Arc, Mutex};
 /// The engine's own socket.
 const ENGINE: &str = "/var/run/docker.sock";
 
-/// Forwards connections while it is open.
+/// Forwards connections as long as it is told to.
 pub(crate) struct Proxy {
     address: String,
     state: Arc<Mutex<State>>,
 }
 
 struct State {
-    is_open: bool,
+    mode: Mode,
     streams: Vec<UnixStream>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    Cut,
+    Silent,
 }
 
 impl Proxy {
     /// Listens at `path`, open.
     pub(crate) fn start(path: &Path) -> Self {
         let listener = UnixListener::bind(path).unwrap();
-        let state = Arc::new(Mutex::new(State { is_open: true, streams: Vec::new() }));
+        let state = Arc::new(Mutex::new(State { mode: Mode::Open, streams: Vec::new() }));
         let shared = Arc::clone(&state);
         std::thread::spawn(move || listener.incoming().flatten().for_each(|client| accept(client, &shared)));
         Self { address: format!("unix://{}", path.display()), state }
@@ -38,7 +45,7 @@ impl Proxy {
     /// Breaks all connections and accepts no new one.
     pub(crate) fn cut(&self) {
         let mut state = self.state.lock().unwrap();
-        state.is_open = false;
+        state.mode = Mode::Cut;
         for stream in state.streams.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -46,23 +53,37 @@ impl Proxy {
 
     /// Accepts connections again.
     pub(crate) fn mend(&self) {
-        self.state.lock().unwrap().is_open = true;
+        self.state.lock().unwrap().mode = Mode::Open;
+    }
+
+    /// Keeps and accepts connections, and lets nothing through.
+    pub(crate) fn silence(&self) {
+        self.state.lock().unwrap().mode = Mode::Silent;
     }
 }
 
 /// Joins a client with the engine, or drops it when the socket is cut.
-fn accept(client: UnixStream, state: &Mutex<State>) {
-    let mut state = state.lock().unwrap();
-    if !state.is_open {
+fn accept(client: UnixStream, shared: &Arc<Mutex<State>>) {
+    let mut state = shared.lock().unwrap();
+    if state.mode == Mode::Cut {
         return;
     }
     let engine = UnixStream::connect(ENGINE).unwrap();
     for (from, to) in [(&client, &engine), (&engine, &client)] {
-        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-        std::thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
-            let _ = to.shutdown(Shutdown::Write);
-        });
+        let (from, to, shared) = (from.try_clone().unwrap(), to.try_clone().unwrap(), Arc::clone(shared));
+        std::thread::spawn(move || forward(from, to, &shared));
     }
     state.streams.extend([client, engine]);
+}
+
+/// Copies one direction to its end. What comes while the socket is silent is swallowed.
+fn forward(mut from: UnixStream, mut to: UnixStream, state: &Mutex<State>) {
+    let mut chunk = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut chunk) {
+        let is_silent = state.lock().unwrap().mode == Mode::Silent;
+        if !is_silent && to.write_all(&chunk[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
 }

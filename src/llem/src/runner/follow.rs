@@ -66,6 +66,11 @@ impl<'a> Follower<'a> {
         self.next_seq > 0
     }
 
+    /// Whether the agent has told how its run ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.report_sha256.is_some() || self.failure.is_some()
+    }
+
     /// The failure for an agent that was silent past its deadline.
     pub(super) fn hung(&self) -> Failure {
         let message = if self.heard() {

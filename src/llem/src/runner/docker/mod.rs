@@ -26,6 +26,9 @@ use crate::config::GpuAccess;
 use archive::Archive;
 use spec::{GpuPlan, inside};
 
+/// How long the engine has to clear up after the second signal.
+const KILL_GRACE: Duration = Duration::from_secs(10);
+
 /// Label with the study's id.
 pub const LABEL_STUDY: &str = "io.llem.study";
 /// Label with the run's id.
@@ -177,27 +180,55 @@ impl Runner for DockerRunner {
 
     fn run<'a>(&'a self, spec: &'a RunSpec, events: &'a EventSink, stop: &'a Stop) -> BoxFuture<'a, RunOutcome> {
         Box::pin(async move {
-            let created = match self.create(spec).await {
-                Ok(created) => created,
-                Err(failure) => {
-                    // An engine that was lost may have created the container and not said so.
-                    let container_left = failure.class == FailureClass::ContainerEngineLost;
-                    return RunOutcome { failure: Some(failure), container_left, ..RunOutcome::default() };
-                }
-            };
-            let mut outcome = match self.inject(&created.id, spec).await {
-                Ok(()) => supervise::supervise(&self.engine, &created.id, spec, events, stop).await,
-                Err(failure) => RunOutcome { failure: Some(failure), ..RunOutcome::default() },
-            };
-            outcome.warnings.extend(created.warnings);
-            outcome.container = Some(supervise::complete(&self.engine, created.record).await);
-            if let Err(error) = self.engine.remove(&created.id).await {
-                let short = created.id.get(..12).unwrap_or(&created.id);
-                outcome.warnings.push(format!("container {short} may be left: {error}; the next start removes it"));
-                outcome.container_left = true;
+            tokio::select! {
+                outcome = self.run_to_end(spec, events, stop) => outcome,
+                () = after_kill_grace(stop) => abandoned(),
             }
-            outcome
         })
+    }
+}
+
+impl DockerRunner {
+    /// One run from the creation of its container to its removal.
+    async fn run_to_end(&self, spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
+        let created = match self.create(spec).await {
+            Ok(created) => created,
+            Err(failure) => {
+                // An engine that was lost may have created the container and not said so.
+                let container_left = failure.class == FailureClass::ContainerEngineLost;
+                return RunOutcome { failure: Some(failure), container_left, ..RunOutcome::default() };
+            }
+        };
+        let mut outcome = match self.inject(&created.id, spec).await {
+            Ok(()) => supervise::supervise(&self.engine, &created.id, spec, events, stop).await,
+            Err(failure) => RunOutcome { failure: Some(failure), ..RunOutcome::default() },
+        };
+        outcome.warnings.extend(created.warnings);
+        outcome.container = Some(supervise::complete(&self.engine, created.record).await);
+        if let Err(error) = self.engine.remove(&created.id).await {
+            let short = created.id.get(..12).unwrap_or(&created.id);
+            outcome.warnings.push(format!("container {short} may be left: {error}; the next start removes it"));
+            outcome.container_left = true;
+        }
+        outcome
+    }
+}
+
+/// Waits for the second signal and the time that the engine has after it.
+async fn after_kill_grace(stop: &Stop) {
+    stop.hard.cancelled().await;
+    tokio::time::sleep(KILL_GRACE).await;
+}
+
+/// The outcome of a run whose engine did not answer when the user wanted to leave.
+fn abandoned() -> RunOutcome {
+    let seconds = KILL_GRACE.as_secs();
+    let message = format!("killed at the second signal; the container engine did not answer for {seconds} s after it");
+    RunOutcome {
+        failure: Some(runner_failure(FailureClass::Interrupted, Phase::Shutdown, message)),
+        warnings: vec!["its container may be left; the next start removes it".to_owned()],
+        container_left: true,
+        ..RunOutcome::default()
     }
 }
 

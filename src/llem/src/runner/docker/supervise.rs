@@ -63,6 +63,7 @@ pub(super) async fn complete(engine: &Engine, mut record: ContainerRecord) -> Co
 /// Follows the output until the container is gone, across broken connections.
 async fn watch(engine: &Engine, id: &str, follower: &mut Follower<'_>, stop: &Stop) -> Ending {
     let mut kill_at: Option<Instant> = None;
+    let mut is_last_look = false;
     loop {
         follower.rewind();
         let output: Output = Box::pin(engine.output(id));
@@ -72,6 +73,8 @@ async fn watch(engine: &Engine, id: &str, follower: &mut Follower<'_>, stop: &St
         }
         match state(engine, id).await {
             Ok(state) if state.running == Some(true) => sleep(Duration::from_millis(200)).await,
+            // The container may have ended while the connection was broken: its last words are in the engine's log.
+            Ok(_) if !follower.has_ended() && !is_last_look => is_last_look = true,
             Ok(state) => return Ending::Exited(Box::new(state)),
             Err(error) if error.is_missing() => {
                 let message = "the container was removed from outside".to_owned();
