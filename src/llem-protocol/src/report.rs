@@ -168,7 +168,8 @@ pub struct PowerDomain {
 pub struct DeviceEnergy {
     /// What the sensor covers.
     pub domain: PowerDomain,
-    /// Difference of the hardware counter in joules; null when there is no counter or it failed.
+    /// Difference of the hardware counter in joules; null when there is no counter, it failed, or the stretch is shorter than ten of
+    /// the counter's refreshes.
     pub counter_j: Option<f64>,
     /// Integral of the sampled power curve in joules; null with fewer than two samples.
     pub curve_j: Option<f64>,
