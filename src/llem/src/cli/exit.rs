@@ -51,7 +51,7 @@ impl Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::usage(error.to_string())
+        Self::usage(format!("the config cannot be used\n\n{error}"))
     }
 }
 
