@@ -8,4 +8,6 @@ pub mod result;
 pub mod runner;
 pub mod study;
 mod sweep;
+#[cfg(test)]
+mod testing;
 pub mod workload;

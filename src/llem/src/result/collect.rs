@@ -127,6 +127,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::{bytes, collect, open, table};
+    use crate::testing::job;
 
     #[test]
     fn links_pipes_and_directories_are_not_followed() {
@@ -159,16 +160,6 @@ mod tests {
     /// A job and a volume with the report of a run that failed early.
     fn volume(run_id: &str) -> (tempfile::TempDir, Job, String) {
         let dir = tempfile::tempdir().unwrap();
-        let job = json!({
-            "protocol_version": 1, "run_id": "001-a-c1", "nonce": "n", "output_dir": "/llem/out",
-            "driver": {"programs": ["x"], "args": [], "env": {}},
-            "engine": {"backend": "candle", "model": {"directory": "/m"}, "dtype": "auto", "options": {}, "extra": {},
-                "sampling": {}, "random_seed": "42"},
-            "workload": {"path": "/w", "sha256": "0", "requests": 1, "ignore_eos": true},
-            "measurement": {"baseline_s": 0.0, "warmup_passes": 1, "warmup_min_s": 0.0, "window_min_s": 1.0,
-                "window_min_passes": 1, "sample_hz": 10.0},
-            "timeouts_s": {}, "gpus": []
-        });
         let clock = json!({"monotonic_ns": 1, "realtime_ns": 2});
         let report = json!({
             "schema_version": 1, "run_id": run_id, "agent_version": "0", "clock_start": clock, "clock_end": clock,
@@ -180,7 +171,7 @@ mod tests {
             fs_err::write(dir.path().join(name), "").unwrap();
         }
         let sha256 = hex::encode(Sha256::digest(&text));
-        (dir, serde_json::from_value(job).unwrap(), sha256)
+        (dir, job(), sha256)
     }
 
     #[test]

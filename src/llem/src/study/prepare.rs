@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::debug;
+
 use super::fleet::Fleet;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, Experiment, ExperimentConfig, Length, Order, StudyConfig};
@@ -46,6 +48,7 @@ pub(super) async fn prepare(
         let model = kitchen.model(experiment, notify).await?;
         let workload = kitchen.workload(experiment, &model, notify).await?;
         let image = image(&experiment.config, options, candle_image.as_deref());
+        debug!(experiment = experiment.id, model = %model.dir().display(), workload = workload.sha256, image, "ready");
         prepared.push(Prepared { model, workload, image });
     }
     Ok(prepared)

@@ -12,6 +12,8 @@ use llem_protocol::{
     Report, RequestRecord, WorkloadRef, files,
 };
 
+use tracing::debug;
+
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
 use crate::config::{Backend, ExecutionConfig, Experiment, GpuAccess, UserConfig};
@@ -48,6 +50,7 @@ pub(super) async fn carry_out(
     directory.write_json("job.json", &spec.job)?;
     directory.write(".volume/.llem-nonce", spec.job.nonce.as_bytes())?;
     let (started, clock) = (Timestamp::now(), Instant::now());
+    debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
     let outcome = drive(context, &spec, notify).await;
     for text in &outcome.warnings {
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });

@@ -16,6 +16,7 @@ use bollard::query_parameters::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use thiserror::Error;
+use tracing::debug;
 
 /// How long an engine may take to answer one request. Removing a large container can take long.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -111,6 +112,7 @@ impl Engine {
             .await
             .map_err(|e| unreachable(&address, Box::new(e)))?;
         let info = docker.info().await.map_err(|e| unreachable(&address, Box::new(e)))?;
+        debug!(address, version = info.server_version.as_deref(), "container engine");
         Ok(Self { docker, address, info })
     }
 
@@ -132,12 +134,14 @@ impl Engine {
     /// Creates a container and gives its id and the engine's warnings.
     pub async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<(String, Vec<String>), EngineError> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
+        debug!(name, image = body.image.as_deref(), "create container");
         let created = self.docker.create_container(Some(options), body).await;
         created.map(|c| (c.id, c.warnings)).map_err(|e| EngineError::of("create a container", e))
     }
 
     /// Unpacks a tar archive at the root of a container's file system.
     pub async fn upload(&self, id: &str, archive: Bytes) -> Result<(), EngineError> {
+        debug!(id, bytes = archive.len(), "copy files into container");
         let options = UploadToContainerOptionsBuilder::default().path("/").build();
         let done = self.docker.upload_to_container(id, Some(options), bollard::body_full(archive)).await;
         done.map_err(|e| EngineError::of("copy files into the container", e))
@@ -145,6 +149,7 @@ impl Engine {
 
     /// Starts a container.
     pub async fn start(&self, id: &str) -> Result<(), EngineError> {
+        debug!(id, "start container");
         let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
         started.map_err(|e| EngineError::of("start the container", e))
     }
@@ -165,6 +170,7 @@ impl Engine {
 
     /// Sends a signal to a container's first process.
     pub async fn kill(&self, id: &str, signal: &str) -> Result<(), EngineError> {
+        debug!(id, signal, "signal container");
         let options = KillContainerOptionsBuilder::default().signal(signal).build();
         let killed = self.docker.kill_container(id, Some(options)).await;
         killed.map_err(|e| EngineError::of("signal the container", e))
@@ -172,6 +178,7 @@ impl Engine {
 
     /// Removes a container with its anonymous volumes, running or not. One that is gone already is fine.
     pub async fn remove(&self, id: &str) -> Result<(), EngineError> {
+        debug!(id, "remove container");
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         match self
             .docker
@@ -213,6 +220,7 @@ impl Engine {
     /// Makes an image `reference` (`repo:tag`) from a root file system in a tar archive, with one Dockerfile instruction: engines
     /// do not agree on how several are separated, nor on whether a tag may be given apart.
     pub async fn import(&self, archive: Bytes, reference: &str, change: &str) -> Result<(), EngineError> {
+        debug!(reference, bytes = archive.len(), "import image");
         let changes = vec![change.to_owned()];
         let options = CreateImageOptionsBuilder::default().from_src("-").repo(reference).changes(changes).build();
         let mut steps = self.docker.create_image(Some(options), Some(bollard::body_full(archive)), None);

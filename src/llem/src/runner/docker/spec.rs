@@ -160,18 +160,9 @@ mod tests {
     use crate::config::GpuAccess;
     use crate::runner::docker::{BindMount, MachineConfig};
     use crate::runner::{Gpu, HostFiles, Limits, RunSpec};
+    use crate::testing::job;
 
     fn spec() -> RunSpec {
-        let job = serde_json::json!({
-            "protocol_version": 1, "run_id": "001-a-c1", "nonce": "0123456789abcdef", "output_dir": "/llem/out",
-            "driver": {"programs": ["x"], "args": [], "env": {}},
-            "engine": {"backend": "candle", "model": {"directory": "/m"}, "dtype": "auto", "options": {}, "extra": {},
-                "sampling": {}, "random_seed": "42"},
-            "workload": {"path": "/w", "sha256": "0", "requests": 1, "ignore_eos": true},
-            "measurement": {"baseline_s": 0.0, "warmup_passes": 1, "warmup_min_s": 0.0, "window_min_s": 1.0,
-                "window_min_passes": 1, "sample_hz": 10.0},
-            "timeouts_s": {}, "gpus": []
-        });
         let files = HostFiles {
             output_dir: "/s/runs/1/.volume".into(),
             workload: "/c/w.jsonl".into(),
@@ -184,7 +175,7 @@ mod tests {
             study_lock: "/s/.lock".into(),
             image: "image:1".into(),
             files,
-            job: serde_json::from_value(job).unwrap(),
+            job: job(),
             job_file: "/s/runs/1/job.json".into(),
             env: [("SITE".to_owned(), "x".to_owned())].into(),
             limits: Limits { memory_bytes: Some(1 << 30), shm_bytes: 1 << 20, pids: 99 },

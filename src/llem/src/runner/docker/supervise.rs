@@ -8,6 +8,7 @@ use bollard::models::{ContainerInspectResponse, ContainerState};
 use futures_util::{Stream, StreamExt};
 use llem_protocol::{Failure, FailureClass};
 use tokio::time::{sleep, sleep_until};
+use tracing::debug;
 
 use super::super::follow::Follower;
 use super::client::{Engine, EngineError};
@@ -72,7 +73,10 @@ async fn watch(engine: &Engine, id: &str, follower: &mut Follower<'_>, stop: &St
             return Ending::Cut(failure);
         }
         match state(engine, id).await {
-            Ok(state) if state.running == Some(true) => sleep(Duration::from_millis(200)).await,
+            Ok(state) if state.running == Some(true) => {
+                debug!(id, "output ended while the container runs: reading it again");
+                sleep(Duration::from_millis(200)).await;
+            }
             // The container may have ended while the connection was broken: its last words are in the engine's log.
             Ok(_) if !follower.has_ended() && !is_last_look => is_last_look = true,
             Ok(state) => return Ending::Exited(Box::new(state)),
