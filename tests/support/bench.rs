@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use fs_err::File;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use super::finished::Place;
+use super::finished::{Directory, Place};
 use super::{Finished, Program, engine_answers};
 
 /// The built program.
@@ -17,7 +16,7 @@ const LLEM: &str = env!("CARGO_BIN_EXE_llem");
 
 /// A place for one test: nothing of it is shared but the cache of models.
 pub(crate) struct Bench {
-    directory: Arc<TempDir>,
+    directory: Arc<Directory>,
     /// The study; JSON is YAML too.
     pub(crate) study: Value,
     /// The user config.
@@ -34,7 +33,9 @@ impl Bench {
     /// A study of one short run of a tiny model. `name` must be the test's own: it is part of the containers' labels.
     pub(crate) fn new(name: &str) -> Self {
         check_programs();
-        let directory = Arc::new(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
+        let directory = Arc::new(Directory(
+            tempfile::tempdir_in(fs_err::canonicalize(env!("CARGO_TARGET_TMPDIR")).unwrap()).unwrap(),
+        ));
         let model = json!({"layers": 1, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 512});
         let study = json!({
             "name": name,
@@ -46,7 +47,7 @@ impl Bench {
             "measurement": {"min_seconds": 0.3, "warmup_passes": 1, "baseline_seconds": 0},
             "execution": {"n_cycles": 1},
         });
-        let output = directory.path().join("results");
+        let output = directory.0.path().join("results");
         Self { directory, study, user: json!({}), docker_host: None, user_and_group: None, output }
     }
 
@@ -72,7 +73,7 @@ impl Bench {
 
     /// A file beside the study.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.0.path().join(name)
     }
 
     /// `llem` with this bench's configuration.

@@ -1,6 +1,6 @@
 //! The container engine, asked directly.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
@@ -38,10 +38,20 @@ fn is_there() -> bool {
 
 /// Ids of the containers of the study in `directory`, running or not; none where there is no engine.
 pub(crate) fn containers_of(directory: &Path) -> Vec<String> {
-    if !is_there() {
-        return Vec::new();
-    }
-    let lock = format!("label=io.llem.lock={}", fs_err::canonicalize(directory).unwrap().join(".lock").display());
-    let ids = docker_text(&["ps", "-aq", "--no-trunc", "--filter", &lock]);
-    ids.lines().map(str::to_owned).collect()
+    let lock = directory.join(".lock");
+    listed().filter(|(_, path)| *path == lock).map(|(id, _)| id).collect()
+}
+
+/// Ids of the containers of all studies below `directory`.
+pub(super) fn containers_below(directory: &Path) -> Vec<String> {
+    listed().filter(|(_, path)| path.starts_with(directory)).map(|(id, _)| id).collect()
+}
+
+/// All containers of llem with the lock files of their studies.
+fn listed() -> impl Iterator<Item = (String, PathBuf)> {
+    let arguments = ["ps", "-a", "--no-trunc", "--filter", "label=io.llem.lock", "--format"];
+    let format = "{{.ID}} {{.Label \"io.llem.lock\"}}";
+    let text = if is_there() { docker_text(&[&arguments[..], &[format]].concat()) } else { String::new() };
+    let pairs = text.lines().filter_map(|line| line.split_once(' ')).map(|(id, path)| (id.to_owned(), path.into()));
+    pairs.collect::<Vec<_>>().into_iter()
 }

@@ -9,8 +9,9 @@ use llem_protocol::{Failure, FailureClass, Phase};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::containers_of;
+use super::engine::containers_below;
 use super::program::study_dirs;
+use super::{containers_of, docker};
 
 /// What a finished `llem` said and left.
 pub(crate) struct Finished {
@@ -26,7 +27,18 @@ pub(crate) struct Finished {
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(super) output: PathBuf,
-    pub(super) _directory: Arc<TempDir>,
+    pub(super) _directory: Arc<Directory>,
+}
+
+/// A temporary directory. With it go the containers of the studies in it, which a failed test may leave.
+pub(crate) struct Directory(pub(super) TempDir);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        for id in containers_below(self.0.path()) {
+            let _ = docker(&["rm", "-f", &id]);
+        }
+    }
 }
 
 impl Finished {

@@ -11,9 +11,9 @@ use fs_err::File;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::finished::Place;
-use super::{Finished, containers_of, docker, eventually};
+use super::{Finished, containers_of, docker_text, eventually};
 
-/// A started `llem`. Dropped before its end, it is killed with its containers.
+/// A started `llem`. Dropped before its end, it is killed.
 pub(crate) struct Program {
     child: Option<Child>,
     lines: Arc<Mutex<Vec<String>>>,
@@ -80,10 +80,15 @@ impl Program {
         }
     }
 
-    /// Waits until the first run's window is open: `-v` tells when the warm-up has ended.
+    /// Waits until the first run's window is open: `-v` tells when the warm-up has ended, the container's log the rest.
     pub(crate) fn until_window(&mut self) {
         self.until("  warm-up ");
         self.starting = None;
+        if self.said().contains("runner docker") {
+            let id = self.container();
+            let is_open = || docker_text(&["logs", &id]).contains(r#""event":"phase_started","phase":"window""#);
+            eventually("the window", || is_open().then_some(()));
+        }
     }
 
     /// The study's directory, once it is there.
@@ -131,11 +136,6 @@ impl Drop for Program {
         let Some(mut child) = self.child.take() else { return };
         let _ = child.kill();
         let _ = child.wait();
-        for directory in study_dirs(&self.place.output) {
-            for id in containers_of(&directory) {
-                let _ = docker(&["rm", "-f", &id]);
-            }
-        }
     }
 }
 
