@@ -106,11 +106,13 @@ fn main() -> Outcome<()> {
 /// Time per experiment over a plain container.
 fn experiment(llem: &LlemProgram, effort: &Effort, table: &mut Table) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let docker = Docker::connect_with_defaults()?;
-    if let Err(error) = runtime.block_on(docker.ping()) {
-        table.note(format!("time per experiment: not taken, no container engine answers ({error})"));
-        return Ok(());
-    }
+    let docker = match runtime.block_on(connect()) {
+        Ok(docker) => docker,
+        Err(error) => {
+            table.note(format!("time per experiment: not taken, no container engine answers ({error})"));
+            return Ok(());
+        }
+    };
     let container = capture(llem, &runtime, &docker)?;
     let settings = [format!("execution.n_cycles={}", effort.runs), format!("measurement.min_seconds={TINY_WINDOW_S}")];
     let (mut runs_s, mut totals_s, mut plain) = (Vec::new(), Vec::new(), Vec::new());
@@ -129,6 +131,12 @@ fn experiment(llem: &LlemProgram, effort: &Effort, table: &mut Table) -> Outcome
     }
     experiment_rows(&runs_s, totals_s, &plain, table);
     Ok(())
+}
+
+async fn connect() -> Result<Docker, bollard::errors::Error> {
+    let docker = Docker::connect_with_defaults()?;
+    docker.ping().await?;
+    Ok(docker)
 }
 
 /// Takes the container from a study that also makes model, workload and image; its times are not used.
