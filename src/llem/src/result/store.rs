@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fs_err::File;
 use jiff::Timestamp;
+use llem_protocol::{Job, files};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -157,14 +158,20 @@ impl RunDirectory {
         self.path.join("job.json")
     }
 
-    /// Writes a JSON file of this run.
-    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
-        write_json(&self.path.join(name), value)
+    /// Writes the job. It is not waited for until it is on disk: a run counts from its `result.json` on.
+    pub fn write_job(&self, job: &Job) -> Result<(), StoreError> {
+        let text = serde_json::to_vec_pretty(job).map_err(|source| StoreError::json(&self.job_file(), source))?;
+        Ok(fs_err::write(self.job_file(), text)?)
     }
 
-    /// Writes any file of this run.
-    pub fn write(&self, name: &str, content: &[u8]) -> Result<(), StoreError> {
-        write_atomic(&self.path.join(name), content)
+    /// Writes the nonce by which the agent knows the volume.
+    pub fn write_nonce(&self, nonce: &str) -> Result<(), StoreError> {
+        Ok(fs_err::write(self.volume.join(files::NONCE), nonce)?)
+    }
+
+    /// Writes a log of this run.
+    pub fn write_log(&self, name: &str, content: &[u8]) -> Result<(), StoreError> {
+        Ok(fs_err::write(self.path.join(name), content)?)
     }
 
     /// Writes `requests.parquet` and `timeseries.parquet`.

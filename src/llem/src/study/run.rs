@@ -47,8 +47,8 @@ pub(super) async fn carry_out(
 ) -> Result<(RunRow, PathBuf), StudyError> {
     let directory = context.directory.run(context.run_id)?;
     let spec = run_spec(context, &directory);
-    directory.write_json("job.json", &spec.job)?;
-    directory.write(".volume/.llem-nonce", spec.job.nonce.as_bytes())?;
+    directory.write_job(&spec.job)?;
+    directory.write_nonce(&spec.job.nonce)?;
     let (started, clock) = (Timestamp::now(), Instant::now());
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
     let outcome = drive(context, &spec, notify).await;
@@ -179,7 +179,7 @@ fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Col
     };
     for (name, content) in [("driver.log", &collected.driver_log), ("agent.log", &outcome.agent_log)] {
         // A log that cannot be kept must not cost the run; the result file will tell if the disk is full.
-        let _ = directory.write(name, content);
+        let _ = directory.write_log(name, content);
     }
     (collected, failure)
 }

@@ -92,7 +92,7 @@ impl DockerRunner {
         let name = container_name(spec);
         let (id, warnings) = self.engine.create(&name, body).await.map_err(|e| engine_failure(&e))?;
         let record = ContainerRecord {
-            id: id.clone(),
+            id,
             image: spec.image.clone(),
             image_id: image.id.unwrap_or_default(),
             image_digests: image.repo_digests.unwrap_or_default(),
@@ -100,7 +100,7 @@ impl DockerRunner {
             gpu_access: gpus.access.name().to_owned(),
             ..ContainerRecord::default()
         };
-        Ok(Created { id, record, warnings })
+        Ok(Created { record, warnings })
     }
 
     /// Copies agent, job and workload into a created container: any image runs unmodified, and a remote engine would too.
@@ -159,7 +159,6 @@ impl DockerRunner {
 
 /// A container that exists.
 struct Created {
-    id: String,
     record: ContainerRecord,
     warnings: Vec<String>,
 }
@@ -199,14 +198,15 @@ impl DockerRunner {
                 return RunOutcome { failure: Some(failure), container_left, ..RunOutcome::default() };
             }
         };
-        let mut outcome = match self.inject(&created.id, spec).await {
-            Ok(()) => supervise::supervise(&self.engine, &created.id, spec, events, stop).await,
-            Err(failure) => RunOutcome { failure: Some(failure), ..RunOutcome::default() },
+        let Created { record, warnings } = created;
+        let id = record.id.clone();
+        let mut outcome = match self.inject(&id, spec).await {
+            Ok(()) => supervise::supervise(&self.engine, record, spec, events, stop).await,
+            Err(failure) => RunOutcome { failure: Some(failure), container: Some(record), ..RunOutcome::default() },
         };
-        outcome.warnings.extend(created.warnings);
-        outcome.container = Some(supervise::complete(&self.engine, created.record).await);
-        if let Err(error) = self.engine.remove(&created.id).await {
-            let short = created.id.get(..12).unwrap_or(&created.id);
+        outcome.warnings.extend(warnings);
+        if let Err(error) = self.engine.remove(&id).await {
+            let short = id.get(..12).unwrap_or(&id);
             outcome.warnings.push(format!("container {short} may be left: {error}; the next start removes it"));
             outcome.container_left = true;
         }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bollard::container::LogOutput;
-use bollard::models::{ContainerInspectResponse, ContainerState};
+use bollard::models::ContainerState;
 use futures_util::{Stream, StreamExt};
 use llem_protocol::{Failure, FailureClass};
 use tokio::time::{sleep, sleep_until};
@@ -31,34 +31,31 @@ enum Ending {
 /// Starts a created container and follows it to its end. Does not remove it.
 pub(super) async fn supervise(
     engine: &Engine,
-    id: &str,
+    mut record: ContainerRecord,
     spec: &RunSpec,
     events: &EventSink,
     stop: &Stop,
 ) -> RunOutcome {
     let mut outcome = RunOutcome::default();
     let mut follower = Follower::new(events, &spec.job.run_id, start_timeout(&spec.job));
-    if let Err(error) = engine.start(id).await {
+    if let Err(error) = engine.start(&record.id).await {
         outcome.failure = Some(engine_failure(&error));
+        outcome.container = Some(record);
         return outcome;
     }
     follower.started();
-    let ending = watch(engine, id, &mut follower, stop).await;
+    let ending = watch(engine, &record.id, &mut follower, stop).await;
+    if let Ending::Exited(state) = &ending {
+        record.exit_code = state.exit_code;
+        record.oom_killed = state.oom_killed.unwrap_or(false);
+    }
+    outcome.container = Some(record);
     let own_verdict = verdict(&ending, &follower, stop);
     let (report_sha256, told, agent_log) = follower.finish();
     outcome.agent_log = agent_log;
     outcome.failure = told.or(own_verdict);
     outcome.report_sha256 = report_sha256;
     outcome
-}
-
-/// Fills in how the container ended.
-pub(super) async fn complete(engine: &Engine, mut record: ContainerRecord) -> ContainerRecord {
-    if let Ok(ContainerInspectResponse { state: Some(state), .. }) = engine.inspect(&record.id).await {
-        record.exit_code = state.exit_code;
-        record.oom_killed = state.oom_killed.unwrap_or(false);
-    }
-    record
 }
 
 /// Follows the output until the container is gone, across broken connections.
