@@ -116,7 +116,7 @@ fn check_counts(result: &RunResult, directory: &Path) {
 
 #[test]
 fn the_files_of_an_ordinary_user_are_that_users() {
-    let Some(bench) = Bench::docker("ordinary").and_then(Bench::as_ordinary_user) else { return };
+    let Some(bench) = Bench::docker("ordinary").and_then(Bench::for_ordinary_user) else { return };
     let user = bench.user_and_group.unwrap().0;
     // The driver locks a directory of the results volume against everybody but root.
     let finished = bench.with_fault(fault_image(), "locked").run(&["--runner", "docker"]);
