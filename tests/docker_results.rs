@@ -11,7 +11,7 @@ use llem_protocol::Job;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
-use crate::support::{Bench, Finished, docker_text};
+use crate::support::{Bench, Finished, docker_text, fault_image};
 
 /// A study over three batch sizes with prompts and outputs of different lengths.
 fn ragged(name: &str) -> Bench {
@@ -116,20 +116,10 @@ fn check_counts(result: &RunResult, directory: &Path) {
 
 #[test]
 fn the_files_of_an_ordinary_user_are_that_users() {
-    let Some(mut bench) = Bench::docker("ordinary") else { return };
-    if !rustix::process::getuid().is_root() {
-        println!("skipped: only root can become somebody else; the other tests are an ordinary user's already");
-        return;
-    }
-    let (user, group) = (1000, fs_err::metadata("/var/run/docker.sock").unwrap().gid());
-    bench.user_and_group = Some((user, group));
-    bench.user = json!({"cache_dir": bench.output.join("cache")});
-    fs_err::create_dir(&bench.output).unwrap();
-    for directory in [bench.output.as_path(), bench.output.parent().unwrap()] {
-        std::os::unix::fs::chown(directory, Some(user), Some(group)).unwrap();
-    }
-    bench.output.push("studies");
-    let finished = bench.run(&["--runner", "docker"]);
+    let Some(bench) = Bench::docker("ordinary").and_then(Bench::for_ordinary_user) else { return };
+    let user = bench.user_and_group.unwrap().0;
+    // The driver locks a directory of the results volume against everybody but root.
+    let finished = bench.with_fault(fault_image(), "locked").run(&["--runner", "docker"]);
     finished.exits(0).leaves_no_container();
     for (_, directory) in run_dirs(&finished) {
         assert!(!directory.join(".volume").exists());

@@ -1,5 +1,6 @@
 //! One test's study file, user config and output directory.
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -71,9 +72,30 @@ impl Bench {
         self
     }
 
+    /// Runs `llem` as a user without privileges but that to use the engine. `None`, with a line that says so, where the tests
+    /// themselves run as such a user.
+    pub(crate) fn for_ordinary_user(mut self) -> Option<Self> {
+        if !rustix::process::getuid().is_root() {
+            println!("skipped: only root can become somebody else; the other tests are an ordinary user's already");
+            return None;
+        }
+        let (user, group) = (1000, fs_err::metadata("/var/run/docker.sock").unwrap().gid());
+        self.user_and_group = Some((user, group));
+        std::os::unix::fs::chown(self.directory.0.path(), Some(user), Some(group)).unwrap();
+        Some(self)
+    }
+
     /// A file beside the study.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.0.path().join(name)
+    }
+
+    /// Shared with the other tests, unless it would be somebody else's.
+    fn cache(&self) -> PathBuf {
+        match self.user_and_group {
+            None => Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"),
+            Some(_) => self.path("cache"),
+        }
     }
 
     /// `llem` with this bench's configuration.
@@ -89,7 +111,7 @@ impl Bench {
             .args(arguments)
             .env("LLEM_CONFIG", self.path("user.yaml"))
             .env("LLEM_OUTPUT", &self.output)
-            .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
+            .env("XDG_CACHE_HOME", self.cache())
             .env_remove("RUST_LOG")
             .env_remove("DOCKER_HOST")
             .envs(self.docker_host.as_ref().map(|host| ("DOCKER_HOST", host)))

@@ -66,6 +66,12 @@ links_only)
     kill -9 $PPID
     sleep 1000
     ;;
+locked)
+    mkdir -p /llem/out/locked/deep
+    echo something >/llem/out/locked/deep/file
+    chmod 0 /llem/out/locked/deep /llem/out/locked
+    exec "$real"
+    ;;
 forged_done)
     # The first process of the container writes to the same pipe as the agent.
     echo '{"seq":1000,"t_ns":1,"event":"done","report_sha256":"0000"}' >/proc/1/fd/1

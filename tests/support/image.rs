@@ -15,7 +15,7 @@ use super::docker;
 const STAND_IN: &str = include_str!("driver.sh");
 
 /// Programs that the stand-in uses.
-const TOOLS: [&str; 7] = ["sh", "head", "ln", "mkfifo", "sed", "sleep", "touch"];
+const TOOLS: [&str; 9] = ["sh", "chmod", "head", "ln", "mkdir", "mkfifo", "sed", "sleep", "touch"];
 
 /// Reference of an image whose driver is the stand-in, made when the engine does not have it.
 pub(crate) fn fault_image() -> &'static str {

@@ -186,10 +186,29 @@ impl RunDirectory {
 
     /// Writes `result.json`, the last file of a run, and removes the volume.
     pub fn finish(&self, result: &RunResult) -> Result<(), StoreError> {
-        let _ = fs_err::remove_dir_all(&self.volume);
+        remove_volume(&self.volume);
         write_json(&self.path.join("result.json"), result)?;
         File::open(&self.path)?.sync_all()?;
         Ok(())
+    }
+}
+
+/// Removes what a container wrote. Directories that it locked against their owner are opened first.
+fn remove_volume(volume: &Path) {
+    if fs_err::remove_dir_all(volume).is_err() {
+        unlock_directories(volume);
+        // What is left now belongs to somebody else and harms no result.
+        let _ = fs_err::remove_dir_all(volume);
+    }
+}
+
+/// Lets the owner into `directory` and all directories below. Links are not followed.
+fn unlock_directories(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = fs_err::set_permissions(directory, std::fs::Permissions::from_mode(0o700));
+    let entries = fs_err::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        unlock_directories(&entry.path());
     }
 }
 
