@@ -1,0 +1,30 @@
+//! What the README shows is valid.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
+
+use std::path::Path;
+
+use llem::config::{Profile, StudyConfig, UserConfig};
+
+/// The fenced blocks of the README in one language.
+fn blocks(language: &str) -> Vec<String> {
+    let text = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_study_of_the_readme_resolves() {
+    let studies: Vec<_> = blocks("yaml").into_iter().filter(|block| block.contains("backend:")).collect();
+    assert_eq!(studies.len(), 1);
+    let study = StudyConfig::from_text(Path::new("README.md"), &studies[0], &[], Profile::Standard).unwrap();
+    // Four batch sizes by four lengths, one combination excluded.
+    assert_eq!(study.experiments.len(), 15);
+}
+
+#[test]
+fn the_machines_config_of_the_readme_is_valid() {
+    let configs: Vec<_> = blocks("yaml").into_iter().filter(|block| block.contains("docker_host:")).collect();
+    assert_eq!(configs.len(), 1);
+    UserConfig::from_text(Path::new("README.md"), &configs[0]).unwrap();
+}
