@@ -3,12 +3,7 @@
 //! Needs `cargo build --workspace`, for `llem-agent` and `llem-candle` lie beside `llem`. Without a container engine each test prints
 //! that it is skipped; where `CI` is set it fails instead.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::print_stdout,
-    reason = "a test ends at what it does not expect, and says what it skips"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at what it does not expect")]
 
 mod docker_containers;
 mod docker_drivers;

@@ -1,5 +1,6 @@
 //! Results volumes that are too small.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,7 +19,11 @@ impl SmallVolume {
         let size = format!("size={kib}k");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "llem-test"]).arg(path).output().unwrap();
         if !mounted.status.success() {
-            println!("skipped: only root may mount a small file system: {}", String::from_utf8_lossy(&mounted.stderr));
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: only root may mount a small file system: {}",
+                String::from_utf8_lossy(&mounted.stderr)
+            );
             return None;
         }
         Some(Self(path.to_owned()))

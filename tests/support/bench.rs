@@ -1,5 +1,6 @@
 //! One test's study file, user config and output directory.
 
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -76,7 +77,10 @@ impl Bench {
     /// themselves run as such a user.
     pub(crate) fn for_ordinary_user(mut self) -> Option<Self> {
         if !rustix::process::getuid().is_root() {
-            println!("skipped: only root can become somebody else; the other tests are an ordinary user's already");
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: only root can become somebody else; the other tests are an ordinary user's already"
+            );
             return None;
         }
         let (user, group) = (1000, fs_err::metadata("/var/run/docker.sock").unwrap().gid());

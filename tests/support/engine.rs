@@ -1,5 +1,6 @@
 //! The container engine, asked directly.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -22,7 +23,7 @@ pub(crate) fn engine_answers() -> bool {
     let answers = is_there();
     if !answers {
         assert!(std::env::var_os("CI").is_none(), "no container engine answers, and CI must have one");
-        println!("skipped: no container engine answers at /var/run/docker.sock");
+        let _ = writeln!(std::io::stderr(), "skipped: no container engine answers at /var/run/docker.sock");
     }
     answers
 }

@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -34,7 +35,7 @@ struct Reference {
 fn greedy_tokens_equal_those_of_transformers() {
     let inspection = Command::new("docker").args(["image", "inspect", IMAGE]).output();
     if !inspection.is_ok_and(|inspection| inspection.status.success()) {
-        println!("skipped: the Docker engine does not answer or has no image {IMAGE}");
+        let _ = writeln!(std::io::stderr(), "skipped: the Docker engine does not answer or has no image {IMAGE}");
         return;
     }
     // The scaling of Llama 3.1 for an original context that the requests exceed by far.

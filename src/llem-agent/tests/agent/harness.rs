@@ -1,6 +1,7 @@
 //! Starts the built agent against the stand-in driver and reads what it says and writes.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,7 +34,7 @@ pub(crate) struct Outcome {
 /// `None`, with a line that says why, where there is no Python 3.
 pub(crate) fn bench(fault: &str) -> Option<Bench> {
     if Command::new("python3").arg("--version").output().is_err() {
-        println!("skipped: the stand-in driver needs python3");
+        let _ = writeln!(std::io::stderr(), "skipped: the stand-in driver needs python3");
         return None;
     }
     Some(Bench::new(fault))

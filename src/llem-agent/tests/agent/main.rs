@@ -1,10 +1,6 @@
 //! The built agent against a driver that speaks the real protocol, well and badly.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test ends at what it does not expect, and says what it skips"
-)]
+#![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 mod faults;
 mod harness;

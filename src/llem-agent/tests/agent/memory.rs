@@ -1,5 +1,6 @@
 //! A driver that the kernel kills for lack of main memory, in a real control group.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,7 +15,7 @@ const LIMIT: &str = "100663296";
 fn a_driver_killed_for_lack_of_memory_is_told_from_one_that_crashed() {
     let Some(bench) = bench("eat_memory") else { return };
     let Some(group) = limited_group() else {
-        println!("skipped: no control group with a memory limit can be made here");
+        let _ = writeln!(std::io::stderr(), "skipped: no control group with a memory limit can be made here");
         return;
     };
     let agent = bench.command();

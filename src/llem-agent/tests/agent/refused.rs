@@ -1,5 +1,6 @@
 //! Jobs, volumes and arguments that the agent refuses.
 
+use std::io::Write as _;
 use std::process::Command;
 
 use llem_protocol::{EventBody, Failure, FailureClass, Phase, files};
@@ -71,7 +72,7 @@ fn a_full_volume_is_a_failure_that_is_still_told() {
     fs_err::create_dir(&volume).unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&volume).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
-        println!("skipped: mounting a small tmpfs needs the rights of root");
+        let _ = writeln!(std::io::stderr(), "skipped: mounting a small tmpfs needs the rights of root");
         return;
     }
     fs_err::write(volume.join(files::NONCE), &bench.job.nonce).unwrap();
