@@ -1,6 +1,7 @@
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -49,6 +50,12 @@ pub struct SyntheticModel {
     pub built: bool,
 }
 
+/// Prefix of directories that are being built.
+const TEMPORARY: &str = ".tmp-";
+
+/// A directory that has been in the making for longer belongs to nobody.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// Makes the model of a specification in the cache, or finds it there. Any number of processes may do so at once.
 /// An existing directory is checked by its manifest and file lengths, and made anew when damaged.
 pub fn ensure(spec: &SyntheticSpec, cache_root: &Path) -> Result<SyntheticModel, SyntheticError> {
@@ -69,10 +76,25 @@ pub fn ensure(spec: &SyntheticSpec, cache_root: &Path) -> Result<SyntheticModel,
 
 fn build(spec: &SyntheticSpec, bucket: &Path, dir: &Path) -> io::Result<()> {
     fs_err::create_dir_all(bucket)?;
-    let temporary = tempfile::Builder::new().prefix(".tmp-").tempdir_in(bucket)?;
+    remove_abandoned(bucket);
+    let temporary = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(bucket)?;
     write_files(spec, temporary.path())?;
     fs_err::set_permissions(temporary.path(), std::fs::Permissions::from_mode(0o755))?;
     publish(spec, temporary, bucket, dir)
+}
+
+/// Removes what builders left that were killed. Nobody builds for longer than [`ABANDONED_AFTER`].
+fn remove_abandoned(bucket: &Path) {
+    let Ok(entries) = fs_err::read_dir(bucket) else { return };
+    let is_old = |entry: &fs_err::DirEntry| {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > ABANDONED_AFTER)
+    };
+    let temporary = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(TEMPORARY));
+    for entry in temporary.filter(is_old) {
+        // Another builder may be faster; what cannot be removed only takes space.
+        let _ = fs_err::remove_dir_all(entry.path());
+    }
 }
 
 fn write_files(spec: &SyntheticSpec, dir: &Path) -> io::Result<()> {
@@ -122,4 +144,28 @@ fn replace_damaged(spec: &SyntheticSpec, finished: &Path, bucket: &Path, dir: &P
 
 fn list(problems: &[SpecProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn what_a_killed_builder_left_goes_after_a_day() {
+        let bucket = tempfile::tempdir().unwrap();
+        let old = SystemTime::now() - ABANDONED_AFTER - Duration::from_secs(60);
+        for (name, time) in [(".tmp-old", old), (".tmp-new", SystemTime::now()), ("0123abcd", old)] {
+            let dir = bucket.path().join(name);
+            fs_err::create_dir(&dir).unwrap();
+            fs_err::write(dir.join("model.safetensors"), "x").unwrap();
+            fs_err::File::open(&dir).unwrap().file().set_modified(time).unwrap();
+        }
+        remove_abandoned(bucket.path());
+        let mut left: Vec<_> =
+            fs_err::read_dir(bucket.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".tmp-new", "0123abcd"]);
+    }
 }
