@@ -18,7 +18,7 @@ sweep:
   pytorch.batch_size: {from: 1, to: 512, scale: pow2}
 ";
 
-/// Seconds allowed: measured 0.2 in release, with room for a busy machine; without optimisation only a bound on hangs.
+/// Seconds allowed. `cargo bench --bench cost` measures the whole dry run in release; without optimisation this is only a bound on hangs.
 const LIMIT_S: f64 = if cfg!(debug_assertions) { 60.0 } else { 1.0 };
 
 #[test]
