@@ -37,10 +37,10 @@ fn the_starter_file_validates() {
 #[test]
 fn the_quickstart_has_two_labelled_experiments() {
     let study = resolve(include_str!("../examples/quickstart.yaml"));
-    assert_eq!(labels(&study), ["batch_size=1", "batch_size=4"]);
+    assert_eq!(labels(&study), ["batch_size=1", "batch_size=8"]);
     assert_eq!(study.varied_keys, ["candle.batch_size"]);
-    assert_eq!(study.experiments[1].varied, [("candle.batch_size".to_owned(), json!(4))]);
-    assert_eq!((study.name.as_str(), study.execution.n_cycles), ("study", 2));
+    assert_eq!(study.experiments[1].varied, [("candle.batch_size".to_owned(), json!(8))]);
+    assert_eq!((study.name.as_str(), study.execution.n_cycles), ("quickstart", 2));
 }
 
 #[test]
