@@ -4,6 +4,7 @@ pub mod config;
 pub mod hub;
 pub mod model;
 pub mod plan;
+mod printable;
 pub mod result;
 pub mod runner;
 pub mod study;

@@ -10,7 +10,7 @@ pub(crate) async fn clean(printer: Printer) -> Result<Exit, Failure> {
     let reaped = remove_all(&engine).await?;
     for container in &reaped {
         let short = container.id.get(..12).unwrap_or(&container.id);
-        printer.result(&format!("removed {short} ({})", container.run_id));
+        printer.result(&format!("removed {short} ({})", container.run_id))?;
     }
     if reaped.is_empty() {
         printer.line("nothing to remove");

@@ -13,7 +13,7 @@ pub(crate) fn config(arguments: ConfigArguments, printer: Printer) -> Result<Exi
         ConfigCommand::Check { file, set } => check(&file, &set, printer),
         ConfigCommand::Schema { user } => {
             let schema = if user { user_schema() } else { study_schema() };
-            printer.result(&format!("{schema:#}"));
+            printer.result(&format!("{schema:#}"))?;
             Ok(Exit::Success)
         }
         ConfigCommand::Init { file } => init(&file, printer),
@@ -24,7 +24,7 @@ fn check(file: &Path, set: &[String], printer: Printer) -> Result<Exit, Failure>
     let study = StudyConfig::from_file(file, set, Profile::Standard)?;
     let runs = order(study.experiments.len(), &study.execution).len();
     let count = super::table::count(study.experiments.len(), "experiment");
-    printer.result(&format!("{}: valid, {count}, {}", file.display(), super::table::count(runs, "run")));
+    printer.result(&format!("{}: valid, {count}, {}", file.display(), super::table::count(runs, "run")))?;
     Ok(Exit::Success)
 }
 

@@ -7,13 +7,13 @@ use llem::plan::order::{PlannedRun, order};
 use serde_json::json;
 
 use super::arguments::Format;
-use super::{Printer, table};
+use super::{Failure, Printer, table};
 
 /// Rows of each list that are shown unless `-v` asks for all.
 const SHOWN: usize = 40;
 
 /// Prints the plan of a study.
-pub(crate) fn dry_run(study: &StudyConfig, format: Format, printer: Printer) {
+pub(crate) fn dry_run(study: &StudyConfig, format: Format, printer: Printer) -> Result<(), Failure> {
     let plan = order(study.experiments.len(), &study.execution);
     match format {
         Format::Human => printer.result(&human(study, &plan, printer.is_verbose())),
@@ -21,7 +21,8 @@ pub(crate) fn dry_run(study: &StudyConfig, format: Format, printer: Printer) {
     }
 }
 
-/// Seconds that the settings alone ask for: windows, baselines, gaps. Warm-up and loading come on top and are not known before.
+/// Seconds that the settings alone ask for: windows, the least warm-up, gaps. Loading and whole passes come on top and are not known
+/// before, nor is whether there is a sensor whose idle power is waited for.
 fn least_seconds(study: &StudyConfig, plan: &[PlannedRun]) -> f64 {
     let measured: f64 = plan
         .iter()

@@ -15,7 +15,7 @@ pub(crate) async fn image(arguments: ImageArguments, printer: Printer) -> Result
             if rows.is_empty() {
                 printer.line("no images made by llem; `llem image build candle` makes one");
             } else {
-                printer.result(&table::images(&rows));
+                printer.result(&table::images(&rows))?;
             }
         }
         ImageCommand::Build { .. } => {
@@ -23,15 +23,15 @@ pub(crate) async fn image(arguments: ImageArguments, printer: Printer) -> Result
             let image = CandleImage::from_host(&programs.candle, &programs.agent)?;
             let made = build_candle(&engine, &image).await?;
             printer.line(if made { "made" } else { "already there" });
-            printer.result(&image.reference);
+            printer.result(&image.reference)?;
         }
         ImageCommand::Pull { reference } => {
             engine.pull(&reference, |status| printer.detail(status)).await?;
-            printer.result(&reference);
+            printer.result(&reference)?;
         }
         ImageCommand::Probe { reference } => {
             let found = probe(&engine, &reference, &programs()?.agent).await?;
-            printer.result(&describe(&reference, &found));
+            printer.result(&describe(&reference, &found))?;
             return Ok(if found.agent.is_some() { Exit::Success } else { Exit::Failed });
         }
     }

@@ -1,4 +1,4 @@
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use indicatif::ProgressDrawTarget;
 use owo_colors::OwoColorize;
@@ -28,10 +28,15 @@ impl Printer {
         Self { output }
     }
 
-    /// A result.
-    pub(crate) fn result(self, text: &str) {
-        // A reader that has gone away has what it wanted.
-        let _ = writeln!(anstream::stdout(), "{}", text.trim_end_matches('\n'));
+    /// A result. A reader that has gone away has what it wanted; anything else that keeps it from being written is a failure.
+    pub(crate) fn result(self, text: &str) -> Result<(), Failure> {
+        let mut stdout = anstream::stdout();
+        match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(Failure::failed(format!("the result could not be written to stdout: {error}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A line that a user follows.

@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     let user = UserConfig::load()?;
     let study = StudyConfig::from_file(file, &arguments.set, arguments.profile.into())?;
     if arguments.dry_run {
-        dry_run::dry_run(&study, arguments.format, printer);
+        dry_run::dry_run(&study, arguments.format, printer)?;
         return Ok(Exit::Success);
     }
     let stop = Stop::default();
@@ -43,10 +43,10 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
             other => other?,
         };
         match arguments.format {
-            Format::Human => printer.result(&table::study(&result)),
+            Format::Human => printer.result(&table::study(&result))?,
             Format::Json => {
                 let text = serde_json::to_string_pretty(&result).map_err(|e| Failure::failed(e.to_string()))?;
-                printer.result(&text);
+                printer.result(&text)?;
             }
         }
         Ok(match result.status {

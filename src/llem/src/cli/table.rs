@@ -105,10 +105,9 @@ fn row(experiment: &ExperimentResult, keys: &[String]) -> Vec<String> {
         cells.push(label.clone());
     }
     let summary = &experiment.summary;
-    let valid = experiment.runs.iter().filter(|run| run.valid).count();
-    let completed = experiment.runs.iter().filter(|run| run.status == RunStatus::Completed).count();
-    let total = experiment.runs.len();
-    cells.push(if valid == total { total.to_string() } else { format!("{completed}/{total}") });
+    // As many runs as went into the means, of all.
+    let (used, total) = (summary.runs as usize, experiment.runs.len());
+    cells.push(if summary.valid && used == total { total.to_string() } else { format!("{used}/{total}") });
     cells.extend(
         [summary.output_tokens_per_s, summary.ttft_p50_ms, summary.itl_p50_ms, summary.energy_per_output_token_j]
             .map(spread),

@@ -119,6 +119,11 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// Whether the study names something that the hub does not have; else network, rights or disk are at fault.
+    pub(crate) fn is_config(&self) -> bool {
+        matches!(self, Self::Name { .. } | Self::Missing { .. } | Self::NoCommit { .. })
+    }
+
     pub(super) fn offline(hub: &Hub, file: &HubFile<'_>, reason: String) -> Self {
         Self::Offline {
             page: file.page(&hub.settings.endpoint),

@@ -76,7 +76,7 @@ fn weight_names(path: &Path) -> Result<BTreeSet<String>, ModelError> {
 }
 
 /// Files of a snapshot are links to `../../blobs`: an engine in a container needs the folder above both.
-fn cache_folder(snapshot: &Path) -> (PathBuf, PathBuf) {
+pub(super) fn cache_folder(snapshot: &Path) -> (PathBuf, PathBuf) {
     let above = snapshot.parent().filter(|dir| dir.ends_with("snapshots")).and_then(Path::parent);
     match (above, above.and_then(|root| snapshot.strip_prefix(root).ok())) {
         (Some(root), Some(inside)) => (root.to_owned(), inside.to_owned()),

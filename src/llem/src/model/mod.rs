@@ -51,6 +51,18 @@ pub enum ModelError {
     },
 }
 
+impl ModelError {
+    /// Whether the study names something that cannot be; else the machine or the network is at fault.
+    pub(crate) fn is_config(&self) -> bool {
+        match self {
+            Self::Synthetic(error) => matches!(error, SyntheticError::Spec { .. }),
+            Self::Hub(error) => error.is_config(),
+            Self::Geometry(_) | Self::Missing(_) => true,
+            Self::Index { .. } => false,
+        }
+    }
+}
+
 impl LocalModel {
     /// Finds, generates or downloads a model. `base_dir` is what relative paths are relative to.
     pub fn resolve(source: &ModelSource, base_dir: &Path, cache_root: &Path, hub: &Hub) -> Result<Self, ModelError> {
@@ -74,7 +86,8 @@ impl LocalModel {
         let root = fs_err::canonicalize(dir).map_err(|_| ModelError::Missing(dir.to_owned()))?;
         let geometry = Geometry::read(&root)?;
         let source = root.display().to_string();
-        Ok(Self { root, subdirectory: PathBuf::new(), source, revision: None, geometry })
+        let (root, subdirectory) = hub_model::cache_folder(&root);
+        Ok(Self { root, subdirectory, source, revision: None, geometry })
     }
 
     /// The model's directory on this machine.

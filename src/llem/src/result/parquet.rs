@@ -118,7 +118,8 @@ fn write(path: &Path, columns: Vec<Column>) -> Result<(), StoreError> {
             Field::new(*name, values.data_type().clone(), true).with_metadata(metadata)
         })
         .collect();
-    let schema = Arc::new(Schema::new(fields));
+    let version = [("schema_version".to_owned(), SCHEMA_VERSION.to_string())];
+    let schema = Arc::new(Schema::new_with_metadata(fields, HashMap::from(version)));
     let values = columns.into_iter().map(|(_, _, values)| values).collect();
     let batch = RecordBatch::try_new(schema.clone(), values).map_err(|e| failed(e.into()))?;
     let compression = Compression::ZSTD(ZstdLevel::try_new(3).map_err(failed)?);

@@ -84,6 +84,8 @@ pub struct RunResult {
     pub clock_end: Option<ClockPair>,
     /// The agent's version.
     pub agent_version: Option<String>,
+    /// SHA-256 of the agent's binary.
+    pub agent_sha256: String,
     /// The controller's version.
     pub llem_version: String,
 }

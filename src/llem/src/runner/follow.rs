@@ -1,10 +1,12 @@
 //! Follows one agent: turns its output into events, and knows when it has been silent for too long.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use llem_protocol::{EventBody, Failure, FailureClass, MAX_LINE_BYTES, PROTOCOL_VERSION, Phase, decode_event};
+use llem_protocol::{EventBody, Failure, FailureClass, Job, MAX_LINE_BYTES, PROTOCOL_VERSION, Phase, decode_event};
 
 use super::{AGENT_GRACE, EventSink, runner_failure};
+use crate::printable::printable;
 
 /// What is kept of the agent's own log, in bytes.
 const LOG_BYTES: usize = 1024 * 1024;
@@ -18,23 +20,23 @@ pub(super) struct Follower<'a> {
     log: Vec<u8>,
     phase: Phase,
     deadline: Instant,
-    start_timeout: Duration,
+    timeouts_s: BTreeMap<Phase, f64>,
     report_sha256: Option<String>,
     failure: Option<Failure>,
 }
 
 impl<'a> Follower<'a> {
-    /// Follows the agent of `run_id`, which has `start_timeout` to say its first word.
-    pub(super) fn new(sink: &'a EventSink, run_id: &str, start_timeout: Duration) -> Self {
+    /// Follows the agent of a job. Its time-outs are the job's, whatever the container says of them.
+    pub(super) fn new(sink: &'a EventSink, job: &Job) -> Self {
         Self {
             sink,
-            run_id: run_id.to_owned(),
+            run_id: job.run_id.clone(),
             line: Vec::new(),
             next_seq: 0,
             log: Vec::new(),
             phase: Phase::Start,
-            deadline: Instant::now() + start_timeout,
-            start_timeout,
+            deadline: deadline(job.timeouts_s.get(&Phase::Start).copied()),
+            timeouts_s: job.timeouts_s.clone(),
             report_sha256: None,
             failure: None,
         }
@@ -42,7 +44,7 @@ impl<'a> Follower<'a> {
 
     /// Starts the clock of the first word anew, when the agent is really started.
     pub(super) fn started(&mut self) {
-        self.deadline = Instant::now() + self.start_timeout;
+        self.deadline = deadline(self.timeouts_s.get(&Phase::Start).copied());
     }
 
     /// The output is about to be read from its beginning again: events already seen are skipped by their number.
@@ -76,10 +78,7 @@ impl<'a> Follower<'a> {
         let message = if self.heard() {
             "the agent itself stopped answering and was killed".to_owned()
         } else {
-            format!(
-                "the agent said nothing for {:.0} s after its start and was killed",
-                self.start_timeout.as_secs_f64()
-            )
+            "the agent said nothing after its start and was killed".to_owned()
         };
         runner_failure(FailureClass::Timeout, self.phase, message)
     }
@@ -114,7 +113,7 @@ impl<'a> Follower<'a> {
 
     fn take_line(&mut self) {
         let line = std::mem::take(&mut self.line);
-        let Some(event) = decode_event(&line) else {
+        let Some(mut event) = decode_event(&line) else {
             self.stderr(&line);
             self.stderr(b"\n");
             return;
@@ -123,14 +122,19 @@ impl<'a> Follower<'a> {
             return;
         }
         self.next_seq = event.seq.saturating_add(1);
-        match &event.body {
+        match &mut event.body {
             EventBody::Hello { protocol_version, run_id, .. } => self.check_hello(*protocol_version, run_id),
-            EventBody::PhaseStarted { phase, timeout_s } => {
+            EventBody::PhaseStarted { phase, .. } => {
                 self.phase = *phase;
-                self.deadline = far_deadline(*timeout_s);
+                self.deadline = deadline(self.timeouts_s.get(phase).copied()) + AGENT_GRACE;
             }
             EventBody::PhaseFinished { .. } => self.deadline = Instant::now() + AGENT_GRACE,
-            EventBody::Failed { failure } => self.failure = Some(bounded(failure)),
+            EventBody::Failed { failure } => {
+                *failure = bounded(failure);
+                self.failure = Some(failure.clone());
+            }
+            EventBody::Warning { reason } => reason.message = printable(&reason.message),
+            EventBody::Log { text, .. } => *text = printable(text),
             EventBody::Done { report_sha256 } => self.report_sha256 = Some(report_sha256.clone()),
             _ => {}
         }
@@ -151,18 +155,18 @@ impl<'a> Follower<'a> {
     }
 }
 
-/// A phase's own time-out plus the time that the agent has to act on it.
-fn far_deadline(timeout_s: Option<f64>) -> Instant {
+/// The end of a phase's time-out. A phase without one has a month.
+fn deadline(timeout_s: Option<f64>) -> Instant {
     const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
     let own = timeout_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or(LONGEST);
-    Instant::now() + own.min(LONGEST) + AGENT_GRACE
+    Instant::now() + own.min(LONGEST)
 }
 
 /// What a container says is kept within bounds before it reaches journal, result and terminal.
 fn bounded(failure: &Failure) -> Failure {
     const LINES: usize = 200;
     const CHARS: usize = 2000;
-    let cut = |text: &String| text.chars().take(CHARS).collect::<String>();
+    let cut = |text: &String| printable(&text.chars().take(CHARS).collect::<String>());
     let tail = failure.log_tail.len().saturating_sub(LINES);
     Failure {
         message: cut(&failure.message),
@@ -177,7 +181,7 @@ mod tests {
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
     use super::{Follower, LOG_BYTES};
-    use std::time::Duration;
+    use crate::testing::job;
 
     fn line(seq: u64, body: EventBody) -> Vec<u8> {
         let mut text = serde_json::to_vec(&Event { seq, t_ns: seq, body }).unwrap();
@@ -196,7 +200,7 @@ mod tests {
     #[test]
     fn events_survive_any_split_and_strangers_between_them() {
         let (sink, mut events) = unbounded_channel();
-        let mut follower = Follower::new(&sink, "r", Duration::from_secs(1));
+        let mut follower = Follower::new(&sink, &job());
         let mut bytes = phase(0, Phase::Load);
         bytes.extend(b"NVIDIA banner {not json}\n{\"half\": \n");
         bytes.extend(phase(1, Phase::Window));
@@ -212,7 +216,7 @@ mod tests {
     #[test]
     fn a_second_reading_repeats_nothing() {
         let (sink, mut events) = unbounded_channel();
-        let mut follower = Follower::new(&sink, "r", Duration::from_secs(1));
+        let mut follower = Follower::new(&sink, &job());
         follower.stdout(&phase(0, Phase::Load));
         follower.rewind();
         follower.stdout(&phase(0, Phase::Load));
@@ -223,8 +227,8 @@ mod tests {
     #[test]
     fn an_agent_of_another_protocol_or_run_is_refused_at_once() {
         let (sink, _events) = unbounded_channel();
-        for (version, run) in [(999, "r"), (llem_protocol::PROTOCOL_VERSION, "other")] {
-            let mut follower = Follower::new(&sink, "r", Duration::from_secs(60));
+        for (version, run) in [(999, "001-a-c1"), (llem_protocol::PROTOCOL_VERSION, "other")] {
+            let mut follower = Follower::new(&sink, &job());
             let hello = EventBody::Hello {
                 protocol_version: version,
                 agent_version: "x".into(),
@@ -241,12 +245,43 @@ mod tests {
     #[test]
     fn a_flood_is_kept_within_bounds() {
         let (sink, _events) = unbounded_channel();
-        let mut follower = Follower::new(&sink, "r", Duration::from_secs(1));
+        let mut follower = Follower::new(&sink, &job());
         for _ in 0..200 {
             follower.stdout(&vec![b'x'; 1 << 18]);
             follower.stderr(&vec![b'y'; 1 << 18]);
         }
         assert!(follower.line.len() <= llem_protocol::MAX_LINE_BYTES);
         assert!(follower.log.len() <= LOG_BYTES);
+    }
+
+    #[test]
+    fn a_container_cannot_lengthen_its_own_time_outs() {
+        let (sink, _events) = unbounded_channel();
+        let mut job = job();
+        job.timeouts_s.insert(Phase::Load, 2.0);
+        let mut follower = Follower::new(&sink, &job);
+        follower.stdout(&line(0, EventBody::PhaseStarted { phase: Phase::Load, timeout_s: None }));
+        let left = follower.deadline() - std::time::Instant::now();
+        assert!(left <= super::AGENT_GRACE + std::time::Duration::from_secs(2), "{left:?}");
+    }
+
+    #[test]
+    fn what_a_container_says_cannot_move_the_cursor() {
+        let (sink, mut events) = unbounded_channel();
+        let mut follower = Follower::new(&sink, &job());
+        let evil = "\u{1b}]0;title\u{7}\u{1b}[2Jgone";
+        let text = evil.to_owned();
+        follower.stdout(&line(0, EventBody::Log { level: llem_protocol::LogLevel::Info, text }));
+        let failure = llem_protocol::Failure {
+            class: FailureClass::Unknown,
+            phase: Phase::Load,
+            message: evil.to_owned(),
+            log_tail: vec![evil.to_owned()],
+        };
+        follower.stdout(&line(1, EventBody::Failed { failure }));
+        let shown = format!("{:?}{:?}", events.try_recv().unwrap().body, events.try_recv().unwrap().body);
+        assert!(!shown.contains("\\u{1b}") && !shown.contains("\\u{7}") && shown.contains("[2Jgone"), "{shown}");
+        let told = follower.finish().1.unwrap();
+        assert!(!told.message.contains('\u{1b}') && !told.log_tail[0].contains('\u{1b}'));
     }
 }

@@ -33,6 +33,9 @@ pub trait Runner: Send + Sync {
     /// The name in results and messages.
     fn kind(&self) -> &'static str;
 
+    /// Whether runs live in images.
+    fn has_images(&self) -> bool;
+
     /// Where agent and driver will find the run's files.
     fn places(&self, files: &HostFiles) -> Places;
 
@@ -67,8 +70,8 @@ pub struct Places {
     pub workload: PathBuf,
     /// Directory of the model.
     pub model_dir: Option<PathBuf>,
-    /// Program of the embedded backend's driver.
-    pub candle: String,
+    /// Where the embedded backend's driver may be; the first that exists is started.
+    pub candle: Vec<String>,
 }
 
 /// One run, as a runner sees it.

@@ -22,12 +22,16 @@ impl Runner for ProcessRunner {
         "process"
     }
 
+    fn has_images(&self) -> bool {
+        false
+    }
+
     fn places(&self, files: &HostFiles) -> Places {
         Places {
             output_dir: files.output_dir.clone(),
             workload: files.workload.clone(),
             model_dir: files.model_dir.clone(),
-            candle: files.candle.display().to_string(),
+            candle: vec![files.candle.display().to_string()],
         }
     }
 
@@ -58,8 +62,7 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
             return outcome;
         }
     };
-    let start = super::docker::start_timeout(&spec.job);
-    let mut follower = Follower::new(events, &spec.job.run_id, start);
+    let mut follower = Follower::new(events, &spec.job);
     let verdict = follow(&mut child, &mut follower, stop).await;
     let phase = follower.phase();
     let (report, failure, log) = follower.finish();

@@ -26,10 +26,10 @@ impl Fleet {
         let wanted: BTreeMap<Backend, RunnerKind> = backends.map(|b| (b, choice(b, options))).collect();
         let engine = connect(&wanted, &options.user, notify).await?;
         if let Some(engine) = &engine {
-            for orphan in remove_orphans(engine).await? {
-                let text = format!("removed the container of {}, left by a controller that died", orphan.run_id);
-                notify(StudyEvent::Notice { text });
-            }
+            reap(engine, notify).await;
+        }
+        if wanted.values().any(|choice| engine.is_none() || *choice == RunnerKind::Process) {
+            note_ignored(&options.user, notify);
         }
         let docker = engine.clone().map(|engine| Arc::new(DockerRunner::new(engine, machine(&options.user))));
         let runner = |choice| -> Arc<dyn Runner> {
@@ -55,6 +55,38 @@ impl Fleet {
     pub(super) fn names(&self) -> String {
         let names: std::collections::BTreeSet<_> = self.runners.values().map(|runner| runner.kind()).collect();
         names.into_iter().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Settings of the machine that are about containers.
+fn note_ignored(user: &UserConfig, notify: &impl Fn(StudyEvent)) {
+    let set = [
+        ("images", !user.images.is_empty()),
+        ("mounts", !user.mounts.is_empty()),
+        ("devices", !user.devices.is_empty()),
+        ("cap_add", !user.cap_add.is_empty()),
+    ];
+    let names: Vec<_> = set.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| format!("`{name}`")).collect();
+    if !names.is_empty() {
+        let text =
+            format!("the `process` runner has no containers: {} of the user config have no effect", names.join(", "));
+        notify(StudyEvent::Notice { text });
+    }
+}
+
+/// What cannot be removed must not keep a study from running.
+async fn reap(engine: &Engine, notify: &impl Fn(StudyEvent)) {
+    match remove_orphans(engine).await {
+        Ok(orphans) => {
+            for orphan in orphans {
+                let text = format!("removed the container of {}, left by a controller that died", orphan.run_id);
+                notify(StudyEvent::Notice { text });
+            }
+        }
+        Err(error) => {
+            let text = format!("a container that a dead controller left could not be removed: {error}");
+            notify(StudyEvent::Notice { text });
+        }
     }
 }
 

@@ -63,9 +63,25 @@ pub enum StudyError {
     /// A backend without a driver.
     #[error("backend `{0}` has no driver in this version of llem (backends that run: candle)")]
     NoDriver(Backend),
-    /// An image is needed.
-    #[error("backend `{0}` has no image; set `{0}.image` in the study or `images.{0}` in the user config")]
-    NoImage(Backend),
+    /// An image is asked for where there are no containers.
+    #[error(
+        "`{0}.image` is set, but the `process` runner runs no image: the result would not be about it; remove the key, or start a \
+         container engine"
+    )]
+    ImageWithoutContainer(Backend),
+    /// Requests that the model cannot hold.
+    #[error(
+        "workload of experiment {experiment}: its longest request has {tokens} tokens with its output, the model holds \
+         {positions}; shorten `workload.input_tokens` or `workload.output_tokens`"
+    )]
+    TooLong {
+        /// The experiment.
+        experiment: String,
+        /// Prompt and output of the longest request.
+        tokens: u64,
+        /// Positions of the model.
+        positions: u64,
+    },
     /// llem's own binaries.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
@@ -119,10 +135,12 @@ pub enum StudyError {
 impl StudyError {
     /// Whether the study file or the user config has to change before another try can help.
     pub fn is_config(&self) -> bool {
-        matches!(
-            self,
-            Self::Config(_) | Self::NoDriver(_) | Self::NoImage(_) | Self::Model { .. } | Self::Workload { .. }
-        )
+        match self {
+            Self::Config(_) | Self::NoDriver(_) | Self::ImageWithoutContainer(_) | Self::TooLong { .. } => true,
+            Self::Model { source, .. } => source.is_config(),
+            Self::Workload { source, .. } => source.is_config(),
+            _ => false,
+        }
     }
 }
 

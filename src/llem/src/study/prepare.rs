@@ -38,6 +38,7 @@ pub(super) async fn prepare(
     if let Some(other) = study.experiments.iter().map(|e| e.config.backend).find(|b| *b != Backend::Candle) {
         return Err(StudyError::NoDriver(other));
     }
+    refuse_images_without_containers(study, fleet)?;
     let candle_image = candle_image(programs, fleet, notify).await?;
     let cache_root = options.user.cache_root();
     let base_dir = base_dir(study);
@@ -47,11 +48,24 @@ pub(super) async fn prepare(
     for experiment in &study.experiments {
         let model = kitchen.model(experiment, notify).await?;
         let workload = kitchen.workload(experiment, &model, notify).await?;
+        let (tokens, positions) = (workload.max_total_tokens, model.geometry.max_positions as u64);
+        if tokens > positions {
+            return Err(StudyError::TooLong { experiment: experiment.id.clone(), tokens, positions });
+        }
         let image = image(&experiment.config, options, candle_image.as_deref());
         debug!(experiment = experiment.id, model = %model.dir().display(), workload = workload.sha256, image, "ready");
         prepared.push(Prepared { model, workload, image });
     }
     Ok(prepared)
+}
+
+/// A comparison of images that were never started would be a comparison of nothing.
+fn refuse_images_without_containers(study: &StudyConfig, fleet: &Fleet) -> Result<(), StudyError> {
+    let asks = |e: &&Experiment| e.config.image().is_some() && !fleet.runner(e.config.backend).has_images();
+    match study.experiments.iter().find(asks) {
+        Some(experiment) => Err(StudyError::ImageWithoutContainer(experiment.config.backend)),
+        None => Ok(()),
+    }
 }
 
 /// Relative paths in a study are relative to its file.

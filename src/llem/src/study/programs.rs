@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 /// llem's own binaries that are not the controller.
@@ -23,6 +24,12 @@ impl Programs {
         let beside = own.parent().unwrap_or(Path::new("."));
         let above = beside.parent().unwrap_or(beside);
         Self::in_directory(beside).or_else(|missing| Self::in_directory(above).map_err(|_| missing))
+    }
+
+    /// SHA-256 of the agent's binary, hexadecimal.
+    pub(crate) fn agent_sha256(&self) -> Result<String, ProgramsError> {
+        let content = fs_err::read(&self.agent).map_err(|_| ProgramsError(self.agent.clone()))?;
+        Ok(hex::encode(Sha256::digest(content)))
     }
 
     /// The binaries of a directory.

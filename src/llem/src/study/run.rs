@@ -9,7 +9,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use llem_protocol::{
     DriverCommand, EngineSpec, Failure, FailureClass, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION, Phase,
-    Report, RequestRecord, WorkloadRef, files,
+    Reason, Report, RequestRecord, WorkloadRef, files,
 };
 
 use tracing::debug;
@@ -17,6 +17,7 @@ use tracing::debug;
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
 use crate::config::{Backend, ExecutionConfig, Experiment, GpuAccess, UserConfig};
+use crate::printable::printable;
 use crate::result::{
     Collected, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
     WorkloadIdentity, collect, run_metrics,
@@ -34,6 +35,7 @@ pub(super) struct RunContext<'a> {
     pub(super) execution: &'a ExecutionConfig,
     pub(super) prepared: &'a Prepared,
     pub(super) programs: &'a Programs,
+    pub(super) agent_sha256: &'a str,
     pub(super) runner: Arc<dyn Runner>,
     pub(super) directory: &'a StudyDirectory,
     pub(super) user: &'a UserConfig,
@@ -122,7 +124,7 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
         run_id: context.run_id.to_owned(),
         nonce: format!("{nonce:016x}"),
         output_dir: places.output_dir.clone(),
-        driver: DriverCommand { programs: vec![places.candle.clone()], args: Vec::new(), env: BTreeMap::new() },
+        driver: DriverCommand { programs: places.candle.clone(), args: Vec::new(), env: BTreeMap::new() },
         engine: EngineSpec {
             backend: config.backend.name().to_owned(),
             model: ModelLocation::Directory(
@@ -163,6 +165,11 @@ fn gpus(backend: Backend, user: &UserConfig) -> Vec<String> {
     }
 }
 
+/// A reason as a terminal can show it: the container wrote it.
+fn readable(reason: &Reason) -> Reason {
+    Reason { message: printable(&reason.message), ..reason.clone() }
+}
+
 fn object(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json::Value> {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::Object(map)) => map,
@@ -200,7 +207,7 @@ fn judge(
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
         Some(_) => RunStatus::Failed,
     };
-    let reasons = report.map(|r| r.reasons.clone()).unwrap_or_default();
+    let reasons = report.map(|r| r.reasons.iter().map(readable).collect::<Vec<_>>()).unwrap_or_default();
     let prepared = context.prepared;
     RunResult {
         schema_version: SCHEMA_VERSION,
@@ -239,6 +246,7 @@ fn judge(
         clock_start: report.map(|r| r.clock_start),
         clock_end: report.map(|r| r.clock_end),
         agent_version: report.map(|r| r.agent_version.clone()),
+        agent_sha256: context.agent_sha256.to_owned(),
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

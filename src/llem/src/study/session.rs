@@ -68,6 +68,7 @@ struct Session {
     study: StudyConfig,
     options: RunOptions,
     programs: Programs,
+    agent_sha256: String,
     fleet: Fleet,
     prepared: Vec<Prepared>,
     directory: StudyDirectory,
@@ -100,7 +101,8 @@ impl Session {
             llem_version: env!("CARGO_PKG_VERSION"),
         })?;
         let rows = vec![Vec::new(); study.experiments.len()];
-        Ok(Self { study, options, programs, fleet, prepared, directory, journal, plan, started, rows })
+        let agent_sha256 = programs.agent_sha256()?;
+        Ok(Self { study, options, programs, agent_sha256, fleet, prepared, directory, journal, plan, started, rows })
     }
 
     async fn run(&mut self, notify: &impl Fn(StudyEvent)) -> Result<StudyResult, StudyError> {
@@ -166,6 +168,7 @@ impl Session {
             execution: &self.study.execution,
             prepared,
             programs: &self.programs,
+            agent_sha256: &self.agent_sha256,
             runner: self.fleet.runner(experiment.config.backend),
             directory: &self.directory,
             user: &self.options.user,

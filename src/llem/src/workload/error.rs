@@ -162,6 +162,13 @@ pub enum WorkloadError {
     Io(#[from] io::Error),
 }
 
+impl WorkloadError {
+    /// Whether study or data set must change; else network or disk are at fault.
+    pub(crate) fn is_config(&self) -> bool {
+        !matches!(self, Self::Unavailable { .. } | Self::Io(_) | Self::Manifest(_))
+    }
+}
+
 /// The lines of a file that are not prompts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLines {

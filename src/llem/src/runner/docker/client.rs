@@ -11,7 +11,7 @@ use bollard::models::{
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
     ListContainersOptionsBuilder, ListImagesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveImageOptions, StartContainerOptions, UploadToContainerOptionsBuilder,
+    StartContainerOptions, UploadToContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -33,7 +33,7 @@ pub enum EngineError {
         problem: String,
     },
     /// Nothing answers.
-    #[error("no container engine answers at {address}: {source}")]
+    #[error("no container engine answers at {address}: {}", causes(source))]
     Unreachable {
         /// The address.
         address: String,
@@ -51,13 +51,22 @@ pub enum EngineError {
         message: String,
     },
     /// The connection broke or the answer made no sense.
-    #[error("the container engine did not {operation}: {source}")]
+    #[error("the container engine did not {operation}: {}", causes(source))]
     Broken {
         /// What was asked.
         operation: String,
         /// bollard's account.
         source: Box<bollard::errors::Error>,
     },
+}
+
+/// The last cause is the one that helps (`Permission denied`); the HTTP client's own words in between do not.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut root = error;
+    while let Some(inner) = root.source() {
+        root = inner;
+    }
+    root.to_string()
 }
 
 impl EngineError {
@@ -241,11 +250,5 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Removes an image's tag, and the image with its last tag.
-    pub async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
-        let removed = self.docker.remove_image(reference, None::<RemoveImageOptions>, None).await;
-        removed.map(drop).map_err(|e| EngineError::of(format!("remove the image `{reference}`"), e))
     }
 }

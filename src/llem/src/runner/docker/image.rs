@@ -112,7 +112,7 @@ pub async fn images(engine: &Engine) -> Result<Vec<ImageRow>, EngineError> {
         .await?
         .into_iter()
         .map(|image| ImageRow {
-            reference: image.repo_tags.first().cloned().unwrap_or_else(|| image.id.clone()),
+            reference: image.repo_tags.iter().find(|tag| !tag.starts_with('<')).unwrap_or(&image.id).clone(),
             backend: image.labels.get(LABEL_IMAGE).cloned().unwrap_or_default(),
             size_bytes: u64::try_from(image.size).unwrap_or_default(),
             created_s: image.created,

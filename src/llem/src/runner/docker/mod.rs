@@ -9,8 +9,10 @@ mod spec;
 mod supervise;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use llem_protocol::{Failure, FailureClass, Job, Phase};
 
@@ -70,13 +72,15 @@ pub struct DockerRunner {
     engine: Engine,
     machine: MachineConfig,
     user: String,
+    /// The agent as it was when the first run began: all runs of a study have the same, whatever is built meanwhile.
+    agent: OnceLock<Bytes>,
 }
 
 impl DockerRunner {
     /// A runner on a connected engine.
     pub fn new(engine: Engine, machine: MachineConfig) -> Self {
         let user = container_user(&engine);
-        Self { engine, machine, user }
+        Self { engine, machine, user, agent: OnceLock::new() }
     }
 
     /// The engine.
@@ -87,6 +91,8 @@ impl DockerRunner {
     /// Creates the container of a run with everything in it, not started.
     async fn create(&self, spec: &RunSpec) -> Result<Created, Failure> {
         let image = self.image(&spec.image).await?;
+        let labels = image.config.as_ref().and_then(|config| config.labels.as_ref());
+        let brings_driver = labels.is_some_and(|labels| labels.contains_key(LABEL_IMAGE));
         let gpus = self.gpu_plan(&spec.job)?;
         let body = spec::container(spec, &self.machine, &gpus, &self.user);
         let name = container_name(spec);
@@ -100,15 +106,36 @@ impl DockerRunner {
             gpu_access: gpus.access.name().to_owned(),
             ..ContainerRecord::default()
         };
-        Ok(Created { record, warnings })
+        Ok(Created { brings_driver, record, warnings })
     }
 
-    /// Copies agent, job and workload into a created container: any image runs unmodified, and a remote engine would too.
-    async fn inject(&self, id: &str, spec: &RunSpec) -> Result<(), Failure> {
-        let archive = injection(spec).map_err(|error| {
+    /// Copies agent, driver, job and workload into a created container, so that any image runs unmodified. An image that llem made
+    /// has the driver already.
+    async fn inject(&self, id: &str, spec: &RunSpec, brings_driver: bool) -> Result<(), Failure> {
+        let archive = self.injection(spec, brings_driver).map_err(|error| {
             runner_failure(FailureClass::Unknown, Phase::Start, format!("files for the container: {error}"))
         })?;
         self.engine.upload(id, archive).await.map_err(|e| engine_failure(&e))
+    }
+
+    /// The files of a run as a tar archive for the container's root.
+    fn injection(&self, spec: &RunSpec, brings_driver: bool) -> std::io::Result<Bytes> {
+        if self.agent.get().is_none() {
+            let content = Bytes::from(fs_err::read(&spec.files.agent)?);
+            let _ = self.agent.set(content);
+        }
+        let agent = self.agent.get().map(Bytes::as_ref).unwrap_or_default();
+        let mut archive = Archive::new();
+        let mut add = |target: &str, mode: u32, content: &[u8]| {
+            archive.file(Path::new(target.trim_start_matches('/')), mode, content)
+        };
+        add(inside::AGENT, 0o755, agent)?;
+        add(inside::JOB, 0o644, &fs_err::read(&spec.job_file)?)?;
+        add(inside::WORKLOAD, 0o644, &fs_err::read(&spec.files.workload)?)?;
+        if !brings_driver {
+            add(inside::CANDLE, 0o755, &fs_err::read(&spec.files.candle)?)?;
+        }
+        archive.finish()
     }
 
     async fn image(&self, reference: &str) -> Result<bollard::models::ImageInspect, Failure> {
@@ -159,6 +186,8 @@ impl DockerRunner {
 
 /// A container that exists.
 struct Created {
+    /// Whether the image has the backend's driver.
+    brings_driver: bool,
     record: ContainerRecord,
     warnings: Vec<String>,
 }
@@ -168,12 +197,16 @@ impl Runner for DockerRunner {
         "docker"
     }
 
+    fn has_images(&self) -> bool {
+        true
+    }
+
     fn places(&self, files: &HostFiles) -> Places {
         Places {
             output_dir: inside::OUT.into(),
             workload: inside::WORKLOAD.into(),
             model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
-            candle: image::CANDLE_DRIVER.to_owned(),
+            candle: [image::CANDLE_DRIVER, inside::CANDLE].map(str::to_owned).to_vec(),
         }
     }
 
@@ -198,9 +231,9 @@ impl DockerRunner {
                 return RunOutcome { failure: Some(failure), container_left, ..RunOutcome::default() };
             }
         };
-        let Created { record, warnings } = created;
+        let Created { brings_driver, record, warnings } = created;
         let id = record.id.clone();
-        let mut outcome = match self.inject(&id, spec).await {
+        let mut outcome = match self.inject(&id, spec, brings_driver).await {
             Ok(()) => supervise::supervise(&self.engine, record, spec, events, stop).await,
             Err(failure) => RunOutcome { failure: Some(failure), container: Some(record), ..RunOutcome::default() },
         };
@@ -232,19 +265,6 @@ fn abandoned() -> RunOutcome {
     }
 }
 
-/// The files of a run as a tar archive for the container's root.
-fn injection(spec: &RunSpec) -> std::io::Result<bytes::Bytes> {
-    let mut archive = Archive::new();
-    let mut add = |target: &str, mode: u32, source: &Path| {
-        let content = fs_err::read(source)?;
-        archive.file(Path::new(target.trim_start_matches('/')), mode, &content)
-    };
-    add(inside::AGENT, 0o755, &spec.files.agent)?;
-    add(inside::JOB, 0o644, &spec.job_file)?;
-    add(inside::WORKLOAD, 0o644, &spec.files.workload)?;
-    archive.finish()
-}
-
 /// Readable in `docker ps`, unique between studies that run at once.
 fn container_name(spec: &RunSpec) -> String {
     let nonce = spec.job.nonce.get(..8).unwrap_or(&spec.job.nonce);
@@ -260,12 +280,6 @@ fn container_user(engine: &Engine) -> String {
     format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())
 }
 
-/// Seconds that the agent has for its first word.
-pub(super) fn start_timeout(job: &Job) -> Duration {
-    let seconds = job.timeouts_s.get(&Phase::Start).copied().unwrap_or(60.0);
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(60))
-}
-
 /// The class of an engine's refusal.
 fn engine_failure(error: &EngineError) -> Failure {
     let text = error.to_string();
@@ -274,11 +288,7 @@ fn engine_failure(error: &EngineError) -> Failure {
         FailureClass::ContainerEngineLost
     } else if lower.contains("could not select device driver") || lower.contains("runtime specified nvidia") {
         FailureClass::NoGpu
-    } else if ["no such file or directory", "exec format error", "executable file not found", "permission denied"]
-        .iter()
-        .any(|sign| lower.contains(sign))
-        && lower.contains("exec")
-    {
+    } else if lower.contains(inside::AGENT) || lower.contains("exec format error") {
         FailureClass::AgentMissing
     } else {
         FailureClass::ContainerRefused

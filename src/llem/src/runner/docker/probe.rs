@@ -1,20 +1,24 @@
 //! Starts an image once to see what runs in it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::models::{ContainerCreateBody, HostConfig};
 use futures_util::StreamExt;
 use llem_protocol::Message;
 
-use super::LABEL_RUN;
 use super::archive::Archive;
 use super::client::{Engine, EngineError};
 use super::image::{CANDLE_DRIVER, ImageError};
 use super::spec::inside;
+use super::{LABEL_RUN, LABEL_STUDY};
 
 /// Output of a probe that is read, in bytes.
 const OUTPUT_BYTES: usize = 64 * 1024;
+
+/// How long a probe may take.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What an image is and can do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +74,7 @@ async fn once(engine: &Engine, image: &str, agent: &Path, command: &[&str]) -> R
         image: Some(image.to_owned()),
         entrypoint: Some(command.iter().map(|&part| part.to_owned()).collect()),
         cmd: Some(Vec::new()),
-        labels: Some([(LABEL_RUN.to_owned(), "probe".to_owned())].into()),
+        labels: Some([(LABEL_RUN.to_owned(), "probe".to_owned()), (LABEL_STUDY.to_owned(), "probe".to_owned())].into()),
         host_config: Some(HostConfig {
             network_mode: Some("none".to_owned()),
             cap_drop: Some(vec!["ALL".to_owned()]),
@@ -81,9 +85,12 @@ async fn once(engine: &Engine, image: &str, agent: &Path, command: &[&str]) -> R
     };
     let name = format!("llem-probe-{}-{}", std::process::id(), command.len());
     let (id, _) = engine.create(&name, body).await?;
-    let output = output(engine, &id, agent).await;
+    let output = tokio::time::timeout(TIMEOUT, output(engine, &id, agent)).await;
     engine.remove(&id).await?;
-    output
+    output.unwrap_or_else(|_| {
+        let problem = format!("it did not end within {} s", TIMEOUT.as_secs());
+        Err(ImageError::File { path: command.first().unwrap_or(&"").into(), problem })
+    })
 }
 
 async fn output(engine: &Engine, id: &str, agent: &Path) -> Result<String, ImageError> {

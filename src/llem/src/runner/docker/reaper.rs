@@ -1,6 +1,6 @@
 //! Removes containers that no controller looks after any more.
 
-use std::fs::TryLockError;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
@@ -33,7 +33,7 @@ async fn remove_where(
 ) -> Result<Vec<Reaped>, EngineError> {
     let mut reaped = Vec::new();
     for container in engine.containers(LABEL_RUN).await? {
-        let Some(id) = container.id.clone().filter(|_| unwanted(&container)) else { continue };
+        let Some(id) = container.id.clone().filter(|_| is_ours(&container) && unwanted(&container)) else { continue };
         engine.remove(&id).await?;
         reaped.push(Reaped { id, run_id: label(&container, LABEL_RUN).unwrap_or_default().to_owned() });
     }
@@ -64,12 +64,23 @@ fn lock_state(container: &ContainerSummary) -> LockState {
 }
 
 fn probe(path: &Path) -> LockState {
-    let Ok(file) = fs_err::File::open(path) else { return LockState::Unknown };
+    let file = match fs_err::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return LockState::Unknown,
+        // A lock that this user may not see is somebody else's affair.
+        Err(_) => return LockState::Held,
+    };
     match file.file().try_lock_shared() {
         Ok(()) => LockState::Free,
-        Err(TryLockError::WouldBlock) => LockState::Held,
-        Err(TryLockError::Error(_)) => LockState::Unknown,
+        Err(_) => LockState::Held,
     }
+}
+
+/// Labels alone prove nothing: a container of an image that was committed from one of ours has them too. The name is given by llem.
+fn is_ours(container: &ContainerSummary) -> bool {
+    let Some(run) = label(container, LABEL_RUN) else { return false };
+    let prefix = format!("/llem-{run}-");
+    container.names.iter().flatten().any(|name| name.starts_with(&prefix))
 }
 
 fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
@@ -78,7 +89,21 @@ fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LockState, probe};
+    use bollard::models::ContainerSummary;
+
+    use super::{LABEL_RUN, LockState, is_ours, probe};
+
+    #[test]
+    fn a_container_with_inherited_labels_is_not_ours() {
+        let named = |name: &str| ContainerSummary {
+            names: Some(vec![name.to_owned()]),
+            labels: Some([(LABEL_RUN.to_owned(), "001-a-c1".to_owned())].into()),
+            ..ContainerSummary::default()
+        };
+        assert!(is_ours(&named("/llem-001-a-c1-0123abcd")));
+        assert!(!is_ours(&named("/mine")));
+        assert!(!is_ours(&ContainerSummary { labels: None, ..named("/llem-001-a-c1-0123abcd") }));
+    }
 
     #[test]
     fn a_lock_is_held_exactly_as_long_as_its_file_is_open() {

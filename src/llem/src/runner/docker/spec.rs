@@ -15,6 +15,8 @@ use crate::runner::{Gpu, RunSpec};
 pub(super) mod inside {
     /// The agent's binary.
     pub(in super::super) const AGENT: &str = "/llem/agent";
+    /// The embedded backend's driver, in images that do not bring it.
+    pub(in super::super) const CANDLE: &str = "/llem/llem-candle";
     /// The job.
     pub(in super::super) const JOB: &str = "/llem/job.json";
     /// The tokenised workload.

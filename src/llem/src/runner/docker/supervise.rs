@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::super::follow::Follower;
 use super::client::{Engine, EngineError};
-use super::{ContainerRecord, engine_failure, start_timeout};
+use super::{ContainerRecord, engine_failure};
 use crate::runner::{EventSink, RunOutcome, RunSpec, STOP_GRACE, Stop, runner_failure};
 
 /// How often a silent engine is asked again before it counts as lost, one second apart.
@@ -37,7 +37,7 @@ pub(super) async fn supervise(
     stop: &Stop,
 ) -> RunOutcome {
     let mut outcome = RunOutcome::default();
-    let mut follower = Follower::new(events, &spec.job.run_id, start_timeout(&spec.job));
+    let mut follower = Follower::new(events, &spec.job);
     if let Err(error) = engine.start(&record.id).await {
         outcome.failure = Some(engine_failure(&error));
         outcome.container = Some(record);
