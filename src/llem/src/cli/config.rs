@@ -37,6 +37,6 @@ fn init(file: &Path, printer: Printer) -> Result<Exit, Failure> {
         _ => Failure::failed(error.to_string()),
     })?;
     target.write_all(starter().as_bytes()).map_err(|error| Failure::failed(error.to_string()))?;
-    printer.result(&format!("wrote {}; next: llem run {}", file.display(), file.display()));
+    printer.result(&format!("wrote {}; next: llem run {}", file.display(), file.display()))?;
     Ok(Exit::Success)
 }

@@ -1,7 +1,7 @@
 //! Runners: where an agent lives while it measures.
 //!
 //! A runner starts one agent for one run, hands its events on, enforces the limits that the agent cannot enforce on itself, and
-//! leaves nothing behind. It knows nothing of studies, configs or results.
+//! leaves nothing behind. It knows nothing of studies or results.
 
 pub mod docker;
 mod follow;
