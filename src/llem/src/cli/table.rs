@@ -36,9 +36,11 @@ pub(crate) fn study(result: &StudyResult) -> String {
 /// The images that llem made.
 pub(crate) fn images(rows: &[ImageRow]) -> String {
     let head = ["image", "backend", "MB"].map(str::to_owned).to_vec();
-    let rows = rows
-        .iter()
-        .map(|row| vec![row.reference.clone(), row.backend.clone(), format!("{:.1}", row.size_bytes as f64 / 1e6)]);
+    let rows = rows.iter().map(|row| {
+        // An image without a name is known by the head of its id, as other clients show it.
+        let name = row.reference.strip_prefix("sha256:").and_then(|id| id.get(..12)).unwrap_or(&row.reference);
+        vec![name.to_owned(), row.backend.clone(), format!("{:.1}", row.size_bytes as f64 / 1e6)]
+    });
     grid(head, rows, 2)
 }
 
