@@ -33,10 +33,15 @@ pub(crate) fn warmup_length(passes: u32) -> Option<Reason> {
     (passes < MIN_WARMUP_PASSES).then(|| Reason::new(ReasonCode::WarmupShortened, text))
 }
 
-/// The agent disturbed what it measured.
-pub(crate) fn agent_share(usage: &SelfUsage) -> Option<Reason> {
+/// The agent disturbed what it measured, by its messages for each pass or, where it `samples` a sensor, by that.
+pub(crate) fn agent_share(usage: &SelfUsage, samples: bool) -> Option<Reason> {
     let percent = usage.cpu_share * 100.0;
-    let text = format!("the agent used {percent:.2} % of a core in the window; lower `sample_hz`");
+    let advice = if samples {
+        "lower `sample_hz`, or, when the passes are very short, make the workload larger"
+    } else {
+        "very many short passes cost it that much: make the workload larger"
+    };
+    let text = format!("the agent used {percent:.2} % of a core in the window; {advice}");
     (usage.cpu_share > MAX_AGENT_SHARE).then(|| Reason::new(ReasonCode::AgentOverhead, text))
 }
 
@@ -137,8 +142,13 @@ mod tests {
         assert_eq!(warmup_length(3), None);
         assert_eq!(warmup_length(2).unwrap().code, ReasonCode::WarmupShortened);
         let usage = |cpu_share| SelfUsage { cpu_s: 0.0, cpu_share, resident_bytes: 0 };
-        assert_eq!(agent_share(&usage(0.01)), None);
-        assert_eq!(agent_share(&usage(0.011)).unwrap().code, ReasonCode::AgentOverhead);
+        for samples in [false, true] {
+            assert_eq!(agent_share(&usage(0.01), samples), None);
+            let reason = agent_share(&usage(0.011), samples).unwrap();
+            assert_eq!(reason.code, ReasonCode::AgentOverhead);
+            assert_eq!(reason.message.contains("sample_hz"), samples, "{}", reason.message);
+            assert!(reason.message.contains("workload"), "{}", reason.message);
+        }
         assert_eq!((others_share(None), others_share(Some(0.25))), (None, None));
         assert_eq!(others_share(Some(0.3)).unwrap().code, ReasonCode::HostBusy);
     }
