@@ -3,6 +3,7 @@
 use llem_protocol::{Device, DeviceKind, PassRecord, Reason, ReasonCode, RequestRecord, SelfUsage};
 
 use crate::clock;
+use crate::records::pass_place;
 
 /// Each edge is uncertain by up to one counter period of 100 ms: 1 % of this.
 const MIN_WINDOW_S: f64 = 10.0;
@@ -32,10 +33,15 @@ pub(crate) fn warmup_length(passes: u32) -> Option<Reason> {
     (passes < MIN_WARMUP_PASSES).then(|| Reason::new(ReasonCode::WarmupShortened, text))
 }
 
-/// The agent disturbed what it measured.
-pub(crate) fn agent_share(usage: &SelfUsage) -> Option<Reason> {
+/// The agent disturbed what it measured, by its messages for each pass or, where it `samples` a sensor, by that.
+pub(crate) fn agent_share(usage: &SelfUsage, samples: bool) -> Option<Reason> {
     let percent = usage.cpu_share * 100.0;
-    let text = format!("the agent used {percent:.2} % of a core in the window; lower `sample_hz`");
+    let advice = if samples {
+        "lower `sample_hz`, or, when the passes are very short, make the workload larger"
+    } else {
+        "very many short passes cost it that much: make the workload larger"
+    };
+    let text = format!("the agent used {percent:.2} % of a core in the window; {advice}");
     (usage.cpu_share > MAX_AGENT_SHARE).then(|| Reason::new(ReasonCode::AgentOverhead, text))
 }
 
@@ -50,10 +56,14 @@ pub(crate) fn others_share(share: Option<f64>) -> Option<Reason> {
 
 /// A pass's totals, as the driver gave them, are not the sums of its records: it counts padding, or forgets requests.
 pub(crate) fn token_totals(passes: &[PassRecord], records: &[RequestRecord]) -> Option<Reason> {
-    passes.iter().find_map(|pass| {
-        let own = || records.iter().filter(|record| record.pass == pass.pass);
-        let prompt: u64 = own().map(|record| u64::from(record.prompt_tokens)).sum();
-        let output: u64 = own().map(|record| record.output_ids.len() as u64).sum();
+    let mut sums = vec![(0_u64, 0_u64); passes.len()];
+    for record in records {
+        if let Some((prompt, output)) = pass_place(passes, record.pass).and_then(|place| sums.get_mut(place)) {
+            *prompt += u64::from(record.prompt_tokens);
+            *output += record.output_ids.len() as u64;
+        }
+    }
+    passes.iter().zip(sums).find_map(|(pass, (prompt, output))| {
         let text = format!(
             "pass {}: the driver counted {} prompt and {} generated tokens, its records hold {prompt} and {output}; \
              padding may have been counted",
@@ -98,6 +108,8 @@ fn bare_uuid(uuid: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn device(kind: DeviceKind, uuid: Option<&str>) -> Device {
@@ -130,26 +142,42 @@ mod tests {
         assert_eq!(warmup_length(3), None);
         assert_eq!(warmup_length(2).unwrap().code, ReasonCode::WarmupShortened);
         let usage = |cpu_share| SelfUsage { cpu_s: 0.0, cpu_share, resident_bytes: 0 };
-        assert_eq!(agent_share(&usage(0.01)), None);
-        assert_eq!(agent_share(&usage(0.011)).unwrap().code, ReasonCode::AgentOverhead);
+        for samples in [false, true] {
+            assert_eq!(agent_share(&usage(0.01), samples), None);
+            let reason = agent_share(&usage(0.011), samples).unwrap();
+            assert_eq!(reason.code, ReasonCode::AgentOverhead);
+            assert_eq!(reason.message.contains("sample_hz"), samples, "{}", reason.message);
+            assert!(reason.message.contains("workload"), "{}", reason.message);
+        }
         assert_eq!((others_share(None), others_share(Some(0.25))), (None, None));
         assert_eq!(others_share(Some(0.3)).unwrap().code, ReasonCode::HostBusy);
     }
 
+    fn pass(pass: u32, output_tokens: u64) -> PassRecord {
+        PassRecord { pass, start_ns: 0, end_ns: 9, prompt_tokens: 3, output_tokens }
+    }
+
+    fn record(pass: u32) -> RequestRecord {
+        let (token_ns, output_ids) = (vec![1, 2], vec![5, 5]);
+        RequestRecord { pass, index: 0, batch: None, prompt_tokens: 3, submit_ns: 0, token_ns, output_ids }
+    }
+
     #[test]
     fn counted_padding_shows_in_the_totals() {
-        let pass = |output_tokens| PassRecord { pass: 0, start_ns: 0, end_ns: 9, prompt_tokens: 3, output_tokens };
-        let record = RequestRecord {
-            pass: 0,
-            index: 0,
-            batch: None,
-            prompt_tokens: 3,
-            submit_ns: 0,
-            token_ns: vec![1, 2],
-            output_ids: vec![5, 5],
-        };
-        assert_eq!(token_totals(&[pass(2)], std::slice::from_ref(&record)), None);
-        let reason = token_totals(&[pass(8)], &[record]).unwrap();
+        let records = [record(7), record(6)];
+        assert_eq!(token_totals(&[pass(6, 2), pass(7, 2)], &records), None);
+        let reason = token_totals(&[pass(6, 2), pass(7, 8)], &records).unwrap();
         assert_eq!(reason.code, ReasonCode::TokenCountMismatch);
+        assert!(reason.message.starts_with("pass 7: "), "{}", reason.message);
+        assert_eq!(token_totals(&[pass(6, 2)], &[]).unwrap().code, ReasonCode::TokenCountMismatch);
+    }
+
+    #[test]
+    fn totals_of_as_many_passes_as_a_tiny_model_makes_are_compared_in_no_time() {
+        let passes: Vec<PassRecord> = (3..150_003).map(|number| pass(number, 2)).collect();
+        let records: Vec<RequestRecord> = (3..150_003).map(record).collect();
+        let start = Instant::now();
+        assert_eq!(token_totals(&passes, &records), None);
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }

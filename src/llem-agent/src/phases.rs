@@ -147,7 +147,7 @@ fn judge(run: &mut Run, warmup_passes: u32, others_share: Option<f64>) {
     let reasons = [
         checks::window_length(window.start.t_ns, window.end.t_ns),
         checks::warmup_length(warmup_passes),
-        checks::agent_share(&window.agent),
+        checks::agent_share(&window.agent, run.sampler.has_sources()),
         checks::others_share(others_share),
         checks::token_totals(&window.passes, &run.records),
     ];

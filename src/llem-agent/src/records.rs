@@ -24,8 +24,8 @@ impl<'a> Ledger<'a> {
     /// Takes one record.
     pub(crate) fn add(&mut self, record: RequestRecord) -> Result<(), Fault> {
         let name = format!("record of request {} in pass {}", record.index, record.pass);
-        let place = self.passes.iter().position(|pass| pass.pass == record.pass);
-        let (Some(place), Some(index)) = (place, usize::try_from(record.index).ok()) else {
+        let (Some(place), Some(index)) = (pass_place(self.passes, record.pass), usize::try_from(record.index).ok())
+        else {
             return Err(Fault::protocol(format!("{name}: the window has no such pass")));
         };
         let (Some(pass), Some(asked)) = (self.passes.get(place), self.asked.get(index)) else {
@@ -60,6 +60,13 @@ impl<'a> Ledger<'a> {
     }
 }
 
+/// Where the pass of this number stands in the window, whose passes are numbered one after the other. A window may
+/// have tens of thousands of passes, so nothing is searched.
+pub(crate) fn pass_place(passes: &[PassRecord], number: u32) -> Option<usize> {
+    let place = usize::try_from(number.checked_sub(passes.first()?.pass)?).ok()?;
+    passes.get(place).filter(|pass| pass.pass == number).map(|_| place)
+}
+
 fn check_stamps(record: &RequestRecord, pass: &PassRecord) -> Result<(), String> {
     if record.token_ns.len() != record.output_ids.len() {
         return Err(format!("{} stamps for {} tokens", record.token_ns.len(), record.output_ids.len()));
@@ -90,6 +97,8 @@ fn check_counts(record: &RequestRecord, asked: Asked, ignore_eos: bool) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     const ASKED: [Asked; 2] =
@@ -128,6 +137,28 @@ mod tests {
             ledger.add(record(pass, index)).unwrap();
         }
         assert_eq!(ledger.close(4).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn as_many_passes_as_a_tiny_model_makes_are_checked_in_no_time() {
+        const PASSES: u32 = 150_000;
+        let passes: Vec<PassRecord> = (3..3 + PASSES).map(pass).collect();
+        let start = Instant::now();
+        let mut ledger = Ledger::new(&ASKED[..1], true, &passes);
+        // The last pass first: a search from the front would be at its worst.
+        for number in (3..3 + PASSES).rev() {
+            ledger.add(record(number, 0)).unwrap();
+        }
+        let records = ledger.close(u64::from(PASSES)).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert_eq!(records.len(), PASSES as usize);
+    }
+
+    #[test]
+    fn a_pass_stands_where_its_number_says() {
+        let passes = [pass(3), pass(4)];
+        assert_eq!([2, 3, 4, 5].map(|number| pass_place(&passes, number)), [None, Some(0), Some(1), None]);
+        assert_eq!(pass_place(&[], 0), None);
     }
 
     #[test]

@@ -5,10 +5,10 @@
 //! the sub-zone `intel-rapl:N:M` with the name `dram`. Cores and integrated graphics are contained in the package.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use fs_err::File;
+use fs_err::os::unix::fs::FileExt;
 use llem_protocol::{PowerDomain, PowerSourceKind};
 
 use super::{Counter, PowerError, PowerSource, Reading};
@@ -16,6 +16,10 @@ use crate::clock;
 
 /// A wrap-around that would mean more power than this is a reset. No processor package draws 10 kW.
 const MAX_PLAUSIBLE_W: f64 = 10_000.0;
+
+/// Linux lets only root read the counters since 5.10 (CVE-2020-8694).
+const HOW_TO_ALLOW: &str = "energy without it would be too low, so none is read; \
+    `sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj` on the host allows it until the next boot";
 
 /// Package and memory zones.
 pub(crate) struct Rapl {
@@ -40,7 +44,8 @@ struct RawCounter {
 }
 
 impl Rapl {
-    /// Opens all zones below `root`. The error says what was looked for and why nothing could be used.
+    /// Opens all zones below `root`: all or none, because energy without one of the packages or memories would pass for
+    /// that of the whole machine. The error says what was looked for, what could not be read and how to allow it.
     pub(crate) fn open(root: &Path) -> Result<Self, String> {
         let looked_for = format!("looked for RAPL zones in {}", root.display());
         let entries = match fs_err::read_dir(root) {
@@ -61,11 +66,11 @@ impl Rapl {
                 None => {}
             }
         }
-        if zones.is_empty() {
-            let found = if problems.is_empty() { "there are none".to_owned() } else { problems.join("; ") };
-            return Err(format!("{looked_for}: {found}"));
+        match (zones.is_empty(), problems.is_empty()) {
+            (_, false) => Err(format!("{looked_for}: {}; {HOW_TO_ALLOW}", problems.join("; "))),
+            (true, true) => Err(format!("{looked_for}: there are none")),
+            (false, true) => Ok(Self { zones }),
         }
-        Ok(Self { zones })
     }
 
     fn zone(&mut self, domain: usize) -> Result<&mut Zone, PowerError> {
@@ -134,7 +139,7 @@ fn zone_id(directory: &Path) -> Option<String> {
 
 fn read_counter(energy: &File) -> Result<RawCounter, PowerError> {
     let mut buffer = [0; 32];
-    let count = energy.file().read_at(&mut buffer, 0)?;
+    let count = energy.read_at(&mut buffer, 0)?;
     let t_ns = clock::monotonic_ns();
     let uj = number(&energy.path().display().to_string(), buffer.get(..count).unwrap_or_default())?;
     Ok(RawCounter { t_ns, uj })
@@ -228,6 +233,28 @@ mod tests {
         let mut source = Rapl::open(root.path()).ok().unwrap();
         fs_err::write(root.path().join("intel-rapl:0/energy_uj"), "").unwrap();
         assert!(matches!(source.counter(0), Err(PowerError::Value { .. })));
+    }
+
+    #[test]
+    fn a_zone_that_cannot_be_read_takes_the_others_with_it() {
+        for directory in ["intel-rapl:0", "intel-rapl:0:1"] {
+            let root = machine();
+            let energy = root.path().join(directory).join("energy_uj");
+            fs_err::remove_file(&energy).unwrap();
+            let missing = Rapl::open(root.path()).err().unwrap();
+            fs_err::create_dir(&energy).unwrap();
+            let unreadable = Rapl::open(root.path()).err().unwrap();
+            for error in [missing, unreadable] {
+                assert!(error.contains(&energy.display().to_string()) && error.contains(HOW_TO_ALLOW), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_that_is_not_counted_may_be_unreadable() {
+        let root = machine();
+        fs_err::remove_file(root.path().join("intel-rapl:0:0/energy_uj")).unwrap();
+        assert_eq!(Rapl::open(root.path()).ok().unwrap().domains().len(), 2);
     }
 
     #[test]

@@ -150,6 +150,31 @@ impl Outcome {
     }
 }
 
+/// Whether a run without GPUs has something to sample: processor counters that exist and can all be read. Looked up
+/// in the files, so that the agent is not its own witness.
+pub(crate) fn has_sensor() -> bool {
+    let entries = fs_err::read_dir("/sys/class/powercap").into_iter().flatten().flatten();
+    let counted = entries.map(|entry| entry.path()).filter(|zone| {
+        let name = fs_err::read_to_string(zone.join("name")).unwrap_or_default();
+        let is_rapl = zone.file_name().unwrap().to_string_lossy().starts_with("intel-rapl:");
+        is_rapl && (name.starts_with("package") || name.trim() == "dram")
+    });
+    let readable: Vec<bool> = counted.map(|zone| fs_err::read(zone.join("energy_uj")).is_ok()).collect();
+    !readable.is_empty() && readable.iter().all(|is_readable| *is_readable)
+}
+
+/// False, with a line that says why, where nothing can be sampled and runs have no baseline.
+pub(crate) fn has_baseline() -> bool {
+    let found = has_sensor();
+    if !found {
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: no readable /sys/class/powercap/intel-rapl:*/energy_uj, so there is no baseline"
+        );
+    }
+    found
+}
+
 /// Sends a signal.
 pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();

@@ -1,9 +1,12 @@
 //! Runs that end well.
 
-use llem_protocol::{EventBody, Phase, ReasonCode, files};
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use llem_protocol::{Event, EventBody, Phase, ReasonCode, files};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{OUTPUT_TOKENS, REQUESTS, bench};
+use crate::harness::{OUTPUT_TOKENS, REQUESTS, bench, has_sensor};
 
 #[test]
 fn a_good_run_leaves_exact_files_and_events_in_order() {
@@ -16,7 +19,7 @@ fn a_good_run_leaves_exact_files_and_events_in_order() {
     assert!(outcome.events.is_sorted_by_key(|event| event.t_ns));
     assert!(matches!(&outcome.events[0].body, EventBody::Hello { run_id, .. } if run_id == "001-test-c1"));
 
-    let expected = [
+    let mut expected = vec![
         Phase::Environment,
         Phase::Baseline,
         Phase::Import,
@@ -27,6 +30,7 @@ fn a_good_run_leaves_exact_files_and_events_in_order() {
         Phase::Shutdown,
         Phase::Write,
     ];
+    expected.retain(|phase| *phase != Phase::Baseline || has_sensor());
     let marks: Vec<(Phase, bool)> = outcome.events.iter().filter_map(|event| phase_mark(&event.body)).collect();
     let whole: Vec<(Phase, bool)> = expected.iter().flat_map(|phase| [(*phase, true), (*phase, false)]).collect();
     assert_eq!(marks, whole);
@@ -47,6 +51,23 @@ fn a_good_run_leaves_exact_files_and_events_in_order() {
     let hash = hex::encode(Sha256::digest(bytes));
     let last = &outcome.events.last().unwrap().body;
     assert!(matches!(last, EventBody::Done { report_sha256 } if *report_sha256 == hash), "{last:?}");
+}
+
+#[test]
+fn without_a_sensor_no_time_is_spent_on_a_baseline() {
+    if has_sensor() {
+        let _ = writeln!(std::io::stderr(), "skipped: this machine has a sensor, so runs have a baseline");
+        return;
+    }
+    let Some(mut bench) = bench("none") else { return };
+    bench.job.measurement.baseline_s = 60.0;
+    let start = Instant::now();
+    let outcome = bench.run();
+    assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    let begun = |event: &Event| phase_mark(&event.body).is_some_and(|(phase, _)| phase == Phase::Baseline);
+    assert!(!outcome.events.iter().any(begun));
+    assert!(bench.report().unwrap().phases.iter().all(|span| span.phase != Phase::Baseline));
 }
 
 #[test]
