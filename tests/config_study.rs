@@ -201,3 +201,16 @@ fn added_cycles_leave_earlier_ones_in_their_shuffled_order() {
 fn the_id_is_the_hash_of_the_canonical_record() {
     assert_eq!(only(BASE).id(), "1f926a137331");
 }
+
+#[test]
+fn a_data_set_is_looked_for_beside_the_study_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sub/study.yaml");
+    fs_err::create_dir(directory.path().join("sub")).unwrap();
+    fs_err::write(&file, format!("{BASE}workload: {{dataset: prompts.jsonl}}\n")).unwrap();
+    let error = StudyConfig::from_file(&file, &[], Profile::Standard).unwrap_err();
+    assert_eq!(error.problems[0].path, "workload.dataset");
+    fs_err::write(directory.path().join("sub/prompts.jsonl"), "{\"prompt\": \"a\"}\n").unwrap();
+    let study = StudyConfig::from_file(&file, &[], Profile::Standard).unwrap();
+    assert_eq!(study.experiments[0].config.workload.dataset, "prompts.jsonl");
+}

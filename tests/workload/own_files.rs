@@ -249,3 +249,11 @@ fn a_broken_note_is_written_anew() {
 fn notes(scene: &Scene) -> usize {
     fs_err::read_dir(scene.cache().join("workloads-v1/requests")).unwrap().count()
 }
+
+#[test]
+fn a_leading_tilde_is_the_home_directory() {
+    let scene = Scene::new();
+    let error = make(&scene, |request| request.dataset = "~/no/such/prompts.jsonl").unwrap_err();
+    let WorkloadError::UnknownDataset { path, .. } = error else { panic!("{error}") };
+    assert_eq!(path, etcetera::home_dir().unwrap().join("no/such/prompts.jsonl"));
+}

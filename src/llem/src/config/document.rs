@@ -78,6 +78,11 @@ impl Document {
         self.file.display()
     }
 
+    /// The file's directory; empty for a bare file name.
+    pub(crate) fn directory(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
     /// The position of a key in the file: the order in which the user wrote things.
     pub(crate) fn key_position(&self, pointer: &str) -> Option<Position> {
         self.places.get(pointer).map(|place| place.key)

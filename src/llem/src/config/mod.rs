@@ -48,6 +48,7 @@ pub use workload::{
 pub(crate) use assign::{get, pointer_of, set};
 pub(crate) use check::{Finding, check};
 pub(crate) use document::{Side, dotted};
+pub(crate) use model::study_path;
 pub(crate) use rules::{experiment as experiment_rules, sections as section_rules};
 pub(crate) use schema::STUDY as STUDY_SCHEMA;
 pub(crate) use source::Source;

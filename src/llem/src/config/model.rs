@@ -1,6 +1,6 @@
 //! The weights, their type, and what is put on top of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use llem_model::SyntheticSpec;
 use schemars::JsonSchema;
@@ -72,12 +72,18 @@ pub(crate) fn is_path(reference: &str) -> bool {
     ["/", "./", "../", "~/"].iter().any(|start| reference.starts_with(start)) || matches!(reference, "." | ".." | "~")
 }
 
-/// The path with a leading `~` replaced by the user's home directory.
-pub(crate) fn expand_home(path: &str) -> PathBuf {
-    match (path.strip_prefix('~'), etcetera::home_dir()) {
+/// The path with a leading `~/` replaced by the user's home directory.
+fn expand_home(path: &str) -> PathBuf {
+    let below = if path == "~" { Some("") } else { path.strip_prefix("~/") };
+    match (below, etcetera::home_dir()) {
         (Some(rest), Ok(home)) => home.join(rest.trim_start_matches('/')),
         _ => PathBuf::from(path),
     }
+}
+
+/// The file that a study means by a path: relative to the study's directory, a leading `~/` being the user's home.
+pub(crate) fn study_path(study_dir: &Path, path: &str) -> PathBuf {
+    study_dir.join(expand_home(path))
 }
 
 /// What a [`ModelSpec`] means.

@@ -83,6 +83,11 @@ impl Source {
         if overridden { problem } else { Problem { path: path.to_owned(), ..problem } }
     }
 
+    /// The directory that relative paths in the file are relative to; empty: the working directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.document.directory()
+    }
+
     fn location(&self, pointer: &str, side: Side) -> Option<Location> {
         match self.override_at(pointer) {
             Some(_) => None,

@@ -125,7 +125,7 @@ impl StudyConfig {
         let mut findings: Vec<Finding> = rules::name(name, "/name").into_iter().collect();
         let value = serde_json::to_value(&experiment).unwrap_or_default();
         findings.extend(check(&STUDY, &value));
-        findings.extend(rules::experiment(&experiment));
+        findings.extend(rules::experiment(&experiment, Path::new("")));
         findings.extend(rules::sections(&value, &[experiment.backend]));
         findings.extend(check(&STUDY, &serde_json::json!({ "execution": &execution })));
         if !findings.is_empty() {

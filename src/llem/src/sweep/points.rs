@@ -153,7 +153,7 @@ impl<'d> Points<'d> {
             return;
         }
         self.made += 1;
-        for finding in experiment_rules(&config) {
+        for finding in experiment_rules(&config, self.source.directory()) {
             self.report(point, finding);
         }
         let id = config.id();

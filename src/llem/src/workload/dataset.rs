@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use super::canonical::{self, CheckedDataset, MAX_DATASET_BYTES};
 use super::json_lines::{self, PromptField};
 use super::{DatasetManifest, DatasetProvenance, WorkloadError, WorkloadRequest};
+use crate::config::study_path;
 use crate::hub::{Hub, HubFile, RepoKind};
 
 /// The data set that is drawn, not read.
@@ -52,7 +53,7 @@ pub(super) fn load(
 }
 
 fn own_file(manifests: &[DatasetManifest], request: &WorkloadRequest<'_>) -> Result<Prompts, WorkloadError> {
-    let path = request.base_dir.join(request.dataset);
+    let path = study_path(request.base_dir, request.dataset);
     if !path.is_file() {
         let built_in = manifests.iter().map(|manifest| manifest.name.as_str());
         let known: Vec<&str> = std::iter::once(SYNTHETIC).chain(built_in).collect();

@@ -13,6 +13,8 @@ mod user;
 mod vllm;
 mod workload;
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::backend::Backend;
@@ -23,10 +25,12 @@ use super::image;
 pub(crate) use user::rules as user;
 
 /// Everything that is wrong with one complete experiment.
-pub(crate) fn experiment(config: &ExperimentConfig) -> Vec<Finding> {
+///
+/// Relative paths are relative to `study_dir`.
+pub(crate) fn experiment(config: &ExperimentConfig, study_dir: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     model::rules(config, &mut findings);
-    workload::rules(&config.workload, &mut findings);
+    workload::rules(&config.workload, study_dir, &mut findings);
     lengths::rules(config, &mut findings);
     sampling::rules(config, &mut findings);
     lora::rules(config, &mut findings);

@@ -1,12 +1,14 @@
 //! Rules of `workload`.
 
+use std::path::Path;
+
 use super::super::check::Finding;
-use super::super::model::expand_home;
+use super::super::model::study_path;
 use super::super::wording::{key, nearest};
 use super::super::workload::{AIENERGYSCORE_DATASET, AIENERGYSCORE_PROMPTS, Length, SYNTHETIC_DATASET, WorkloadConfig};
 
-pub(super) fn rules(workload: &WorkloadConfig, findings: &mut Vec<Finding>) {
-    dataset(workload, findings);
+pub(super) fn rules(workload: &WorkloadConfig, study_dir: &Path, findings: &mut Vec<Finding>) {
+    dataset(workload, study_dir, findings);
     range("/workload/input_tokens", workload.input_tokens, findings);
     range("/workload/output_tokens", Some(workload.output_tokens), findings);
     if !workload.is_synthetic() && matches!(workload.input_tokens, Some(Length::Uniform(_))) {
@@ -16,7 +18,7 @@ pub(super) fn rules(workload: &WorkloadConfig, findings: &mut Vec<Finding>) {
     }
 }
 
-fn dataset(workload: &WorkloadConfig, findings: &mut Vec<Finding>) {
+fn dataset(workload: &WorkloadConfig, study_dir: &Path, findings: &mut Vec<Finding>) {
     match workload.dataset.as_str() {
         SYNTHETIC_DATASET => {}
         AIENERGYSCORE_DATASET => {
@@ -25,19 +27,19 @@ fn dataset(workload: &WorkloadConfig, findings: &mut Vec<Finding>) {
                 findings.push(Finding::value("/workload/n", message));
             }
         }
-        path => findings.extend(file(path)),
+        path => findings.extend(file(path, study_dir)),
     }
 }
 
-fn file(path: &str) -> Option<Finding> {
-    if expand_home(path).is_file() {
+fn file(path: &str, study_dir: &Path) -> Option<Finding> {
+    if study_path(study_dir, path).is_file() {
         return None;
     }
     let known = [SYNTHETIC_DATASET, AIENERGYSCORE_DATASET];
     let finding = Finding::value("/workload/dataset", format!("there is no file `{}`", key(path)));
     Some(finding.hint(match nearest(path, known) {
         Some(name) => format!("did you mean `{name}`?"),
-        None => "known data sets: `synthetic`, `aienergyscore`; otherwise the path of a JSON Lines file".to_owned(),
+        None => "known data sets: `synthetic`, `aienergyscore`; otherwise the path of a JSON Lines file, from the study file on".to_owned(),
     }))
 }
 
