@@ -10,7 +10,9 @@ use crate::Phase;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Job {
-    /// [`crate::PROTOCOL_VERSION`] of the controller.
+    /// [`crate::JOB_SCHEMA_VERSION`], for those who read the file later.
+    pub schema_version: u32,
+    /// [`crate::PROTOCOL_VERSION`] of the controller, which the agent refuses when it is another than its own.
     pub protocol_version: u32,
     /// Identifies the run in every event, e.g. `003-1f2e3d4c5b6a-c1`.
     pub run_id: String,

@@ -33,6 +33,9 @@ pub use report::{
 /// Version of the messages between controller, agent and drivers. Both sides refuse another one.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Version of `job.json`.
+pub const JOB_SCHEMA_VERSION: u32 = 1;
+
 /// Version of the files that the agent writes.
 pub const REPORT_SCHEMA_VERSION: u32 = 1;
 

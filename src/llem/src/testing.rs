@@ -6,7 +6,7 @@ use serde_json::json;
 /// A small job of run `001-a-c1`.
 pub(crate) fn job() -> Job {
     let job = json!({
-        "protocol_version": 1, "run_id": "001-a-c1", "nonce": "0123456789abcdef", "output_dir": "/llem/out",
+        "schema_version": 1, "protocol_version": 1, "run_id": "001-a-c1", "nonce": "0123456789abcdef", "output_dir": "/llem/out",
         "driver": {"programs": ["x"], "args": [], "env": {}},
         "engine": {"backend": "candle", "model": {"directory": "/m"}, "dtype": "auto", "options": {}, "extra": {},
             "sampling": {}, "random_seed": "42"},

@@ -53,6 +53,7 @@ impl Bench {
         fs_err::write(&path, &workload).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent/driver.py");
         let job = Job {
+            schema_version: llem_protocol::JOB_SCHEMA_VERSION,
             protocol_version: PROTOCOL_VERSION,
             run_id: "001-test-c1".to_owned(),
             nonce: "the-nonce".to_owned(),

@@ -33,5 +33,5 @@ pub use record::{
 pub use store::{RunDirectory, StoreError, StudyDirectory};
 pub use summary::{Distribution, Spread};
 
-/// Version of `result.json`, `study.json`, `journal.jsonl`, `job.json` and the Parquet files.
+/// Version of `result.json`, `study.json`, `journal.jsonl` and the Parquet files. `job.json` has its own.
 pub const SCHEMA_VERSION: u32 = 1;

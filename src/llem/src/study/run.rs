@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use llem_protocol::{
-    DriverCommand, EngineSpec, Failure, FailureClass, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION, Phase,
-    Reason, Report, RequestRecord, WorkloadRef, files,
+    DriverCommand, EngineSpec, Failure, FailureClass, JOB_SCHEMA_VERSION, Job, MeasurementSpec, ModelLocation,
+    PROTOCOL_VERSION, Phase, Reason, Report, RequestRecord, WorkloadRef, files,
 };
 
 use tracing::debug;
@@ -120,6 +120,7 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
     // The standard library seeds each of these from the system.
     let nonce = RandomState::new().build_hasher().finish();
     Job {
+        schema_version: JOB_SCHEMA_VERSION,
         protocol_version: PROTOCOL_VERSION,
         run_id: context.run_id.to_owned(),
         nonce: format!("{nonce:016x}"),
