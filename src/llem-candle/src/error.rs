@@ -23,10 +23,10 @@ pub enum DriverError {
     #[error("{0}")]
     Protocol(String),
     /// The model's configuration cannot be used.
-    #[error("the model cannot be loaded")]
+    #[error("the model's configuration cannot be used")]
     Geometry(#[from] GeometryError),
     /// The model's weights cannot be used.
-    #[error("the model cannot be loaded")]
+    #[error("{}", weights_text(.0))]
     Weights(#[from] SafetensorsError),
     /// The model is not a local directory.
     #[error("{0}")]
@@ -46,6 +46,14 @@ pub enum DriverError {
     /// The channel to the agent or a system file could not be used.
     #[error("reading or writing failed")]
     Io(#[from] io::Error),
+}
+
+/// Tells a damaged file, which is to be replaced, from one that is not there or may not be read.
+fn weights_text(error: &SafetensorsError) -> &'static str {
+    match error {
+        SafetensorsError::Json { .. } | SafetensorsError::Damaged { .. } => "the model's weights are damaged",
+        SafetensorsError::Missing { .. } | SafetensorsError::Read(_) => "the model's weights cannot be read",
+    }
 }
 
 impl DriverError {
@@ -71,5 +79,28 @@ impl DriverError {
         let kind = format!("llem_candle::{variant}");
         let causes = std::iter::successors(self.source(), |cause| (*cause).source()).map(ToString::to_string).collect();
         Message::Error { class: self.class(), kind, text: self.to_string(), causes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_weights_are_told_from_absent_ones() {
+        let file = || "/models/tiny/model.safetensors".into();
+        let said = |error: SafetensorsError| {
+            let Message::Error { class, text, causes, .. } = DriverError::from(error).to_message() else {
+                panic!("no error message");
+            };
+            assert_eq!(class, Some(FailureClass::ModelMissing));
+            assert!(causes.concat().contains("/models/tiny"), "{causes:?}");
+            text
+        };
+        let json = serde_json::from_str::<u8>("{").unwrap_err();
+        let damaged = "the model's weights are damaged";
+        assert_eq!(said(SafetensorsError::Damaged { path: file(), what: "it is cut off".to_owned() }), damaged);
+        assert_eq!(said(SafetensorsError::Json { path: file(), source: json }), damaged);
+        assert_eq!(said(SafetensorsError::Missing { dir: file() }), "the model's weights cannot be read");
     }
 }

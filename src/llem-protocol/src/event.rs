@@ -94,7 +94,7 @@ pub enum EventBody {
         /// Free text.
         text: String,
     },
-    /// The run failed; the last event but `exit`.
+    /// The last event of a failed run.
     Failed {
         /// What, where, and what to do.
         failure: Failure,

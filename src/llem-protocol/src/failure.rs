@@ -14,7 +14,7 @@ pub enum FailureClass {
     GpuBusy,
     /// The container or machine ran out of main memory and the kernel killed a process.
     HostOutOfMemory,
-    /// The model is not where the experiment says.
+    /// The model is not where the experiment says, or what is there is damaged.
     ModelMissing,
     /// The model's repository wants an access token or an accepted licence.
     ModelGated,
@@ -50,7 +50,7 @@ pub enum FailureClass {
     OutputUnwritable,
     /// The agent could not be started in the image.
     AgentMissing,
-    /// The container ended without a word of the agent.
+    /// The container ended before the agent had said that it was done or had failed.
     ContainerKilled,
     /// The image does not exist.
     ImageMissing,
@@ -79,7 +79,7 @@ impl FailureClass {
             Self::OutOfMemory => "the engine ran out of device memory",
             Self::GpuBusy => "another process holds the device's memory",
             Self::HostOutOfMemory => "the kernel killed a process for lack of main memory",
-            Self::ModelMissing => "the model was not found",
+            Self::ModelMissing => "the model was not found or is damaged",
             Self::ModelGated => "the model's repository refused access",
             Self::UnsupportedArchitecture => "the engine does not know the model's architecture",
             Self::Unsupported => "the device or engine does not support a setting",
@@ -97,7 +97,7 @@ impl FailureClass {
             Self::WorkloadCorrupt => "the workload file is not the one that was sent",
             Self::OutputUnwritable => "the results volume could not be written",
             Self::AgentMissing => "the agent could not be started",
-            Self::ContainerKilled => "the container ended without a word of the agent",
+            Self::ContainerKilled => "the container ended before the agent was done",
             Self::ImageMissing => "the image does not exist",
             Self::ContainerRefused => "the container engine refused the container",
             Self::ContainerEngineLost => "the container engine stopped answering",

@@ -36,7 +36,7 @@ pub enum ReasonCode {
     AgentOverhead,
     /// The host's CPU was busy with other work in the window.
     HostBusy,
-    /// The engine generated a different number of tokens than asked.
+    /// The token totals that the driver gave for a pass differ from the sums of its request records.
     TokenCountMismatch,
 }
 
