@@ -29,7 +29,7 @@ mod report;
 
 use serde_json::Value;
 
-use crate::config::{Backend, Experiment, Finding, MergedPoint, Problem, Source, section_rules};
+use crate::config::{Backend, ExecutionConfig, Experiment, Finding, MergedPoint, Problem, Source, section_rules};
 use axes::{Axis, Choice, Grammar};
 use points::Points;
 
@@ -58,7 +58,12 @@ struct Design {
 
 /// Resolves the file. `base` is its value over the profile's defaults. Problems are added; when there are any, what is
 /// returned is incomplete.
-pub(crate) fn resolve(source: &Source, base: &Value, problems: &mut Vec<Problem>) -> Resolved {
+pub(crate) fn resolve(
+    source: &Source,
+    base: &Value,
+    execution: &ExecutionConfig,
+    problems: &mut Vec<Problem>,
+) -> Resolved {
     let mut grammar = Grammar::new(source);
     let design = design(source, &mut grammar);
     let mut findings = grammar.findings;
@@ -71,7 +76,7 @@ pub(crate) fn resolve(source: &Source, base: &Value, problems: &mut Vec<Problem>
     if impossible {
         return Resolved::default();
     }
-    Points::new(source, &with_any_model(base, problems), &design).resolve(problems)
+    Points::new(source, &with_any_model(base, problems), execution, &design).resolve(problems)
 }
 
 /// When a problem took the model away, any model lets the other rules be checked.
