@@ -67,6 +67,7 @@ pub(crate) fn resolve(
     let mut grammar = Grammar::new(source);
     let design = design(source, &mut grammar);
     let mut findings = grammar.findings;
+    findings.extend(repeated_backends(source.value.get("backend")));
     findings.extend(unused_backends(source, &design));
     findings.extend(incomplete(&design, base, !problems.is_empty()));
     let too_many = too_many(&design);
@@ -113,6 +114,15 @@ fn backends(value: Option<&Value>) -> Vec<Backend> {
         }
     }
     backends
+}
+
+/// Backends that the list has already.
+fn repeated_backends(value: Option<&Value>) -> Vec<Finding> {
+    let items = value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let named = items.iter().enumerate().filter_map(|(index, item)| Some((index, item.as_str()?)));
+    let repeated = named.filter(|(index, name)| items.iter().take(*index).any(|item| item == name));
+    let finding = |(index, name)| Finding::value(format!("/backend/{index}"), format!("`{name}` is listed twice"));
+    repeated.map(|named| finding(named).hint("remove it; `execution.n_cycles` repeats experiments")).collect()
 }
 
 impl Design {
