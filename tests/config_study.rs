@@ -91,6 +91,7 @@ fn equal_experiments_have_equal_ids_however_they_are_written() {
     let short = id(BASE);
     assert_eq!(short.len(), 12);
     assert_eq!(short, id("backend: [candle]\nmodel: {synthetic: {seed: 42}}\nrandom_seed: 42.0\ndtype: auto\n"));
+    assert_eq!(short, id(&format!("{BASE}candle: {{}}\n")));
     assert_ne!(short, id(&format!("{BASE}random_seed: 43\n")));
 }
 

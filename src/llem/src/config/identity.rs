@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::backend::Backend;
 use super::experiment::ExperimentConfig;
 
 /// Hexadecimal digits of an experiment's id.
@@ -31,6 +32,10 @@ fn identity_value(config: &ExperimentConfig) -> Value {
     let mut value = serde_json::to_value(config).unwrap_or_default();
     if value.get("model").and_then(Value::as_str) == Some("synthetic") {
         value["model"] = json!({ "synthetic": SyntheticSpec::default() });
+    }
+    if let Value::Object(fields) = &mut value {
+        let empty_section = json!({});
+        fields.retain(|key, field| Backend::from_name(key).is_none() || *field != empty_section);
     }
     large_integers_as_text(&mut value);
     value

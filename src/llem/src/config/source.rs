@@ -95,11 +95,12 @@ impl Source {
         }
     }
 
+    /// The override that a value came from: one that set it or what is around it, or, for a mapping that the file does
+    /// not have, one that set something in it.
     fn override_at(&self, pointer: &str) -> Option<&str> {
-        let covers = |over: &&Override| {
-            pointer.strip_prefix(&over.pointer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        self.overrides.iter().rev().find(covers).map(|over| over.text.as_str())
+        let made = !pointer.is_empty() && self.document.key_position(pointer).is_none();
+        let concerns = |over: &&Override| is_at(pointer, &over.pointer) || (made && is_at(&over.pointer, pointer));
+        self.overrides.iter().rev().find(concerns).map(|over| over.text.as_str())
     }
 
     /// Sorts keys of a mapping into the order in which the user wrote them; overrides last.
@@ -115,6 +116,11 @@ impl Source {
         });
         entries
     }
+}
+
+/// Whether a JSON pointer is another one, or leads into it.
+fn is_at(pointer: &str, outer: &str) -> bool {
+    pointer.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn label(text: &str) -> String {

@@ -102,11 +102,11 @@ impl StudyConfig {
         });
         let mut base = profile.base();
         assign::overlay(&mut base, source.value.clone());
-        let execution = execution(&source, &base, &mut problems);
-        let resolved = sweep::resolve(&source, &base, &mut problems);
-        let (Some(execution), true) = (execution, problems.is_empty()) else {
+        let execution = execution(&source, &base, profile, &mut problems);
+        let resolved = sweep::resolve(&source, &base, &execution, &mut problems);
+        if !problems.is_empty() {
             return Err(ConfigError::new(problems));
-        };
+        }
         let overrides = overrides.to_vec();
         let source = StudySource { path: path_for_messages.to_path_buf(), text: text.to_owned(), overrides };
         Ok(Self {
@@ -125,7 +125,7 @@ impl StudyConfig {
         let mut findings: Vec<Finding> = rules::name(name, "/name").into_iter().collect();
         let value = serde_json::to_value(&experiment).unwrap_or_default();
         findings.extend(check(&STUDY, &value));
-        findings.extend(rules::experiment(&experiment, Path::new("")));
+        findings.extend(rules::experiment(&experiment, &execution, Path::new("")));
         findings.extend(rules::sections(&value, &[experiment.backend]));
         findings.extend(check(&STUDY, &serde_json::json!({ "execution": &execution })));
         if !findings.is_empty() {
@@ -182,14 +182,12 @@ fn study_name(source: &Source, path: &Path) -> Result<String, Box<Problem>> {
     }
 }
 
-fn execution(source: &Source, base: &Value, problems: &mut Vec<Problem>) -> Option<ExecutionConfig> {
-    match ExecutionConfig::deserialize(base.get("execution").unwrap_or(&Value::Null)) {
-        Ok(execution) => Some(execution),
-        Err(error) => {
-            problems.push(source.problem(Finding::value("/execution", error.to_string())));
-            None
-        }
-    }
+/// What the file says over the profile's; on a problem, the profile's, so that the rest can be checked.
+fn execution(source: &Source, base: &Value, profile: Profile, problems: &mut Vec<Problem>) -> ExecutionConfig {
+    ExecutionConfig::deserialize(base.get("execution").unwrap_or(&Value::Null)).unwrap_or_else(|error| {
+        problems.push(source.problem(Finding::value("/execution", error.to_string())));
+        profile.execution()
+    })
 }
 
 /// Reads a file of bounded size; the error names it.

@@ -29,7 +29,7 @@ mod report;
 
 use serde_json::Value;
 
-use crate::config::{Backend, Experiment, Finding, MergedPoint, Problem, Source, section_rules};
+use crate::config::{Backend, ExecutionConfig, Experiment, Finding, MergedPoint, Problem, Source, section_rules};
 use axes::{Axis, Choice, Grammar};
 use points::Points;
 
@@ -58,10 +58,16 @@ struct Design {
 
 /// Resolves the file. `base` is its value over the profile's defaults. Problems are added; when there are any, what is
 /// returned is incomplete.
-pub(crate) fn resolve(source: &Source, base: &Value, problems: &mut Vec<Problem>) -> Resolved {
+pub(crate) fn resolve(
+    source: &Source,
+    base: &Value,
+    execution: &ExecutionConfig,
+    problems: &mut Vec<Problem>,
+) -> Resolved {
     let mut grammar = Grammar::new(source);
     let design = design(source, &mut grammar);
     let mut findings = grammar.findings;
+    findings.extend(repeated_backends(source.value.get("backend")));
     findings.extend(unused_backends(source, &design));
     findings.extend(incomplete(&design, base, !problems.is_empty()));
     let too_many = too_many(&design);
@@ -71,7 +77,7 @@ pub(crate) fn resolve(source: &Source, base: &Value, problems: &mut Vec<Problem>
     if impossible {
         return Resolved::default();
     }
-    Points::new(source, &with_any_model(base, problems), &design).resolve(problems)
+    Points::new(source, &with_any_model(base, problems), execution, &design).resolve(problems)
 }
 
 /// When a problem took the model away, any model lets the other rules be checked.
@@ -108,6 +114,15 @@ fn backends(value: Option<&Value>) -> Vec<Backend> {
         }
     }
     backends
+}
+
+/// Backends that the list has already.
+fn repeated_backends(value: Option<&Value>) -> Vec<Finding> {
+    let items = value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let named = items.iter().enumerate().filter_map(|(index, item)| Some((index, item.as_str()?)));
+    let repeated = named.filter(|(index, name)| items.iter().take(*index).any(|item| item == name));
+    let finding = |(index, name)| Finding::value(format!("/backend/{index}"), format!("`{name}` is listed twice"));
+    repeated.map(|named| finding(named).hint("remove it; `execution.n_cycles` repeats experiments")).collect()
 }
 
 impl Design {

@@ -9,8 +9,8 @@ use super::axes::{Assignment, Choice, applies, matches};
 use super::report::PointProblems;
 use super::{Design, Resolved, label, own_backend};
 use crate::config::{
-    Backend, Experiment, ExperimentConfig, Finding, MergedPoint, Problem, STUDY_SCHEMA, Source, check, dotted,
-    experiment_rules, get, set,
+    Backend, ExecutionConfig, Experiment, ExperimentConfig, Finding, MergedPoint, Problem, STUDY_SCHEMA, Source, check,
+    dotted, experiment_rules, get, set,
 };
 
 /// Keys of the file that belong to the study as a whole.
@@ -19,6 +19,7 @@ const STUDY_KEYS: [&str; 6] = ["name", "backend", "execution", "sweep", "experim
 pub(super) struct Points<'d> {
     source: &'d Source,
     base: &'d Value,
+    execution: &'d ExecutionConfig,
     design: &'d Design,
     problems: PointProblems,
     found: Vec<Found>,
@@ -49,12 +50,12 @@ struct Point<'d> {
 }
 
 impl<'d> Points<'d> {
-    pub(super) fn new(source: &'d Source, base: &'d Value, design: &'d Design) -> Self {
+    pub(super) fn new(source: &'d Source, base: &'d Value, execution: &'d ExecutionConfig, design: &'d Design) -> Self {
         let empty = (PointProblems::default(), Vec::new(), HashMap::new(), Vec::new(), HashSet::new());
         let (problems, found, index_of, merged, excluded_by) = empty;
         let keys = assigned_keys(design);
         let shorts = label::short_keys(&keys);
-        Self { source, base, design, problems, found, index_of, merged, excluded_by, keys, shorts, made: 0 }
+        Self { source, base, execution, design, problems, found, index_of, merged, excluded_by, keys, shorts, made: 0 }
     }
 
     pub(super) fn resolve(mut self, problems: &mut Vec<Problem>) -> Resolved {
@@ -153,7 +154,7 @@ impl<'d> Points<'d> {
             return;
         }
         self.made += 1;
-        for finding in experiment_rules(&config, self.source.directory()) {
+        for finding in experiment_rules(&config, self.execution, self.source.directory()) {
             self.report(point, finding);
         }
         let id = config.id();

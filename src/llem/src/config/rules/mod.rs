@@ -5,6 +5,7 @@
 
 mod lengths;
 mod lora;
+mod measurement;
 mod model;
 mod pytorch;
 mod sampling;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 use super::backend::Backend;
 use super::check::Finding;
+use super::execution::ExecutionConfig;
 use super::experiment::ExperimentConfig;
 use super::image;
 
@@ -26,11 +28,12 @@ pub(crate) use user::rules as user;
 
 /// Everything that is wrong with one complete experiment.
 ///
-/// Relative paths are relative to `study_dir`.
-pub(crate) fn experiment(config: &ExperimentConfig, study_dir: &Path) -> Vec<Finding> {
+/// Relative paths are relative to `study_dir`; `execution` is how the study is carried out.
+pub(crate) fn experiment(config: &ExperimentConfig, execution: &ExecutionConfig, study_dir: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     model::rules(config, &mut findings);
     workload::rules(&config.workload, study_dir, &mut findings);
+    measurement::rules(&config.measurement, execution, &mut findings);
     lengths::rules(config, &mut findings);
     sampling::rules(config, &mut findings);
     lora::rules(config, &mut findings);

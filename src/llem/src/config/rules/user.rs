@@ -1,7 +1,7 @@
 //! Rules of the user configuration.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::super::check::Finding;
 use super::super::image;
@@ -40,10 +40,27 @@ fn mounts(config: &UserConfig, findings: &mut Vec<Finding>) {
         for (field, path) in [("source", &mount.source), ("target", &mount.target)] {
             absolute(&format!("/mounts/{index}/{field}"), path, findings);
         }
+        if let Some(why) = reserved(&mount.target) {
+            let message = format!("`{}` cannot be mounted over: {why}", key(&mount.target.to_string_lossy()));
+            findings.push(Finding::value(format!("/mounts/{index}/target"), message));
+        }
         if !targets.insert(&mount.target) {
             let message = format!("`{}` is mounted twice", mount.target.display());
             findings.push(Finding::value(format!("/mounts/{index}/target"), message));
         }
+    }
+}
+
+/// Why a place in the container is not free for the user's directories.
+fn reserved(target: &Path) -> Option<&'static str> {
+    if target.components().any(|part| part == Component::ParentDir) {
+        return Some("write it without `..`");
+    }
+    match target {
+        path if path == Path::new("/") => Some("it is the image itself"),
+        path if path == Path::new("/tmp") => Some("it is the run's own temporary directory"),
+        path if path.starts_with("/llem") => Some("llem's own files are there"),
+        _ => None,
     }
 }
 
@@ -80,10 +97,10 @@ fn containers(config: &UserConfig, findings: &mut Vec<Finding>) {
     if let Some(cache_dir) = &config.cache_dir {
         absolute("/cache_dir", cache_dir, findings);
     }
-    let schemes = ["unix://", "tcp://", "http://"];
-    if let Some(host) = config.docker_host.as_ref().filter(|host| !schemes.iter().any(|start| host.starts_with(start)))
-    {
-        let finding = Finding::value("/docker_host", format!("`{}` is not an address of a daemon", key(host)));
-        findings.push(finding.hint("for example `unix:///var/run/docker.sock`"));
+    if let Some(host) = config.docker_host.as_ref().filter(|host| !host.starts_with("unix://")) {
+        let finding = Finding::value("/docker_host", format!("`{}` is not a unix socket", key(host)));
+        let hint =
+            "for example `unix:///var/run/docker.sock`; results come back over a directory shared with the engine";
+        findings.push(finding.hint(hint));
     }
 }
