@@ -7,7 +7,6 @@ use std::sync::Arc;
 use arrow_array::builder::{ListBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{Field, Schema};
-use fs_err::File;
 use llem_protocol::{PowerSample, RequestRecord};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -16,6 +15,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::metrics::{domain_name, e2e_ms, itl_ms, ttft_ms};
 use super::record::ExperimentResult;
+use super::store::write_atomic;
 use super::{Distribution, SCHEMA_VERSION, Spread, StoreError, StudyResult};
 
 /// A column: name, meaning, values.
@@ -108,7 +108,7 @@ fn texts<T>(rows: &[T], value: impl Fn(&T) -> String) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
 }
 
-/// Writes a file under a temporary name and renames it.
+/// Writes a table whose columns say what they mean.
 fn write(path: &Path, columns: Vec<Column>) -> Result<(), StoreError> {
     let failed = |source| StoreError::Parquet { path: path.to_owned(), source };
     let fields: Vec<Field> = columns
@@ -126,13 +126,9 @@ fn write(path: &Path, columns: Vec<Column>) -> Result<(), StoreError> {
     let version = KeyValue::new("schema_version".to_owned(), SCHEMA_VERSION.to_string());
     let properties =
         WriterProperties::builder().set_compression(compression).set_key_value_metadata(Some(vec![version])).build();
-    let partial = path.with_extension("parquet.partial");
-    let file = File::create(&partial)?;
-    let mut writer = ArrowWriter::try_new(file.into_file(), schema, Some(properties)).map_err(failed)?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(failed)?;
     writer.write(&batch).map_err(failed)?;
-    writer.into_inner().map_err(failed)?.sync_all()?;
-    fs_err::rename(&partial, path)?;
-    Ok(())
+    write_atomic(path, &writer.into_inner().map_err(failed)?)
 }
 
 #[cfg(test)]
