@@ -35,7 +35,7 @@ pub fn run<R: BufRead>(channel: &mut Channel<R>) -> Result<(), DriverError> {
                 }
                 generator = Some(load(channel, &engine, &workload, ignore_eos)?);
             }
-            Request::Pass { pass, record } => {
+            Request::Pass { pass, record, prefill_only: _ } => {
                 let Some(generator) = &generator else {
                     return Err(DriverError::Protocol("a pass was asked for before a model was loaded".to_owned()));
                 };
@@ -57,6 +57,7 @@ fn hello() -> Message {
         engine: "candle".to_owned(),
         engine_version: CANDLE_VERSION.to_owned(),
         libraries: BTreeMap::from([("llem-candle".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        packages: BTreeMap::new(),
     }
 }
 

@@ -25,6 +25,9 @@ pub enum Request {
         pass: u32,
         /// Whether records are kept; warm-up passes keep none.
         record: bool,
+        /// Whether every request stops after its first token.
+        #[serde(default)]
+        prefill_only: bool,
     },
     /// Send the kept records as [`Message::Record`]s, then [`Message::RecordsDone`].
     Records,
@@ -47,6 +50,9 @@ pub enum Message {
         /// Versions of what the engine stands on (`cuda`, `cudnn`, `transformers`, …).
         #[serde(default)]
         libraries: BTreeMap<String, String>,
+        /// Every package of the engine's own package manager with its version, e.g. Python's distributions.
+        #[serde(default)]
+        packages: BTreeMap<String, String>,
     },
     /// Still working on the last request; resets no time-out.
     Progress {

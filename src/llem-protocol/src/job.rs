@@ -32,6 +32,9 @@ pub struct Job {
     pub timeouts_s: BTreeMap<Phase, f64>,
     /// The graphics processors of the experiment by UUID; empty for a run on the processor.
     pub gpus: Vec<String>,
+    /// Directory in which the agent finds the kernel's RAPL zones (`intel-rapl:N`), nested or flat; absent on machines without.
+    #[serde(default)]
+    pub powercap: Option<PathBuf>,
 }
 
 /// The driver's command line, as the agent's machine or container sees it.
@@ -118,12 +121,19 @@ pub struct MeasurementSpec {
     pub baseline_s: f64,
     /// Full passes of the workload before the window.
     pub warmup_passes: u32,
-    /// Warm-up goes on in whole passes until this many seconds have passed.
-    pub warmup_min_s: f64,
+    /// Where a power source is readable, warm-up goes on in whole passes until this many seconds have passed.
+    pub thermal_floor_s: f64,
+    /// After warm-up, whole passes go on until clocks and temperature have settled, at most this many seconds; 0 skips the gate.
+    pub thermal_gate_timeout_s: f64,
     /// The window goes on in whole passes until this many seconds have passed.
     pub window_min_s: f64,
     /// Whole passes that the window has at least.
     pub window_min_passes: u32,
-    /// Power samples per second.
+    /// After the window, whole passes of the workload with one generated token per request go on for this many seconds, to measure
+    /// the energy of prefill alone; 0 skips them, and so does the absence of a power source.
+    pub prefill_min_s: f64,
+    /// Power samples per second of the sensors that have no buffer of their own; 0 takes no samples of any sensor, only counters.
     pub sample_hz: f64,
+    /// Whether a GPU in MIG mode is measured, and marked, instead of refused: its power is that of all its instances.
+    pub allow_mig: bool,
 }

@@ -11,6 +11,7 @@
 
 mod device;
 mod driver;
+mod energy;
 mod event;
 mod failure;
 mod job;
@@ -20,24 +21,28 @@ mod report;
 
 pub use device::{Device, DeviceKind};
 pub use driver::{Message, Request, RequestRecord};
+pub use energy::{
+    BaselinePower, BaselineRecord, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport, EnergySplit, PowerDomain,
+    PowerSample, PowerScope, PowerSourceKind,
+};
 pub use event::{Event, EventBody, LogLevel, decode_event};
 pub use failure::{Failure, FailureClass};
 pub use job::{DriverCommand, EngineSpec, Job, MeasurementSpec, ModelLocation, WorkloadLine, WorkloadRef};
 pub use phase::Phase;
 pub use reason::{Reason, ReasonCode, Severity};
 pub use report::{
-    ClockPair, DeviceEnergy, EnergyReport, EngineReport, EnvironmentReport, PassRecord, PhaseRecord, PowerDomain,
-    PowerSample, PowerSourceKind, Report, SelfUsage, WindowRecord,
+    ClockPair, EngineReport, EnvironmentReport, GateOutcome, PassRecord, PhaseRecord, PrefillRecord, Report, SelfUsage,
+    ThermalGateRecord, WarmupRecord, WindowRecord,
 };
 
 /// Version of the messages between controller, agent and drivers. Both sides refuse another one.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Version of `job.json`.
-pub const JOB_SCHEMA_VERSION: u32 = 1;
+pub const JOB_SCHEMA_VERSION: u32 = 2;
 
 /// Version of the files that the agent writes.
-pub const REPORT_SCHEMA_VERSION: u32 = 1;
+pub const REPORT_SCHEMA_VERSION: u32 = 2;
 
 /// The longest line that a reader accepts, in bytes. Longer ones are a fault of the writer, never memory of the reader.
 pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;

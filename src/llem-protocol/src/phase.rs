@@ -22,6 +22,8 @@ pub enum Phase {
     ThermalGate,
     /// The measured window: whole passes of the workload.
     Window,
+    /// Passes that generate one token per request: the energy of prefill alone.
+    Prefill,
     /// Collecting the token stamps from the driver.
     Collect,
     /// Driver told to leave, its process group gone.
@@ -32,7 +34,7 @@ pub enum Phase {
 
 impl Phase {
     /// All phases in the order in which they happen.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Start,
         Self::Environment,
         Self::Baseline,
@@ -41,6 +43,7 @@ impl Phase {
         Self::Warmup,
         Self::ThermalGate,
         Self::Window,
+        Self::Prefill,
         Self::Collect,
         Self::Shutdown,
         Self::Write,
@@ -57,6 +60,7 @@ impl Phase {
             Self::Warmup => "warmup",
             Self::ThermalGate => "thermal_gate",
             Self::Window => "window",
+            Self::Prefill => "prefill",
             Self::Collect => "collect",
             Self::Shutdown => "shutdown",
             Self::Write => "write",

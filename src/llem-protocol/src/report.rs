@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Device, Failure, Phase, Reason};
+use crate::{BaselineRecord, Device, EnergyReport, EnergySplit, Failure, Phase, Reason};
 
 /// What the agent measured: `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,9 +25,21 @@ pub struct Report {
     pub engine: Option<EngineReport>,
     /// Every phase that began, in order.
     pub phases: Vec<PhaseRecord>,
+    /// Idle power before the engine existed, where it was measured.
+    #[serde(default)]
+    pub baseline: Option<BaselineRecord>,
+    /// How the run was warmed up.
+    #[serde(default)]
+    pub warmup: Option<WarmupRecord>,
+    /// How waiting for steady clocks and temperatures ended.
+    #[serde(default)]
+    pub thermal_gate: Option<ThermalGateRecord>,
     /// The measured window, if it was closed.
     #[serde(default)]
     pub window: Option<WindowRecord>,
+    /// The passes that generated one token per request, where there were any.
+    #[serde(default)]
+    pub prefill: Option<PrefillRecord>,
     /// Why figures are absent or the run is not valid.
     pub reasons: Vec<Reason>,
     /// Set when the run failed.
@@ -71,6 +83,12 @@ pub struct EnvironmentReport {
     pub nvidia_driver: Option<String>,
     /// Graphics processors of the experiment: name, UUID and settings as NVML gives them.
     pub gpus: Vec<BTreeMap<String, Value>>,
+    /// Packages of the image's own package manager (dpkg, rpm or apk) with their versions.
+    #[serde(default)]
+    pub system_packages: BTreeMap<String, String>,
+    /// Packages of conda environments in the image with their versions.
+    #[serde(default)]
+    pub conda_packages: BTreeMap<String, String>,
 }
 
 /// The engine by its own account.
@@ -82,6 +100,9 @@ pub struct EngineReport {
     pub engine_version: String,
     /// Versions of what it stands on.
     pub libraries: BTreeMap<String, String>,
+    /// Every package of its own package manager.
+    #[serde(default)]
+    pub packages: BTreeMap<String, String>,
     /// Number of parameters.
     pub parameters: Option<u64>,
     /// Data type of the weights as loaded.
@@ -103,23 +124,80 @@ pub struct PhaseRecord {
     pub start_ns: u64,
     /// Its end; absent when the run ended in it.
     pub end_ns: Option<u64>,
-    /// Energy of the phase, by the same sources as the window.
+    /// Energy of the phase, by the same sources as the window; its edges are not aligned to ticks.
     pub energy: Option<EnergyReport>,
+}
+
+/// How the run was warmed up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WarmupRecord {
+    /// Whole passes.
+    pub passes: u32,
+    /// How long they took.
+    pub seconds: f64,
+    /// [`crate::MeasurementSpec::thermal_floor_s`].
+    pub floor_s: f64,
+    /// Whether the floor was kept; it is not where no power source is readable, for there is nothing to settle that could be seen.
+    pub floor_applied: bool,
+}
+
+/// How the thermal gate ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateOutcome {
+    /// Clocks and temperatures had settled and no thermal throttle reason was active.
+    Settled,
+    /// They had not when the time was over.
+    TimedOut,
+    /// No sensor gives clocks or temperatures.
+    NoSensor,
+    /// The gate was switched off.
+    Off,
+}
+
+/// The thermal gate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ThermalGateRecord {
+    /// How it ended.
+    pub outcome: GateOutcome,
+    /// Whole passes during which it waited.
+    pub passes: u32,
+    /// How long it waited.
+    pub seconds: f64,
+    /// What had not settled at the end, for people; empty when all had.
+    #[serde(default)]
+    pub unsettled: Vec<String>,
 }
 
 /// The measured window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WindowRecord {
-    /// Opening edge.
+    /// The work's beginning: the first request of the first pass is handed to the engine.
     pub start_ns: u64,
-    /// Closing edge; all work was done and the devices were idle.
+    /// The work's end: all work of the last pass is done and the devices are idle.
     pub end_ns: u64,
     /// The passes inside.
     pub passes: Vec<PassRecord>,
-    /// Energy between the edges.
+    /// Energy of the work. Each sensor has edges of its own around it, at ticks of its counter.
     pub energy: EnergyReport,
-    /// What the agent itself used between the edges.
+    /// Prefill and decode by the stamps of the tokens, for engines with static batches; one entry per sensor that can resolve them.
+    #[serde(default)]
+    pub split: Vec<EnergySplit>,
+    /// What the agent itself used between start and end.
     pub agent: SelfUsage,
+}
+
+/// Passes that generated one token per request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrefillRecord {
+    /// The work's beginning.
+    pub start_ns: u64,
+    /// The work's end.
+    pub end_ns: u64,
+    /// The passes inside.
+    pub passes: Vec<PassRecord>,
+    /// Energy of the work.
+    pub energy: EnergyReport,
 }
 
 /// One pass of the workload.
@@ -137,50 +215,6 @@ pub struct PassRecord {
     pub output_tokens: u64,
 }
 
-/// Energy between two edges.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EnergyReport {
-    /// One entry per sensor domain. Empty when nothing could be read; the reasons say why.
-    pub devices: Vec<DeviceEnergy>,
-}
-
-/// Where a power figure comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PowerSourceKind {
-    /// NVIDIA's management library.
-    Nvml,
-    /// The processor's running average power limit counters.
-    Rapl,
-}
-
-/// What a sensor covers.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PowerDomain {
-    /// The interface.
-    pub source: PowerSourceKind,
-    /// `GPU-…` for NVML; `package-0`, `dram-0` … for RAPL.
-    pub id: String,
-}
-
-/// Energy of one sensor domain between two edges.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeviceEnergy {
-    /// What the sensor covers.
-    pub domain: PowerDomain,
-    /// Difference of the hardware counter in joules; null when there is no counter, it failed, or the stretch is shorter than ten of
-    /// the counter's refreshes.
-    pub counter_j: Option<f64>,
-    /// Integral of the sampled power curve in joules; null with fewer than two samples.
-    pub curve_j: Option<f64>,
-    /// Mean of the sampled power in watts, weighted by time.
-    pub mean_w: Option<f64>,
-    /// Highest sampled power in watts.
-    pub peak_w: Option<f64>,
-    /// Samples between the edges.
-    pub samples: u64,
-}
-
 /// What the agent itself used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SelfUsage {
@@ -190,21 +224,4 @@ pub struct SelfUsage {
     pub cpu_share: f64,
     /// Resident memory in bytes at the window's end.
     pub resident_bytes: u64,
-}
-
-/// One reading of one sensor domain. One JSON object a line in `samples.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PowerSample {
-    /// When it was read.
-    pub t_ns: u64,
-    /// What the sensor covers.
-    pub domain: PowerDomain,
-    /// Power in watts; null when the reading failed.
-    pub power_w: Option<f64>,
-    /// Temperature in degrees Celsius.
-    pub temperature_c: Option<f64>,
-    /// Clock of the compute units in megahertz.
-    pub clock_mhz: Option<f64>,
-    /// Memory in use on the device in bytes.
-    pub memory_used_bytes: Option<u64>,
 }

@@ -11,7 +11,7 @@ pub(crate) fn job() -> Job {
         "engine": {"backend": "candle", "model": {"directory": "/m"}, "dtype": "auto", "options": {}, "extra": {},
             "sampling": {}, "random_seed": "42"},
         "workload": {"path": "/w", "sha256": "0", "requests": 1, "ignore_eos": true},
-        "measurement": {"baseline_s": 0.0, "warmup_passes": 1, "warmup_min_s": 0.0, "window_min_s": 1.0,
+        "measurement": {"baseline_s": 0.0, "warmup_passes": 1, "thermal_floor_s": 0.0, "thermal_gate_timeout_s": 0.0, "prefill_min_s": 0.0, "allow_mig": false, "window_min_s": 1.0,
             "window_min_passes": 1, "sample_hz": 10.0},
         "timeouts_s": {}, "gpus": []
     });

@@ -29,7 +29,7 @@ fn least_seconds(study: &StudyConfig, plan: &[PlannedRun]) -> f64 {
         .filter_map(|run| study.experiments.get(run.experiment))
         .map(|experiment| {
             let measurement = &experiment.config.measurement;
-            measurement.warmup_min_seconds + measurement.min_seconds
+            measurement.min_seconds
         })
         .sum();
     let gaps: f64 = plan

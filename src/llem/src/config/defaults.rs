@@ -41,16 +41,32 @@ impl Profile {
     pub fn measurement(self) -> MeasurementConfig {
         let standard = MeasurementConfig {
             warmup_passes: 3,
-            warmup_min_seconds: 0.0,
+            thermal_floor_seconds: 60.0,
+            thermal_gate_timeout_seconds: 300.0,
             min_seconds: 10.0,
             min_passes: 1,
             baseline_seconds: 5.0,
+            prefill_min_seconds: 5.0,
             sample_hz: 10.0,
+            allow_mig: false,
         };
         match self {
             Self::Standard => standard,
-            Self::Quick => MeasurementConfig { warmup_passes: 1, min_seconds: 2.0, baseline_seconds: 0.0, ..standard },
-            Self::Publication => MeasurementConfig { min_seconds: 60.0, baseline_seconds: 30.0, ..standard },
+            Self::Quick => MeasurementConfig {
+                warmup_passes: 1,
+                thermal_floor_seconds: 0.0,
+                thermal_gate_timeout_seconds: 0.0,
+                min_seconds: 2.0,
+                baseline_seconds: 0.0,
+                prefill_min_seconds: 0.0,
+                ..standard
+            },
+            Self::Publication => MeasurementConfig {
+                min_seconds: 60.0,
+                baseline_seconds: 30.0,
+                prefill_min_seconds: 20.0,
+                ..standard
+            },
         }
     }
 
@@ -66,6 +82,7 @@ impl Profile {
             shm_gib: 1.0,
             pids_limit: 4_096,
             timeouts_s: phase_timeouts_s(),
+            strict: false,
         };
         match self {
             Self::Standard => standard,
@@ -91,6 +108,7 @@ fn phase_timeouts_s() -> BTreeMap<Phase, f64> {
         (Phase::Load, 1_800.0),
         (Phase::Warmup, 3_600.0),
         (Phase::Window, 7_200.0),
+        (Phase::Prefill, 3_600.0),
         (Phase::Collect, 600.0),
         (Phase::Shutdown, 60.0),
         (Phase::Write, 300.0),

@@ -38,6 +38,8 @@ pub struct ExecutionConfig {
     #[serde(default)]
     #[schemars(with = "BTreeMap<PhaseName, Seconds>")]
     pub timeouts_s: BTreeMap<Phase, f64>,
+    /// Whether a run that is not valid counts as failed.
+    pub strict: bool,
 }
 
 /// The order of a study's runs.
@@ -69,6 +71,7 @@ enum PhaseName {
     Load,
     Warmup,
     Window,
+    Prefill,
     Collect,
     Shutdown,
     Write,

@@ -123,9 +123,13 @@ pub struct MeasurementConfig {
     /// Full passes of the workload before the window.
     #[schemars(range(max = 10_000))]
     pub warmup_passes: u32,
-    /// Warm-up goes on in whole passes until this many seconds have passed.
+    /// The thermal floor: where a power source is readable, warm-up goes on in whole passes until this many seconds have passed. At
+    /// least 30; less only with the profile `quick`.
     #[schemars(range(min = 0.0, max = 86_400.0))]
-    pub warmup_min_seconds: f64,
+    pub thermal_floor_seconds: f64,
+    /// After warm-up, whole passes go on until clocks and temperatures have settled, at most this many seconds; 0 switches that off.
+    #[schemars(range(min = 0.0, max = 86_400.0))]
+    pub thermal_gate_timeout_seconds: f64,
     /// The window goes on in whole passes until this many seconds have passed.
     #[schemars(range(min = 0.0, max = 86_400.0))]
     pub min_seconds: f64,
@@ -135,7 +139,13 @@ pub struct MeasurementConfig {
     /// Seconds of idle power before the engine starts; not done where no sensor is readable.
     #[schemars(range(min = 0.0, max = 3_600.0))]
     pub baseline_seconds: f64,
-    /// Power samples per second.
-    #[schemars(range(min = 0.1, max = 1_000.0))]
+    /// After the window, passes that generate one token per request go on for this many seconds, to measure prefill alone; 0 switches
+    /// that off; not done where no sensor is readable.
+    #[schemars(range(min = 0.0, max = 86_400.0))]
+    pub prefill_min_seconds: f64,
+    /// Power samples per second of sensors without a buffer of their own; 0 takes no samples at all, only counters at the edges.
+    #[schemars(range(min = 0.0, max = 1_000.0))]
     pub sample_hz: f64,
+    /// Whether a GPU in MIG mode is measured, and the run marked as not valid, instead of refused.
+    pub allow_mig: bool,
 }

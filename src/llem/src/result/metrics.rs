@@ -150,7 +150,7 @@ fn energy(window: &WindowRecord, window_s: f64, output_tokens: u64, on_gpu: bool
     let total = |figure: fn(&DeviceEnergy) -> Option<f64>| -> Option<f64> {
         if summed.is_empty() { None } else { summed.iter().map(|d| figure(d)).sum() }
     };
-    let energy_j = total(|d| d.counter_j);
+    let energy_j = total(|d| d.energy_j);
     EnergyFigures {
         energy_j,
         energy_per_output_token_j: energy_j.filter(|_| output_tokens > 0).map(|j| j / output_tokens as f64),
@@ -181,7 +181,8 @@ pub(super) fn domain_name(domain: &PowerDomain) -> String {
 #[cfg(test)]
 mod tests {
     use llem_protocol::{
-        DeviceEnergy, EnergyReport, PassRecord, PowerDomain, PowerSourceKind, RequestRecord, SelfUsage, WindowRecord,
+        DeviceEnergy, EdgeRecord, EnergyReport, PassRecord, PowerDomain, PowerScope, PowerSourceKind, RequestRecord, SelfUsage,
+        WindowRecord,
     };
 
     use super::{RunMetricsError, run_metrics};
@@ -208,13 +209,31 @@ mod tests {
             end_ns: 12 * S,
             passes: vec![pass],
             energy: EnergyReport { devices },
+            split: Vec::new(),
             agent: SelfUsage::default(),
         }
     }
 
-    fn device(source: PowerSourceKind, id: &str, counter_j: Option<f64>) -> DeviceEnergy {
-        let domain = PowerDomain { source, id: id.into() };
-        DeviceEnergy { domain, counter_j, curve_j: None, mean_w: None, peak_w: Some(100.0), samples: 3 }
+    fn device(source: PowerSourceKind, id: &str, energy_j: Option<f64>) -> DeviceEnergy {
+        let edge = |t_ns| EdgeRecord { t_ns, aligned: true, bracket_ms: 3.0, counter_j: energy_j.map(|_| 0.0) };
+        DeviceEnergy {
+            domain: PowerDomain { source, id: id.into(), scope: PowerScope::Gpu },
+            start: edge(10 * S),
+            end: edge(12 * S),
+            energy_j,
+            method: None,
+            edge_u_j: energy_j.map(|_| 1.0),
+            sampling_u_j: energy_j.map(|_| 0.0),
+            counter_j: energy_j,
+            curve_j: None,
+            curve_u_j: None,
+            curve_kind: None,
+            lead_j: None,
+            tail_j: None,
+            mean_w: None,
+            peak_w: Some(100.0),
+            samples: 3,
+        }
     }
 
     fn two_requests() -> Vec<RequestRecord> {

@@ -136,7 +136,7 @@ mod tests {
     use arrow_array::cast::AsArray;
     use arrow_array::types::{Float64Type, UInt64Type};
     use arrow_array::{Array, RecordBatch};
-    use llem_protocol::{PowerDomain, PowerSample, PowerSourceKind, RequestRecord};
+    use llem_protocol::{CurveKind, PowerDomain, PowerSample, PowerScope, PowerSourceKind, RequestRecord};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::{write_requests, write_samples};
@@ -181,11 +181,15 @@ mod tests {
     fn a_failed_reading_is_null_and_no_samples_are_an_empty_table() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("timeseries.parquet");
-        let domain = PowerDomain { source: PowerSourceKind::Nvml, id: "GPU-a".into() };
+        let domain = PowerDomain { source: PowerSourceKind::Nvml, id: "GPU-a".into(), scope: PowerScope::Gpu };
         let sample = |power_w| PowerSample {
             t_ns: 5,
             domain: domain.clone(),
             power_w,
+            curve_kind: power_w.map(|_| CurveKind::Mean),
+            power_average_w: None,
+            memory_clock_mhz: None,
+            throttle_reasons: None,
             temperature_c: None,
             clock_mhz: Some(1980.0),
             memory_used_bytes: None,

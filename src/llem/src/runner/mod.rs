@@ -72,6 +72,8 @@ pub struct Places {
     pub model_dir: Option<PathBuf>,
     /// Where the embedded backend's driver may be; the first that exists is started.
     pub candle: Vec<String>,
+    /// The kernel's RAPL zones, where the machine has them.
+    pub powercap: Option<PathBuf>,
 }
 
 /// One run, as a runner sees it.

@@ -32,6 +32,7 @@ impl Runner for ProcessRunner {
             workload: files.workload.clone(),
             model_dir: files.model_dir.clone(),
             candle: vec![files.candle.display().to_string()],
+            powercap: None,
         }
     }
 

@@ -147,13 +147,17 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
         measurement: MeasurementSpec {
             baseline_s: measurement.baseline_seconds,
             warmup_passes: measurement.warmup_passes,
-            warmup_min_s: measurement.warmup_min_seconds,
+            thermal_floor_s: measurement.thermal_floor_seconds,
+            thermal_gate_timeout_s: measurement.thermal_gate_timeout_seconds,
             window_min_s: measurement.min_seconds,
             window_min_passes: measurement.min_passes,
+            prefill_min_s: measurement.prefill_min_seconds,
             sample_hz: measurement.sample_hz,
+            allow_mig: measurement.allow_mig,
         },
         timeouts_s: context.execution.timeouts_s.clone(),
         gpus: gpus(config.backend, context.user),
+        powercap: places.powercap.clone(),
     }
 }
 

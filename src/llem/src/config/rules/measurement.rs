@@ -9,7 +9,8 @@ use super::super::experiment::MeasurementConfig;
 pub(super) fn rules(measurement: &MeasurementConfig, execution: &ExecutionConfig, findings: &mut Vec<Finding>) {
     let lengths = [
         ("min_seconds", measurement.min_seconds, Phase::Window),
-        ("warmup_min_seconds", measurement.warmup_min_seconds, Phase::Warmup),
+        ("thermal_floor_seconds", measurement.thermal_floor_seconds, Phase::Warmup),
+        ("prefill_min_seconds", measurement.prefill_min_seconds, Phase::Prefill),
         ("baseline_seconds", measurement.baseline_seconds, Phase::Baseline),
     ];
     for (field, seconds, phase) in lengths {

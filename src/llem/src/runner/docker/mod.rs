@@ -207,6 +207,7 @@ impl Runner for DockerRunner {
             workload: inside::WORKLOAD.into(),
             model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
             candle: [image::CANDLE_DRIVER, inside::CANDLE].map(str::to_owned).to_vec(),
+            powercap: None,
         }
     }
 
