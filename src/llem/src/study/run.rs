@@ -17,6 +17,8 @@ use tracing::debug;
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
 use crate::config::{Backend, ExecutionConfig, Experiment, GpuAccess, UserConfig};
+use crate::gpu_watch::{Expected, GpuWatch, Owner, Watched};
+use crate::host::{HostSnapshot, LLEM_COMMIT};
 use crate::printable::printable;
 use crate::result::{
     Collected, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
@@ -36,6 +38,7 @@ pub(super) struct RunContext<'a> {
     pub(super) prepared: &'a Prepared,
     pub(super) programs: &'a Programs,
     pub(super) agent_sha256: &'a str,
+    pub(super) host: &'a HostSnapshot,
     pub(super) runner: Arc<dyn Runner>,
     pub(super) directory: &'a StudyDirectory,
     pub(super) user: &'a UserConfig,
@@ -53,7 +56,9 @@ pub(super) async fn carry_out(
     directory.write_nonce(&spec.job.nonce)?;
     let (started, clock) = (Timestamp::now(), Instant::now());
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
+    let watch = GpuWatch::start(&spec.job.gpus);
     let outcome = drive(context, &spec, notify).await;
+    let watched = futures_util::future::OptionFuture::from(watch.map(GpuWatch::finish)).await;
     for text in &outcome.warnings {
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
     }
@@ -62,7 +67,11 @@ pub(super) async fn carry_out(
     }
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
     let on_gpu = !spec.job.gpus.is_empty();
-    let result = judge(context, outcome, &collected, failure, on_gpu, started, clock.elapsed().as_secs_f64());
+    let owner = owner(&outcome);
+    let mut result = judge(context, outcome, &collected, failure, on_gpu, started, clock.elapsed().as_secs_f64());
+    if let Some(watched) = watched {
+        add_watch(&mut result, watched, owner.as_ref());
+    }
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     Ok((row(&result, &context.experiment.label), directory.path().to_owned()))
@@ -246,6 +255,8 @@ fn judge(
         runner: context.runner.kind().to_owned(),
         container: outcome.container,
         environment: report.map(|r| r.environment.clone()),
+        host: Some(context.host.clone()),
+        gpu_processes: Vec::new(),
         phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
         window: report.and_then(|r| r.window.clone()),
         clock_start: report.map(|r| r.clock_start),
@@ -253,6 +264,26 @@ fn judge(
         agent_version: report.map(|r| r.agent_version.clone()),
         agent_sha256: context.agent_sha256.to_owned(),
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
+        llem_commit: LLEM_COMMIT.map(str::to_owned),
+    }
+}
+
+/// How the processes of a run are known on this machine.
+fn owner(outcome: &RunOutcome) -> Option<Owner> {
+    let container = outcome.container.as_ref().map(|container| Owner::Container(container.id.clone()));
+    container.or(outcome.agent_pid.map(Owner::Agent))
+}
+
+/// Adds what was seen on the machine's GPUs while the run lasted.
+fn add_watch(result: &mut RunResult, watched: Watched, owner: Option<&Owner>) {
+    let parameters = result.engine.as_ref().and_then(|engine| engine.parameters);
+    let expected = result.window.as_ref().map(|window| Expected::new(window, parameters));
+    let verdict = watched.judge(owner, expected);
+    result.reasons.extend(verdict.reasons);
+    result.valid = RunResult::judge(result.status, &result.reasons);
+    result.gpu_processes = verdict.processes;
+    if let Some(host) = &mut result.host {
+        host.nvidia = watched.gpus;
     }
 }
 
