@@ -28,7 +28,7 @@ mod shape;
 mod truth;
 mod world;
 
-pub use clock::monotonic_ns;
+pub use clock::{monotonic_ns, realtime_offset_ns};
 pub use install::{InstallError, LIBRARY_NAME, install, library_path, stage};
 pub use load::{Busy, Load, mark_load};
 pub use script::{

@@ -88,8 +88,8 @@ fn what_a_gpu_cannot_do_is_not_supported() {
 
 #[test]
 fn faults_come_and_go() {
-    let failure = Failure { during: Span::new(-1.0, 0.4), code: code::TIMEOUT, affected: Affected::Power };
-    let lost = Device { lost_at_s: Some(0.4), failures: vec![failure], ..Device::default() };
+    let failure = Failure { during: Span::new(-1.0, 1.0), code: code::TIMEOUT, affected: Affected::Power };
+    let lost = Device { lost_at_s: Some(1.0), failures: vec![failure], ..Device::default() };
     play_devices("faults", vec![lost]);
 }
 
