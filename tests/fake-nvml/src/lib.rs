@@ -32,8 +32,8 @@ pub use clock::{monotonic_ns, realtime_offset_ns};
 pub use install::{InstallError, LIBRARY_NAME, install, library_path, stage};
 pub use load::{Busy, Load, mark_load};
 pub use script::{
-    Affected, Clocks, Counter, Curve, Device, EnergySamples, Failure, Grace, Limits, Memory, MemoryUse, Meter, Pid,
-    Process, ProcessKind, Script, ScriptError, Span, Throttle, code,
+    Affected, Clocks, Counter, Curve, Device, EnergySamples, Failure, Grace, Limits, Memory, MemoryUse, Meter, Origin,
+    Pid, Process, ProcessKind, Script, ScriptError, Span, Throttle, code,
 };
 pub use sensor::samples::Sample;
 pub use shape::{Power, Ramp, Square, Step, Triangle};

@@ -41,6 +41,10 @@ pub(crate) struct Scene<'world> {
     pub(crate) device: &'world Device,
     /// Now, in seconds after the epoch.
     pub(crate) t_s: f64,
+    /// Now, in seconds after what the device's events count from.
+    pub(crate) event_s: f64,
+    /// The stretches of work that the load file has now.
+    pub(crate) work: Vec<Busy>,
 }
 
 /// Starts the library: `nvmlInit`.
@@ -106,7 +110,7 @@ impl World {
     /// A device now. A lost one is an error.
     pub(crate) fn scene(&self, index: usize) -> Result<Scene<'_>, nvmlReturn_t> {
         let device = self.script.devices.get(index).ok_or(INVALID_ARGUMENT)?;
-        Scene { world: self, index, device, t_s: 0.0 }.at_now()
+        Scene { world: self, index, device, t_s: 0.0, event_s: 0.0, work: Vec::new() }.at_now()
     }
 }
 
@@ -114,9 +118,11 @@ impl Scene<'_> {
     /// The same device later, when the call has slept.
     fn at_now(self) -> Result<Self, nvmlReturn_t> {
         let t_s = self.world.now_s();
+        let work = self.device.work(self.world.epoch_ns);
+        let event_s = t_s - self.device.events_from.at_s(&work);
         match self.device.lost_at_s {
-            Some(lost_s) if lost_s <= t_s => Err(self.device.lost_code),
-            _ => Ok(Self { t_s, ..self }),
+            Some(lost_s) if lost_s <= event_s => Err(self.device.lost_code),
+            _ => Ok(Self { t_s, event_s, work, ..self }),
         }
     }
 
@@ -128,16 +134,11 @@ impl Scene<'_> {
 
     /// What a scripted failure of this family makes the call return.
     pub(crate) fn unless_failing(self, affected: Affected) -> Result<Self, nvmlReturn_t> {
-        let failing = |failure: &&crate::Failure| failure.affected == affected && failure.during.contains(self.t_s);
+        let failing = |failure: &&crate::Failure| failure.affected == affected && failure.during.contains(self.event_s);
         match self.device.failures.iter().find(failing) {
             Some(failure) => Err(failure.code),
             None => Ok(self),
         }
-    }
-
-    /// The stretches of work that the load file has now.
-    pub(crate) fn work(&self) -> Vec<Busy> {
-        self.device.work(self.world.epoch_ns)
     }
 
     /// The number of this call of the counter, from 1.

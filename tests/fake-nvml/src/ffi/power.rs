@@ -30,7 +30,7 @@ export! {
         supported(scene.device.meter.supported)?;
         let call_ms = scene.device.meter.call_ms;
         let scene = scene.after(call_ms)?;
-        power_mw.put(meter::milliwatts(scene.device, &scene.work(), scene.t_s, Window::Mean))
+        power_mw.put(meter::milliwatts(scene.device, &scene.work, scene.t_s, Window::Mean))
     }
     fn nvmlDeviceGetFieldValues(handle: Handle, count: c_int, values: Out<nvmlFieldValue_t>) {
         // The call itself fails for a lost device only; everything else is told for each field.
@@ -75,14 +75,14 @@ fn counter_mj(handle: Handle) -> Result<u64, nvmlReturn_t> {
     let call_ms = counter::call_ms(settings, scene.next_counter_call());
     let latched_ms = call_ms * settings.latched_at;
     let scene = scene.after(latched_ms)?;
-    let energy_mj = counter::millijoules(scene.device, &scene.work(), scene.t_s);
+    let energy_mj = counter::millijoules(scene.device, &scene.work, scene.t_s);
     world::sleep(call_ms - latched_ms);
     Ok(energy_mj)
 }
 
 /// Samples that are newer than a stamp; none is an error.
 fn samples_since(scene: &Scene<'_>, last_seen_us: u64) -> Result<Vec<nvmlSample_t>, nvmlReturn_t> {
-    let stamped = samples::ring(scene.device, &scene.work(), scene.t_s).into_iter().map(|sample| nvmlSample_t {
+    let stamped = samples::ring(scene.device, &scene.work, scene.t_s).into_iter().map(|sample| nvmlSample_t {
         timeStamp: u64::try_from(scene.world.realtime_us(sample.end_ms * 1000)).unwrap_or(0),
         sampleValue: unsigned_int(sample.milliwatts),
     });
@@ -121,10 +121,10 @@ fn field_value(handle: Handle, id: u32, scope: c_uint) -> Result<(i64, nvmlValue
     supported(scene.device.meter.fields_supported)?;
     let call_ms = scene.device.meter.call_ms;
     let scene = scene.after(call_ms)?;
-    let (device, work, t_s) = (scene.device, scene.work(), scene.t_s);
+    let (device, work, t_s) = (scene.device, &scene.work, scene.t_s);
     let power_mw = match (scope, &device.grace) {
-        (SCOPE_GPU, _) => meter::milliwatts(device, &work, t_s, window),
-        (SCOPE_MODULE, Some(grace)) => meter::module_milliwatts(device, grace, &work, t_s, window),
+        (SCOPE_GPU, _) => meter::milliwatts(device, work, t_s, window),
+        (SCOPE_MODULE, Some(grace)) => meter::module_milliwatts(device, grace, work, t_s, window),
         _ => return Err(NOT_SUPPORTED),
     };
     let refreshed_us = (meter::refreshed_s(&device.meter, t_s) * 1e6).round() as i64;

@@ -105,7 +105,7 @@ fn is_memory(kind: nvmlClockType_t) -> Result<bool, nvmlReturn_t> {
 
 fn throttle_mask(handle: Handle) -> Result<c_ulonglong, nvmlReturn_t> {
     let scene = handle.scene(Affected::Throttle)?;
-    let holding = scene.device.throttle_reasons.iter().filter(|throttle| throttle.during.contains(scene.t_s));
+    let holding = scene.device.throttle_reasons.iter().filter(|throttle| throttle.during.contains(scene.event_s));
     Ok(holding.fold(0, |mask, throttle| mask | throttle.mask))
 }
 
@@ -113,7 +113,7 @@ fn throttle_mask(handle: Handle) -> Result<c_ulonglong, nvmlReturn_t> {
 fn memory(handle: Handle) -> Result<[c_ulonglong; 4], nvmlReturn_t> {
     let scene = handle.scene(Affected::Memory)?;
     let memory = &scene.device.memory;
-    let used = memory.used_at(scene.t_s);
+    let used = memory.used_at(scene.event_s);
     let free = memory.total_bytes.saturating_sub(memory.reserved_bytes).saturating_sub(used);
     Ok([memory.total_bytes, memory.reserved_bytes, used, free])
 }
@@ -130,7 +130,7 @@ fn milliwatts(watts: f64) -> c_uint {
 fn processes(handle: Handle, kind: ProcessKind, count: &Out<c_uint>, infos: &Out<nvmlProcessInfo_t>) -> Answer {
     let scene = handle.scene(Affected::Processes)?;
     let listed = scene.device.processes.iter().filter(|process| process.kind == kind);
-    let there = listed.filter(|process| process.during.contains(scene.t_s));
+    let there = listed.filter(|process| process.during.contains(scene.event_s));
     let found: Vec<nvmlProcessInfo_t> = there
         .flat_map(|process| process.pid.numbers().into_iter().map(|pid| process_info(pid, process.bytes)))
         .collect();

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use sensors::{Affected, Counter, EnergySamples, Failure, Meter};
 pub use settings::{Clocks, Grace, Limits, Memory, MemoryUse, Pid, Process, ProcessKind, Throttle};
-pub use span::{Curve, Span};
+pub use span::{Curve, Origin, Span};
 
 use crate::clock;
 use crate::load::Load;
@@ -97,6 +97,9 @@ pub struct Device {
     pub samples: EnergySamples,
     /// A board where a CPU shares the module with the GPU; absent, the scope of the module is not supported.
     pub grace: Option<Grace>,
+    /// What the seconds of events count from. Events are `lost_at_s`, `counter.reset_at_s` and everything with a span; power
+    /// and curves always count from the epoch.
+    pub events_from: Origin,
     /// From this second on every call about this GPU fails with `lost_code`, also finding it.
     pub lost_at_s: Option<f64>,
     /// What calls about a lost GPU return, see [`code`].
@@ -175,6 +178,7 @@ impl Default for Device {
             meter: Meter::default(),
             samples: EnergySamples::default(),
             grace: None,
+            events_from: Origin::Epoch,
             lost_at_s: None,
             lost_code: code::GPU_IS_LOST,
             failures: Vec::new(),

@@ -141,9 +141,9 @@ impl Default for Limits {
 }
 
 impl Memory {
-    /// Used at `t_s` in bytes, without what the driver keeps.
-    pub(crate) fn used_at(&self, t_s: f64) -> u64 {
-        let more = self.more.iter().filter(|more| more.during.contains(t_s)).map(|more| more.bytes);
+    /// Used at `event_s` in bytes, without what the driver keeps.
+    pub(crate) fn used_at(&self, event_s: f64) -> u64 {
+        let more = self.more.iter().filter(|more| more.during.contains(event_s)).map(|more| more.bytes);
         more.fold(self.used_bytes, u64::saturating_add)
     }
 }

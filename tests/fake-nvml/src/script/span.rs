@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::load::Busy;
+
 /// From a second to a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -12,11 +14,35 @@ pub struct Span {
     pub to_s: Option<f64>,
 }
 
+/// What the seconds of a device's events count from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The script's epoch.
+    #[default]
+    Epoch,
+    /// This `on` of the device's load file, counted from 1. Until then no event has happened: a test need not know how long
+    /// the program under test takes to start.
+    Work(usize),
+}
+
 /// A value that goes in straight lines through points (second, value). Before the first point it is the first value, after
 /// the last the last; without points there is none, and a call for it is not supported.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Curve(pub Vec<(f64, f64)>);
+
+impl Origin {
+    /// Second 0 of the events, in seconds after the epoch; infinite while it has not come.
+    pub(crate) fn at_s(self, work: &[Busy]) -> f64 {
+        match self {
+            Self::Epoch => 0.0,
+            Self::Work(number) => {
+                number.checked_sub(1).and_then(|index| work.get(index)).map_or(f64::INFINITY, |busy| busy.from_s)
+            }
+        }
+    }
+}
 
 impl Span {
     /// From one second to another.
@@ -62,6 +88,15 @@ mod tests {
         let values = [0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 9.0].map(|t_s| curve.at(t_s).unwrap());
         assert_eq!(values.map(|value| value as i64), [30, 30, 40, 60, 50, 40, 40]);
         assert_eq!(Curve::default().at(1.0), None);
+    }
+
+    #[test]
+    fn events_can_wait_for_work() {
+        let work = [1.5, 4.0].map(|from_s| Busy { from_s, to_s: from_s + 1.0 });
+        let origins = [Origin::Epoch, Origin::Work(2), Origin::Work(3), Origin::Work(0)];
+        let (origin_s, never) = (origins.map(|origin| origin.at_s(&work)), f64::INFINITY);
+        assert_eq!(origin_s.map(f64::to_bits), [0.0, 4.0, never, never].map(f64::to_bits));
+        assert!(!Span::default().contains(1.0 - never));
     }
 
     #[test]

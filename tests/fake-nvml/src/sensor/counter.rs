@@ -8,7 +8,7 @@ use crate::script::{Counter, Device};
 pub(crate) fn millijoules(device: &Device, work: &[Busy], t_s: f64) -> u64 {
     let counter = &device.counter;
     let seen_to_s = last_refresh_s(t_s, counter.period_ms, counter.phase_ms) - counter.lag_ms / 1e3;
-    let (start_mj, from_s, to_s) = match counter.reset_at_s {
+    let (start_mj, from_s, to_s) = match counter.reset_at_s.map(|reset_s| reset_s + device.events_from.at_s(work)) {
         Some(reset_s) if reset_s <= t_s => (0.0, reset_s, seen_to_s.max(reset_s)),
         _ => (counter.start_mj, 0.0, seen_to_s),
     };

@@ -31,7 +31,8 @@ pub(crate) fn ring(device: &Device, work: &[Busy], t_s: f64) -> Vec<Sample> {
         block -= 1;
     }
     samples.truncate(settings.capacity);
-    let kept = samples.into_iter().rev().filter(|(end_ms, _)| !is_lost(settings, *end_ms));
+    let origin_s = device.events_from.at_s(work);
+    let kept = samples.into_iter().rev().filter(|(end_ms, _)| !is_lost(settings, *end_ms as f64 / 1e3 - origin_s));
     kept.map(|(end_ms, length_ms)| sample(device, work, end_ms, length_ms)).collect()
 }
 
@@ -41,8 +42,8 @@ fn sample(device: &Device, work: &[Busy], end_ms: i64, length_ms: u8) -> Sample 
     Sample { end_ms, length_ms, milliwatts: (device.samples.gain * watts * 1e3).round() as u32 }
 }
 
-fn is_lost(settings: &EnergySamples, end_ms: i64) -> bool {
-    settings.lost.iter().any(|span| span.contains(end_ms as f64 / 1e3))
+fn is_lost(settings: &EnergySamples, event_s: f64) -> bool {
+    settings.lost.iter().any(|span| span.contains(event_s))
 }
 
 /// End and length of each sample of a block, in order. The last ends where the next block starts.

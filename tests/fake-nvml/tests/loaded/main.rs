@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use fake_nvml::{
-    Affected, Clocks, Counter, Curve, Device, EnergySamples, Failure, Grace, Load, Memory, Pid, Power, Process,
+    Affected, Clocks, Counter, Curve, Device, EnergySamples, Failure, Grace, Load, Memory, Origin, Pid, Power, Process,
     ProcessKind, Script, Span, Square, Throttle, code,
 };
 use nvml_wrapper::Nvml;
@@ -101,6 +101,22 @@ fn power_and_processes_follow_the_program() {
     let processes = vec![Process { pid: Pid::File(file("pid").display().to_string()), ..Process::default() }];
     let devices = vec![Device { load, processes, ..Device::default() }];
     play("follow", directory.path(), &Script { devices, ..Script::starting_now() });
+}
+
+#[test]
+fn events_wait_for_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let load = Some(Load { file: directory.path().join("load"), busy: Power::Constant(470.0) });
+    let counter = Counter { reset_at_s: Some(0.1), ..Counter::default() };
+    let throttle_reasons = vec![Throttle { mask: 4, during: Span::new(0.0, 60.0) }];
+    let device = Device { load, counter, throttle_reasons, lost_at_s: Some(0.5), ..Device::default() };
+    let devices = vec![Device { events_from: Origin::Work(2), ..device }];
+    play("events", directory.path(), &Script { devices, ..Script::starting_now() });
+}
+
+#[test]
+fn wrong_calls_are_refused() {
+    play_devices("wrong_calls", vec![Device::default()]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::{Device, Nvml};
-use nvml_wrapper_sys::bindings::nvmlFieldValue_t;
+use nvml_wrapper_sys::bindings::{nvmlFieldValue_t, nvmlMemory_t, nvmlMemory_v2_t};
 
 const POWER_AVERAGE: u32 = 185;
 const POWER_INSTANT: u32 = 186;
@@ -212,6 +212,51 @@ fn follow() {
     let end_ns = monotonic_ns();
     let above_idle_j = script.true_energy_j(0, start_ns, end_ns).unwrap() - 70.0 * (end_ns - start_ns) as f64 / 1e9;
     assert!(above_idle_j > 400.0 * 0.29 && above_idle_j < 400.0 * (busy_s + 0.1), "{above_idle_j} {busy_s}");
+}
+
+#[test]
+#[ignore = "needs a script"]
+fn events() {
+    let load = PathBuf::from(std::env::var_os("SCENE_DIRECTORY").unwrap()).join("load");
+    let nvml = Nvml::init().unwrap();
+    let device = nvml.device_by_index(0).unwrap();
+    mark_load(&load, true).unwrap();
+    mark_load(&load, false).unwrap();
+    sleep(milliseconds(600));
+    assert_eq!(device.current_throttle_reasons().unwrap(), ThrottleReasons::empty());
+    assert!(device.total_energy_consumption().unwrap() > 900_000_000);
+    mark_load(&load, true).unwrap();
+    assert_eq!(device.current_throttle_reasons().unwrap(), ThrottleReasons::SW_POWER_CAP);
+    sleep(milliseconds(150));
+    assert!(device.total_energy_consumption().unwrap() < 900_000_000);
+    sleep(milliseconds(400));
+    assert!(matches!(device.total_energy_consumption(), Err(NvmlError::GpuLost)));
+}
+
+#[test]
+#[ignore = "needs a script"]
+#[expect(unsafe_code, reason = "the wrapper makes no such calls")]
+fn wrong_calls() {
+    let nvml = Nvml::init().unwrap();
+    let (lib, device) = (nvml.lib(), nvml.device_by_index(0).unwrap());
+    // SAFETY: the addresses are null, which the library checks, or those of local variables of the size that is given.
+    unsafe {
+        let (handle, none) = (device.handle(), std::ptr::null_mut());
+        assert_eq!(lib.nvmlDeviceGetPowerUsage(handle, none), 2);
+        assert_eq!(lib.nvmlDeviceGetPowerUsage(std::ptr::null_mut(), none), 2);
+        assert_eq!(lib.nvmlDeviceGetPowerUsage(std::ptr::without_provenance_mut(99), none), 2);
+        assert_eq!(lib.nvmlDeviceGetHandleByUUID(std::ptr::null(), std::ptr::null_mut()), 2);
+        let mut short = [0; 4];
+        assert_eq!(lib.nvmlDeviceGetName(handle, short.as_mut_ptr(), 4), 7);
+        let mut memory: nvmlMemory_v2_t = std::mem::zeroed();
+        assert_eq!(lib.nvmlDeviceGetMemoryInfo_v2(handle, &raw mut memory), 25);
+        let mut memory: nvmlMemory_t = std::mem::zeroed();
+        assert_eq!((lib.nvmlDeviceGetMemoryInfo(handle, &raw mut memory), memory.used), (0, 555 << 20));
+        assert_eq!(std::ffi::CStr::from_ptr(lib.nvmlErrorString(15)), c"GPU is lost");
+        assert_eq!(lib.nvmlShutdown(), 0);
+        assert_eq!((lib.nvmlShutdown(), lib.nvmlDeviceGetPowerUsage(handle, none)), (1, 1));
+        assert_eq!(lib.nvmlInit_v2(), 0);
+    }
 }
 
 #[test]
