@@ -13,5 +13,6 @@ mod docker_orphans;
 mod docker_results;
 mod docker_signals;
 mod docker_volume;
+mod gpu_watch;
 mod process_runner;
 mod support;
