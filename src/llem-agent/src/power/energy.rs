@@ -66,10 +66,10 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
         peak_w: curve.inside(stretch.work.start_ns, stretch.work.end_ns).iter().map(|p| p.power_w).reduce(f64::max),
         samples: inside.len() as u64,
     };
+    // A counter that exists and failed leaves no energy: the curve must not stand in for it unseen.
     match (first.counter_j, last.counter_j) {
-        // A counter that exists and failed leaves no energy: the curve must not stand in for it unseen.
-        (Ok(Some(_)), _) | (_, Ok(Some(_))) | (Err(_), _) | (_, Err(_)) => by_counter(&stretch, &mut energy),
         (Ok(None), Ok(None)) => by_curve(&stretch, &mut energy),
+        _ => by_counter(&stretch, &mut energy),
     }
     let work_s = seconds_between(stretch.work.start_ns, stretch.work.end_ns);
     energy.mean_w = energy.energy_j.filter(|_| work_s > 0.0).map(|energy_j| energy_j / work_s);
@@ -99,17 +99,14 @@ fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
     let Some(counter_j) = energy.counter_j else { return };
     energy.method = Some(EnergyMethod::Counter);
     energy.sampling_u_j = Some(0.0);
-    match (energy.lead_j, energy.tail_j) {
-        (Some(lead_j), Some(tail_j)) => {
-            energy.energy_j = Some(counter_j - lead_j - tail_j);
-            energy.edge_u_j = Some(stretch.edge_u_j());
-        }
-        _ => {
-            // Without a curve nobody knows the power before and after the work: anything from none to the mean.
-            let outside_j = stretch.outside_s() * stretch.mean_w(counter_j);
-            energy.energy_j = Some(counter_j - outside_j / 2.0);
-            energy.edge_u_j = Some(quadrature(&[outside_j * UNIFORM, stretch.blind_edge_u_j(counter_j)]));
-        }
+    if let (Some(lead_j), Some(tail_j)) = (energy.lead_j, energy.tail_j) {
+        energy.energy_j = Some(counter_j - lead_j - tail_j);
+        energy.edge_u_j = Some(stretch.edge_u_j());
+    } else {
+        // Without a curve nobody knows the power before and after the work: anything from none to the mean.
+        let outside_j = stretch.outside_s() * stretch.mean_w(counter_j);
+        energy.energy_j = Some(counter_j - outside_j / 2.0);
+        energy.edge_u_j = Some(quadrature(&[outside_j * UNIFORM, stretch.blind_edge_u_j(counter_j)]));
     }
 }
 
