@@ -13,6 +13,7 @@ mod backend;
 mod check;
 mod defaults;
 mod document;
+mod energy;
 mod execution;
 mod experiment;
 mod identity;
@@ -32,6 +33,7 @@ mod workload;
 
 pub use backend::*;
 pub use defaults::Profile;
+pub use energy::{Calibration, Carbon};
 pub use execution::{CycleOrder, ExecutionConfig};
 pub use experiment::{ExperimentConfig, MeasurementConfig, SamplingConfig};
 pub use model::{Dtype, LoraConfig, ModelSource, ModelSpec, SyntheticModel};
