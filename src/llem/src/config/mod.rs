@@ -51,7 +51,7 @@ pub(crate) use assign::{get, pointer_of, set};
 pub(crate) use check::{Finding, check};
 pub(crate) use document::{Side, dotted};
 pub(crate) use model::study_path;
-pub(crate) use rules::{experiment as experiment_rules, sections as section_rules};
+pub(crate) use rules::{Surroundings, experiment as experiment_rules, sections as section_rules};
 pub(crate) use schema::STUDY as STUDY_SCHEMA;
 pub(crate) use source::Source;
 pub(crate) use wording::{compact, key as shown_key};
