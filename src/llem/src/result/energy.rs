@@ -1,8 +1,8 @@
 //! Energy of a run: which sensors count, what their calibration makes of them, what idling would have taken, how sure it all is.
 
 use llem_protocol::{
-    BaselineRecord, DeviceEnergy, EnergyReport, Phase, PhaseRecord, PowerDomain, PowerScope, PowerSourceKind,
-    PrefillRecord, WindowRecord,
+    BaselineRecord, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport, Phase, PhaseRecord, PowerDomain,
+    PowerScope, PowerSourceKind, PrefillRecord, WindowRecord,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,32 +51,51 @@ pub struct EnergyFigures {
     pub domains: Vec<DomainEnergy>,
 }
 
-/// Energy of one sensor: the agent's record, and what the host knows in addition. Figures of the record are as read, not calibrated.
+/// Energy of one sensor in the window: what the agent measured, and what the host makes of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DomainEnergy {
-    /// As the agent measured it.
-    #[serde(flatten)]
-    pub measured: DeviceEnergy,
+    /// What the sensor covers.
+    pub domain: PowerDomain,
     /// Whether the sums hold it.
     pub counted: bool,
-    /// Its calibration; null for a sensor without.
-    #[serde(default)]
+    /// The edge at or before the work's beginning.
+    pub start: Option<EdgeRecord>,
+    /// The edge at or after the work's end.
+    pub end: Option<EdgeRecord>,
+    /// Energy of the work in joules as the sensor gives it.
+    pub energy_raw_j: Option<f64>,
+    /// The same, corrected by `calibration`.
+    pub energy_j: Option<f64>,
+    /// How the energy was found.
+    pub method: Option<EnergyMethod>,
+    /// The sensor's calibration; null for one without.
     pub calibration: Option<Calibration>,
-    /// Its energy in joules, calibrated.
-    #[serde(default)]
-    pub energy_calibrated_j: Option<f64>,
-    /// Its idle power in watts, calibrated.
-    #[serde(default)]
+    /// How sure `energy_j` is.
+    pub uncertainty: Option<UncertaintyBudget>,
+    /// Idle power in watts, calibrated.
     pub baseline_power_w: Option<f64>,
     /// Standard uncertainty of `baseline_power_w` in watts, without the sensor's gain.
-    #[serde(default)]
     pub baseline_u_w: Option<f64>,
+    /// Difference of the hardware counter between the edges in joules, as read.
+    pub counter_j: Option<f64>,
+    /// Integral of the power curve between the same edges in joules, as read.
+    pub curve_j: Option<f64>,
+    /// Standard uncertainty of `curve_j` from sampling alone.
+    pub curve_u_j: Option<f64>,
+    /// What the points of the curve mean.
+    pub curve_kind: Option<CurveKind>,
     /// `curve_j` over `counter_j` less 1, in percent: the cross-check of the two sources.
-    #[serde(default)]
     pub curve_difference_percent: Option<f64>,
-    /// How sure `energy_calibrated_j` is.
-    #[serde(default)]
-    pub uncertainty: Option<UncertaintyBudget>,
+    /// Energy between the opening edge and the work in joules, as read.
+    pub lead_j: Option<f64>,
+    /// Energy between the work and the closing edge in joules, as read.
+    pub tail_j: Option<f64>,
+    /// Mean power of the work in watts, calibrated.
+    pub mean_w: Option<f64>,
+    /// Highest point of the curve in watts, calibrated.
+    pub peak_w: Option<f64>,
+    /// Points of the curve between the edges.
+    pub samples: u64,
 }
 
 /// Energy of one phase.
@@ -122,18 +141,18 @@ pub(super) fn energy_figures(window: &WindowRecord, work: Work, context: &Energy
     let domains = domains(&window.energy, context);
     let sums = Sums::of(&domains, context);
     let per_token = |j: f64| (work.output_tokens > 0).then(|| j / work.output_tokens as f64);
-    let energy_j = sums.total(|d| d.energy_calibrated_j);
+    let energy_j = sums.total(|d| d.energy_j);
     let baseline_power_w = sums.total(|d| d.baseline_power_w);
     let energy_net_j = energy_j.zip(baseline_power_w).map(|(j, w)| j - w * work.seconds);
     EnergyFigures {
-        energy_raw_j: sums.total(|d| d.measured.energy_j),
+        energy_raw_j: sums.total(|d| d.energy_raw_j),
         energy_j,
         energy_net_j,
         baseline_power_w,
         energy_per_output_token_j: energy_j.and_then(per_token),
         energy_net_per_output_token_j: energy_net_j.and_then(per_token),
         mean_power_w: energy_j.map(|j| j / work.seconds),
-        peak_power_w: sums.total(|d| d.measured.peak_w.map(|w| w * factor(d.calibration.as_ref()))),
+        peak_power_w: sums.total(|d| d.peak_w),
         uncertainty: sums.budget(energy_j, |d| d.uncertainty),
         net_uncertainty: sums.budget(energy_net_j, |d| net_budget(d, work.seconds)),
         split_by_stamps: by_stamps(&window.split, &sums.counted, work),
@@ -166,7 +185,7 @@ pub(super) fn total_energy(
 ) -> Option<(f64, Option<UncertaintyBudget>)> {
     let domains = domains(report, context);
     let sums = Sums::of(&domains, context);
-    let energy_j = sums.total(|d| d.energy_calibrated_j)?;
+    let energy_j = sums.total(|d| d.energy_j)?;
     Some((energy_j, sums.budget(Some(energy_j), |d| d.uncertainty)))
 }
 
@@ -176,18 +195,31 @@ fn domains(report: &EnergyReport, context: &EnergyContext<'_>) -> Vec<DomainEner
 
 fn domain(measured: &DeviceEnergy, context: &EnergyContext<'_>) -> DomainEnergy {
     let calibration = context.calibrations.iter().find(|c| c.device == measured.domain.id);
-    let factor = factor(calibration);
     let idle = context.baseline.and_then(|b| b.devices.iter().find(|d| d.domain == measured.domain));
-    let energy_calibrated_j = measured.energy_j.map(|j| j * factor);
+    let calibrated = |value: f64| value * factor(calibration);
+    let energy_j = measured.energy_j.map(calibrated);
     DomainEnergy {
+        domain: measured.domain.clone(),
         counted: is_counted(&measured.domain, !context.gpus.is_empty()),
+        start: Some(measured.start),
+        end: Some(measured.end),
+        energy_raw_j: measured.energy_j,
+        energy_j,
+        method: measured.method,
         calibration: calibration.cloned(),
-        energy_calibrated_j,
-        baseline_power_w: idle.map(|d| d.mean_w * factor),
-        baseline_u_w: idle.and_then(|d| d.mean_u_w).map(|w| w * factor),
+        uncertainty: energy_j.and_then(|j| gross_budget(j, measured, calibration)),
+        baseline_power_w: idle.map(|d| calibrated(d.mean_w)),
+        baseline_u_w: idle.and_then(|d| d.mean_u_w).map(calibrated),
+        counter_j: measured.counter_j,
+        curve_j: measured.curve_j,
+        curve_u_j: measured.curve_u_j,
+        curve_kind: measured.curve_kind,
         curve_difference_percent: difference_percent(measured),
-        uncertainty: energy_calibrated_j.and_then(|j| gross_budget(j, measured, calibration)),
-        measured: measured.clone(),
+        lead_j: measured.lead_j,
+        tail_j: measured.tail_j,
+        mean_w: measured.mean_w.map(calibrated),
+        peak_w: measured.peak_w.map(calibrated),
+        samples: measured.samples,
     }
 }
 
@@ -226,7 +258,7 @@ fn gross_budget(
 /// The gain errs in energy and baseline alike, so it counts for their difference.
 fn net_budget(domain: &DomainEnergy, seconds: f64) -> Option<UncertaintyBudget> {
     let gross = domain.uncertainty?;
-    let net_j = domain.energy_calibrated_j? - domain.baseline_power_w? * seconds;
+    let net_j = domain.energy_j? - domain.baseline_power_w? * seconds;
     let gain = gain_relative(domain.calibration.as_ref()) * net_j.abs();
     let baseline = Some(domain.baseline_u_w? * seconds);
     Some(UncertaintyBudget::new(net_j, Components { gain, edge: gross.edge_j, sampling: gross.sampling_j, baseline }))
@@ -243,7 +275,7 @@ impl<'a> Sums<'a> {
         let counted: Vec<_> = domains.iter().filter(|d| d.counted).collect();
         // An instance of a divided GPU has no sensor of its own; its run is marked, and the GPU's sensor counts.
         let whole_gpus = context.gpus.iter().filter(|uuid| !uuid.starts_with("MIG-"));
-        let is_there = |uuid: &String| counted.iter().any(|d| d.measured.domain.id == *uuid);
+        let is_there = |uuid: &String| counted.iter().any(|d| d.domain.id == *uuid);
         let is_whole = !counted.is_empty() && whole_gpus.into_iter().all(is_there);
         Self { counted, is_whole }
     }

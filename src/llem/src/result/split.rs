@@ -44,6 +44,7 @@ pub struct PrefillDecodeEnergy {
 
 /// One part with its uncertainty.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "units are in the names")]
 struct Part {
     energy_j: f64,
     gain_u_j: f64,
@@ -70,7 +71,7 @@ impl PrefillDecodeEnergy {
 
 /// The sum over the sensors that count; nothing unless each of them could resolve the parts.
 pub(super) fn by_stamps(split: &[EnergySplit], counted: &[&DomainEnergy], work: Work) -> Option<PrefillDecodeEnergy> {
-    let pairs = counted.iter().map(|d| split.iter().find(|s| s.domain == d.measured.domain).map(|s| (s, *d)));
+    let pairs = counted.iter().map(|d| split.iter().find(|s| s.domain == d.domain).map(|s| (s, *d)));
     let parts: Vec<(&EnergySplit, &DomainEnergy)> = pairs.collect::<Option<_>>()?;
     if parts.is_empty() {
         return None;
@@ -96,7 +97,7 @@ pub(super) fn by_prefill_pass(
     context: &EnergyContext<'_>,
 ) -> Option<PrefillDecodeEnergy> {
     let record = context.prefill.filter(|record| is_same_work(record, window, work))?;
-    let window_j = sums.total(|d| d.energy_calibrated_j)?;
+    let window_j = sums.total(|d| d.energy_j)?;
     let window_u = sums.budget(Some(window_j), |d| d.uncertainty)?;
     let (record_j, record_u) = total_energy(&record.energy, context)?;
     let (prefill, decode) = parts(window_j, &window_u, record_j, &record_u?, scale(window, record));

@@ -128,8 +128,8 @@ fn a_calibration_corrects_readings_and_replaces_the_bound() {
     let net = figures.net_uncertainty.unwrap();
     close(net.gain_j, GAIN * 9_000.0 + 0.01 * 19_800.0);
     assert_eq!(figures.domains[1].calibration.as_ref(), Some(&calibrations[0]));
-    close(figures.domains[1].measured.energy_j, 20_000.0);
-    close(figures.domains[1].energy_calibrated_j, 22_000.0);
+    close(figures.domains[1].energy_raw_j, 20_000.0);
+    close(figures.domains[1].energy_j, 22_000.0);
 }
 
 #[test]
