@@ -20,6 +20,12 @@ pub(crate) const RECTANGULAR: f64 = 0.577_350_269_189_625_8;
 /// Standard deviation of a value that lies anywhere in a stretch of length 1.
 pub(crate) const UNIFORM: f64 = 0.288_675_134_594_812_9;
 
+/// Independent uncertainties together: the root of the sum of their squares (JCGM 100:2008, 5.1.2). Not `hypot`, which would need a newer C
+/// library than the oldest that the agent runs on.
+pub(crate) fn quadrature(parts: &[f64]) -> f64 {
+    parts.iter().map(|part| part * part).sum::<f64>().sqrt()
+}
+
 /// Power at, or up to, a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Point {
@@ -127,7 +133,7 @@ impl Curve {
             _ => 0.0,
         });
         let blind_j = self.blind_share() * self.energy_j(from_ns, to_ns).unwrap_or_default().abs() * RECTANGULAR;
-        (steps.sum::<f64>() + blind_j.powi(2) + self.lag_u_j(from_ns, to_ns).powi(2)).sqrt()
+        quadrature(&[steps.sum::<f64>().sqrt(), blind_j, self.lag_u_j(from_ns, to_ns)])
     }
 
     const fn blind_share(&self) -> f64 {

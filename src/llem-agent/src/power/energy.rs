@@ -3,7 +3,7 @@
 use llem_protocol::{DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport};
 
 use super::align::EdgeReading;
-use super::curve::{Curve, RECTANGULAR, UNIFORM};
+use super::curve::{Curve, RECTANGULAR, UNIFORM, quadrature};
 use super::recording::{DomainRecording, Recording};
 use super::sampler::{CounterFault, Edge};
 use crate::clock::seconds_between;
@@ -66,10 +66,10 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
         peak_w: curve.inside(stretch.work.start_ns, stretch.work.end_ns).iter().map(|p| p.power_w).reduce(f64::max),
         samples: inside.len() as u64,
     };
+    // A counter that exists and failed leaves no energy: the curve must not stand in for it unseen.
     match (first.counter_j, last.counter_j) {
-        // A counter that exists and failed leaves no energy: the curve must not stand in for it unseen.
-        (Ok(Some(_)), _) | (_, Ok(Some(_))) | (Err(_), _) | (_, Err(_)) => by_counter(&stretch, &mut energy),
         (Ok(None), Ok(None)) => by_curve(&stretch, &mut energy),
+        _ => by_counter(&stretch, &mut energy),
     }
     let work_s = seconds_between(stretch.work.start_ns, stretch.work.end_ns);
     energy.mean_w = energy.energy_j.filter(|_| work_s > 0.0).map(|energy_j| energy_j / work_s);
@@ -99,17 +99,14 @@ fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
     let Some(counter_j) = energy.counter_j else { return };
     energy.method = Some(EnergyMethod::Counter);
     energy.sampling_u_j = Some(0.0);
-    match (energy.lead_j, energy.tail_j) {
-        (Some(lead_j), Some(tail_j)) => {
-            energy.energy_j = Some(counter_j - lead_j - tail_j);
-            energy.edge_u_j = Some(stretch.edge_u_j());
-        }
-        _ => {
-            // Without a curve nobody knows the power before and after the work: anything from none to the mean.
-            let outside_j = stretch.outside_s() * stretch.mean_w(counter_j);
-            energy.energy_j = Some(counter_j - outside_j / 2.0);
-            energy.edge_u_j = Some((outside_j * UNIFORM).hypot(stretch.blind_edge_u_j(counter_j)));
-        }
+    if let (Some(lead_j), Some(tail_j)) = (energy.lead_j, energy.tail_j) {
+        energy.energy_j = Some(counter_j - lead_j - tail_j);
+        energy.edge_u_j = Some(stretch.edge_u_j());
+    } else {
+        // Without a curve nobody knows the power before and after the work: anything from none to the mean.
+        let outside_j = stretch.outside_s() * stretch.mean_w(counter_j);
+        energy.energy_j = Some(counter_j - outside_j / 2.0);
+        energy.edge_u_j = Some(quadrature(&[outside_j * UNIFORM, stretch.blind_edge_u_j(counter_j)]));
     }
 }
 
@@ -121,7 +118,7 @@ fn by_curve(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
     energy.method = Some(EnergyMethod::Curve);
     energy.energy_j = stretch.curve.energy_j(start_ns, end_ns);
     energy.sampling_u_j = Some(stretch.curve.sampling_u_j(start_ns, end_ns));
-    energy.edge_u_j = Some(stretch.jump_u_j(start_ns).hypot(stretch.jump_u_j(end_ns)));
+    energy.edge_u_j = Some(quadrature(&[stretch.jump_u_j(start_ns), stretch.jump_u_j(end_ns)]));
 }
 
 impl Stretch<'_> {
@@ -130,20 +127,19 @@ impl Stretch<'_> {
     fn edge_u_j(&self) -> f64 {
         let (start_w, end_w) = (self.power_w(self.first.t_ns), self.power_w(self.last.t_ns));
         let lag_j = (end_w - start_w).abs() * SENSOR_TIME_BOUND_S * RECTANGULAR;
-        let parts = [
+        quadrature(&[
             bracket_u_j(self.first, start_w),
             bracket_u_j(self.last, end_w),
             lag_j,
             self.jump_u_j(self.work.start_ns),
             self.jump_u_j(self.work.end_ns),
-        ];
-        parts.iter().map(|part| part.powi(2)).sum::<f64>().sqrt()
+        ])
     }
 
     /// The edges' share where there is no curve.
     fn blind_edge_u_j(&self, counter_j: f64) -> f64 {
         let mean_w = self.mean_w(counter_j);
-        bracket_u_j(self.first, mean_w).hypot(bracket_u_j(self.last, mean_w))
+        quadrature(&[bracket_u_j(self.first, mean_w), bracket_u_j(self.last, mean_w)])
     }
 
     /// What a jump of power at a moment is worth, when the moment is known to [`SENSOR_TIME_BOUND_S`].

@@ -3,7 +3,7 @@
 use llem_protocol::{DeviceEnergy, Reason, ReasonCode};
 
 use super::align::EdgeReading;
-use super::curve::MAX_GAP_STEPS;
+use super::curve::{MAX_GAP_STEPS, quadrature};
 use super::energy::{Work, counter_fault};
 use super::recording::{DomainRecording, Recording, StateSample};
 use super::sampler::{CounterFault, Edge};
@@ -110,7 +110,7 @@ fn disagreement(device: &DeviceEnergy) -> Option<Reason> {
     if seconds < MIN_COMPARED_S || counter_j <= 0.0 {
         return None;
     }
-    let own_u_j = device.curve_u_j.unwrap_or_default().hypot(device.edge_u_j.unwrap_or_default());
+    let own_u_j = quadrature(&[device.curve_u_j.unwrap_or_default(), device.edge_u_j.unwrap_or_default()]);
     let limit_j = (MAX_DISAGREEMENT * counter_j).max(2.0 * own_u_j);
     let difference_j = curve_j - counter_j;
     let happened = format!(

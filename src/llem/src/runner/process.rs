@@ -13,6 +13,9 @@ use tokio::time::sleep_until;
 use super::follow::Follower;
 use super::{EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, runner_failure};
 
+/// Where the kernel shows its RAPL zones. Without them the agent says so in its result.
+const POWERCAP: &str = "/sys/class/powercap";
+
 /// Runs agents as processes of this machine, each in its own process group.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessRunner;
@@ -32,7 +35,7 @@ impl Runner for ProcessRunner {
             workload: files.workload.clone(),
             model_dir: files.model_dir.clone(),
             candle: vec![files.candle.display().to_string()],
-            powercap: None,
+            powercap: Some(POWERCAP.into()),
         }
     }
 
