@@ -66,12 +66,13 @@ pub(super) async fn carry_out(
         context.directory.keep_lock_file();
     }
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
-    let gpus = &spec.job.gpus;
     let owner = owner(&outcome);
+    let gpus = &spec.job.gpus;
     let mut result = judge(context, outcome, &collected, failure, gpus, started, clock.elapsed().as_secs_f64());
     if let Some(watched) = watched {
         add_watch(&mut result, watched, owner.as_ref());
     }
+    conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     Ok((row(&result, &context.experiment.label), directory.path().to_owned()))
@@ -226,7 +227,6 @@ fn judge(
     let (metrics, failure) = figures(report, &collected.requests, failure, &energy, announced);
     let mut reasons = report.map(|r| r.reasons.iter().map(readable).collect::<Vec<_>>()).unwrap_or_default();
     reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
-    let failure = failure.or_else(|| not_valid(context.execution, &reasons));
     let status = match &failure {
         None => RunStatus::Completed,
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
@@ -241,7 +241,7 @@ fn judge(
         experiment_id: context.experiment.id.clone(),
         cycle: context.cycle,
         status,
-        valid: RunResult::judge(status, &reasons),
+        valid: false,
         reasons,
         failure,
         started: started.to_string(),
@@ -266,9 +266,9 @@ fn judge(
         runner: context.runner.kind().to_owned(),
         container: outcome.container,
         environment: report.map(|r| r.environment.clone()),
+        phase_energy: report.map(|r| phase_energy(&r.phases, &energy)).unwrap_or_default(),
         host: Some(context.host.clone()),
         gpu_processes: Vec::new(),
-        phase_energy: report.map(|r| phase_energy(&r.phases, &energy)).unwrap_or_default(),
         phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
         baseline: report.and_then(|r| r.baseline.clone()),
         warmup: report.and_then(|r| r.warmup),
@@ -297,7 +297,6 @@ fn add_watch(result: &mut RunResult, watched: Watched, owner: Option<&Owner>) {
     let expected = result.window.as_ref().map(|window| Expected::new(window, parameters));
     let verdict = watched.judge(owner, expected);
     result.reasons.extend(verdict.reasons);
-    result.valid = RunResult::judge(result.status, &result.reasons);
     result.gpu_processes = verdict.processes;
     if let Some(host) = &mut result.host {
         host.nvidia = watched.gpus;
@@ -338,17 +337,17 @@ fn no_carbon_intensity(metrics: &Metrics) -> Option<Reason> {
     is_missing.then(|| Reason::new(ReasonCode::NoCarbonIntensity, "the user config has no `carbon`"))
 }
 
-/// The failure of a measured run whose reasons `execution.strict` does not let pass.
-fn not_valid(execution: &ExecutionConfig, reasons: &[Reason]) -> Option<Failure> {
+/// The last word, when all reasons are known: whether the run is valid, and whether a run that is not has failed.
+fn conclude(result: &mut RunResult, execution: &ExecutionConfig) {
     let against: Vec<&str> =
-        reasons.iter().filter(|r| r.severity == Severity::Invalid).map(|r| r.code.code()).collect();
-    let message = format!("`execution.strict` is set and the run has reasons against it: {}", against.join(", "));
-    (execution.strict && !against.is_empty()).then(|| Failure {
-        class: FailureClass::NotValid,
-        phase: Phase::Window,
-        message,
-        log_tail: Vec::new(),
-    })
+        result.reasons.iter().filter(|r| r.severity == Severity::Invalid).map(|r| r.code.code()).collect();
+    if execution.strict && result.status == RunStatus::Completed && !against.is_empty() {
+        let message = format!("`execution.strict` is set and the run has reasons against it: {}", against.join(", "));
+        let (class, phase) = (FailureClass::NotValid, Phase::Window);
+        result.failure = Some(Failure { class, phase, message, log_tail: Vec::new() });
+        result.status = RunStatus::Failed;
+    }
+    result.valid = RunResult::judge(result.status, &result.reasons);
 }
 
 fn row(result: &RunResult, label: &str) -> RunRow {
