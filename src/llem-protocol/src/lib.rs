@@ -22,8 +22,8 @@ mod report;
 pub use device::{Device, DeviceKind};
 pub use driver::{Message, Request, RequestRecord};
 pub use energy::{
-    BaselinePower, BaselineRecord, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport, EnergySplit, PowerDomain,
-    PowerSample, PowerScope, PowerSourceKind,
+    BaselinePower, BaselineRecord, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport, EnergySplit,
+    PowerDomain, PowerSample, PowerScope, PowerSourceKind,
 };
 pub use event::{Event, EventBody, LogLevel, decode_event};
 pub use failure::{Failure, FailureClass};

@@ -61,12 +61,9 @@ impl Profile {
                 prefill_min_seconds: 0.0,
                 ..standard
             },
-            Self::Publication => MeasurementConfig {
-                min_seconds: 60.0,
-                baseline_seconds: 30.0,
-                prefill_min_seconds: 20.0,
-                ..standard
-            },
+            Self::Publication => {
+                MeasurementConfig { min_seconds: 60.0, baseline_seconds: 30.0, prefill_min_seconds: 20.0, ..standard }
+            }
         }
     }
 

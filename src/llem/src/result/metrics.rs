@@ -181,8 +181,8 @@ pub(super) fn domain_name(domain: &PowerDomain) -> String {
 #[cfg(test)]
 mod tests {
     use llem_protocol::{
-        DeviceEnergy, EdgeRecord, EnergyReport, PassRecord, PowerDomain, PowerScope, PowerSourceKind, RequestRecord, SelfUsage,
-        WindowRecord,
+        DeviceEnergy, EdgeRecord, EnergyReport, PassRecord, PowerDomain, PowerScope, PowerSourceKind, RequestRecord,
+        SelfUsage, WindowRecord,
     };
 
     use super::{RunMetricsError, run_metrics};
