@@ -1,6 +1,7 @@
 //! The watch of the GPUs, with a scripted NVML that lists real processes. The library's loader looks at its environment when the
 //! program starts, so that each test starts this program again as the one that watches.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -231,6 +232,10 @@ fn processes_of_a_container_are_known_by_its_id() {
     let top = docker_text(&["top", &id, "-eo", "pid"]);
     let inside: Vec<u32> = top.lines().filter_map(|line| line.trim().parse().ok()).collect();
     assert_eq!(inside.len(), 3, "init, agent and driver: {top}");
+    if !inside.iter().all(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
+        let _ = writeln!(std::io::stderr(), "skipped: the engine's processes are not in this PID namespace");
+        return;
+    }
     let stranger = Stranger::new();
     let scene = Scene::start(1, 1, |_| {});
     scene.put(0, &inside);
