@@ -169,18 +169,20 @@ pub(super) fn energy_figures(window: &WindowRecord, work: Work, context: &Energy
 /// A sensor whose numbers cannot be true. What is a little below zero may be: parts of an energy are differences.
 pub(super) fn impossible<'a>(window: &'a WindowRecord, context: &EnergyContext<'a>) -> Option<&'a PowerDomain> {
     let prefill = context.prefill.iter().flat_map(|record| &record.energy.devices);
-    let mut devices =
-        window.energy.devices.iter().chain(prefill).map(|d| (&d.domain, vec![d.energy_j, d.edge_u_j, d.sampling_u_j]));
-    let idle = context.baseline.iter().flat_map(|b| &b.devices);
-    let mut idle = idle.map(|d| (&d.domain, vec![Some(d.mean_w), d.mean_u_w]));
-    let splits = window.split.iter();
-    let mut splits =
-        splits.map(|s| (&s.domain, vec![Some(s.prefill_j), Some(s.decode_j), Some(s.other_j), Some(s.boundary_u_j)]));
-    let is_impossible = |(_, values): &(&PowerDomain, Vec<Option<f64>>)| {
-        values.iter().flatten().any(|value| !(-MOST_J..=MOST_J).contains(value))
-    };
-    let found = devices.find(is_impossible).or_else(|| idle.find(is_impossible)).or_else(|| splits.find(is_impossible));
-    found.map(|(domain, _)| domain)
+    let devices = window.energy.devices.iter().chain(prefill);
+    let idle = context.baseline.iter().flat_map(|record| &record.devices);
+    let numbers = devices
+        .map(|d| (&d.domain, vec![d.energy_j, d.edge_u_j, d.sampling_u_j]))
+        .chain(idle.map(|d| (&d.domain, vec![Some(d.mean_w), d.mean_u_w])))
+        .chain(
+            window
+                .split
+                .iter()
+                .map(|s| (&s.domain, [s.prefill_j, s.decode_j, s.other_j, s.boundary_u_j].map(Some).to_vec())),
+        );
+    let is_possible = |value: &f64| (-MOST_J..=MOST_J).contains(value);
+    let mut impossible = numbers.filter(|(_, values)| !values.iter().flatten().all(is_possible));
+    impossible.next().map(|(domain, _)| domain)
 }
 
 /// The sums of each phase.
