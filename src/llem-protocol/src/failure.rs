@@ -128,7 +128,9 @@ impl FailureClass {
             Self::NoGpu => "check the GPU driver, the container toolkit and `gpu:` in the user config",
             Self::Communication => "check shared memory (`execution.shm_gib`) and the links between the GPUs",
             Self::EngineStale => "the cached engine is rebuilt at the next run",
-            Self::DriverMissing => "check the image: it must hold the backend's interpreter or driver program",
+            Self::DriverMissing => {
+                "check the image: it must hold the backend's interpreter or driver program; `python` in the user config names an interpreter"
+            }
             Self::DiedAtImport => "read the last lines of driver.log below; a module or library is often missing",
             Self::DriverCrashed => "read the last lines of driver.log below",
             Self::Timeout => {

@@ -29,9 +29,13 @@ pub struct UserConfig {
     /// The same for single backends.
     #[schemars(with = "RunnersShape")]
     pub runners: BTreeMap<Backend, RunnerKind>,
-    /// Images for experiments that name none.
+    /// Images for experiments that name none. llem makes an image for `candle` only.
     #[schemars(with = "ImagesShape")]
     pub images: BTreeMap<Backend, String>,
+    /// Python that starts a backend's driver, where engines are installed beside the usual one: an absolute path (in the image, or on this
+    /// machine for the `process` runner), or a name that is looked up in `PATH`; absent: `python3`, then `python`.
+    #[schemars(with = "PythonShape")]
+    pub python: BTreeMap<Backend, String>,
     /// How containers get at graphics processors.
     pub gpu: GpuConfig,
     /// Directories of this machine that every container sees.
@@ -56,7 +60,7 @@ pub struct UserConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunnerKind {
-    /// In a container when a daemon answers, else, for the embedded backend, as a process.
+    /// In a container when a daemon answers, else as a process.
     #[default]
     Auto,
     /// In a container of its own for each run.
@@ -140,6 +144,13 @@ struct ImagesShape {
     pytorch: String,
     vllm: String,
     tensorrt: String,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, transform = super::schema::all_optional)]
+#[expect(dead_code, reason = "names the keys of a map in the JSON Schema; never constructed")]
+struct PythonShape {
+    pytorch: String,
 }
 
 impl UserConfig {

@@ -1,6 +1,5 @@
 //! One run: job, runner, files, verdict.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,15 +7,15 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use llem_protocol::{
-    DriverCommand, EngineSpec, Failure, FailureClass, JOB_SCHEMA_VERSION, Job, MeasurementSpec, ModelLocation,
-    PROTOCOL_VERSION, Phase, Reason, ReasonCode, Report, RequestRecord, Severity, WorkloadRef, files,
+    EngineSpec, Failure, FailureClass, JOB_SCHEMA_VERSION, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION,
+    Phase, Reason, ReasonCode, Report, RequestRecord, Severity, WorkloadRef, files,
 };
 
 use tracing::debug;
 
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
-use crate::config::{Backend, ExecutionConfig, Experiment, GpuAccess, UserConfig};
+use crate::config::{ExecutionConfig, Experiment, ExperimentConfig, GpuAccess, UserConfig};
 use crate::gpu_watch::{Expected, GpuWatch, Owner, Watched};
 use crate::host::{HostSnapshot, LLEM_COMMIT};
 use crate::printable::printable;
@@ -101,7 +100,7 @@ fn run_spec(context: &RunContext<'_>, directory: &RunDirectory) -> RunSpec {
         workload: prepared.workload.path.clone(),
         model_dir: Some(prepared.model.root.clone()),
         agent: context.programs.agent.clone(),
-        candle: context.programs.candle.clone(),
+        driver: prepared.driver.clone(),
     };
     let places = context.runner.places(&host);
     let execution = context.execution;
@@ -135,7 +134,7 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
         run_id: context.run_id.to_owned(),
         nonce: format!("{nonce:016x}"),
         output_dir: places.output_dir.clone(),
-        driver: DriverCommand { programs: places.candle.clone(), args: Vec::new(), env: BTreeMap::new() },
+        driver: places.driver.clone(),
         engine: EngineSpec {
             backend: config.backend.name().to_owned(),
             model: ModelLocation::Directory(
@@ -166,15 +165,16 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
             allow_mig: measurement.allow_mig,
         },
         timeouts_s: context.execution.timeouts_s.clone(),
-        gpus: gpus(config.backend, context.user),
+        gpus: gpus(config, context.user),
         powercap: places.powercap.clone(),
     }
 }
 
-/// The GPUs that a backend's runs get: those that the machine's owner names, else all. The embedded backend computes on the processor.
-fn gpus(backend: Backend, user: &UserConfig) -> Vec<String> {
-    match (backend, user.gpu.access) {
-        (Backend::Candle, _) | (_, GpuAccess::None) => Vec::new(),
+/// The GPUs that an experiment's runs get: those that the machine's owner names, else all; none for one that computes on the processor.
+fn gpus(config: &ExperimentConfig, user: &UserConfig) -> Vec<String> {
+    match user.gpu.access {
+        _ if config.on_processor() => Vec::new(),
+        GpuAccess::None => Vec::new(),
         _ if user.gpu.devices.is_empty() => host_gpus().into_iter().map(|gpu| gpu.uuid).collect(),
         _ => user.gpu.devices.clone(),
     }

@@ -14,12 +14,25 @@ pub(crate) fn rules(config: &UserConfig) -> Vec<Finding> {
     for (backend, reference) in &config.images {
         findings.extend(image::problem(reference).map(|message| Finding::value(format!("/images/{backend}"), message)));
     }
+    interpreters(config, &mut findings);
     gpus(config, &mut findings);
     mounts(config, &mut findings);
     environment(config, &mut findings);
     containers(config, &mut findings);
     calibration(config, &mut findings);
     findings
+}
+
+/// A relative path would mean another file for every working directory, and there is none in a container.
+fn interpreters(config: &UserConfig, findings: &mut Vec<Finding>) {
+    for (backend, python) in &config.python {
+        let is_name = !python.is_empty() && !python.contains('/');
+        if !(is_name || python.starts_with('/')) || python.chars().any(char::is_control) {
+            let message = format!("`{}` is neither an absolute path nor the name of a program", key(python));
+            let finding = Finding::value(format!("/python/{backend}"), message);
+            findings.push(finding.hint("for example `/opt/venv/bin/python3`, or `python3.12`"));
+        }
+    }
 }
 
 fn gpus(config: &UserConfig, findings: &mut Vec<Finding>) {

@@ -22,7 +22,8 @@ pub use probe::{Probe, probe};
 pub use reaper::{Reaped, remove_all, remove_orphans};
 
 use super::{
-    ContainerRecord, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus, runner_failure,
+    ContainerRecord, DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus,
+    runner_failure,
 };
 use crate::config::GpuAccess;
 use archive::Archive;
@@ -146,8 +147,14 @@ impl DockerRunner {
         add(inside::AGENT, 0o755, agent)?;
         add(inside::JOB, 0o644, &fs_err::read(&spec.job_file)?)?;
         add(inside::WORKLOAD, 0o644, &fs_err::read(&spec.files.workload)?)?;
-        if !brings_driver {
-            add(inside::CANDLE, 0o755, &fs_err::read(&spec.files.candle)?)?;
+        match &spec.files.driver {
+            DriverFiles::Program(_) if brings_driver => {}
+            DriverFiles::Program(path) => add(inside::CANDLE, 0o755, &fs_err::read(path)?)?,
+            DriverFiles::Scripts { directory, names, .. } => {
+                for name in names {
+                    add(&format!("{}/{name}", inside::SCRIPTS), 0o644, &fs_err::read(directory.join(name))?)?;
+                }
+            }
         }
         archive.finish()
     }
@@ -220,7 +227,7 @@ impl Runner for DockerRunner {
             output_dir: inside::OUT.into(),
             workload: inside::WORKLOAD.into(),
             model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
-            candle: [image::CANDLE_DRIVER, inside::CANDLE].map(str::to_owned).to_vec(),
+            driver: spec::driver(&files.driver),
             powercap: self.machine.powercap.as_ref().map(|_| inside::POWERCAP.into()),
         }
     }
