@@ -33,6 +33,13 @@ pub(crate) struct Point {
     pub(crate) power_w: f64,
 }
 
+/// The side of a moment on which the device is idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Before,
+    After,
+}
+
 /// Points in the order of time, with the running integral.
 #[derive(Clone, Debug)]
 pub(crate) struct Curve {
@@ -92,11 +99,54 @@ impl Curve {
         }
     }
 
-    /// How much power changes around a moment, in watts: between the points before and after, at least half a step away.
+    /// Joules of work alone between its two ends; `None` without any point. See [`Self::until_step`].
+    pub(crate) fn work_j(&self, start_ns: u64, end_ns: u64) -> Option<f64> {
+        Some(self.until_step(end_ns, Side::After)? - self.until_step(start_ns, Side::Before)?)
+    }
+
+    /// Joules from a moment before the work to its start.
+    pub(crate) fn lead_j(&self, from_ns: u64, start_ns: u64) -> Option<f64> {
+        Some(self.until_step(start_ns, Side::Before)? - self.energy_until(from_ns)?)
+    }
+
+    /// Joules from the end of the work to a moment after it.
+    pub(crate) fn tail_j(&self, end_ns: u64, to_ns: u64) -> Option<f64> {
+        Some(self.energy_until(to_ns)? - self.until_step(end_ns, Side::After)?)
+    }
+
+    /// Joules up to a moment at which work starts or ends, and power jumps with it.
+    ///
+    /// The mean that holds the moment has some of both powers. To share it out by time would move energy from the higher side to the
+    /// lower one: of a jump ΔP at x within the length L, ΔP·x·(L − x)/L at each end of the work, always the same sign. The device is idle
+    /// on the side without work, so that side has the power of its neighbour there, and the work has the rest.
+    fn until_step(&self, t_ns: u64, idle: Side) -> Option<f64> {
+        let by_time_j = self.energy_until(t_ns)?;
+        let next = self.points.partition_point(|point| point.t_ns < t_ns);
+        let Some((before, mean)) = next.checked_sub(1).and_then(|b| Some((self.points.get(b)?, self.points.get(next)?)))
+        else {
+            return Some(by_time_j);
+        };
+        let length_s = seconds_between(before.t_ns, mean.t_ns);
+        if self.kind != CurveKind::Mean || length_s > MAX_GAP_STEPS * self.step_s.max(0.02) {
+            return Some(by_time_j);
+        }
+        let (start_j, whole_j) = (self.energy_j.get(next - 1)?, mean.power_w * length_s);
+        Some(match idle {
+            Side::Before => start_j + (before.power_w * seconds_between(before.t_ns, t_ns)).min(whole_j),
+            Side::After => match self.points.get(next + 1) {
+                Some(after) => start_j + whole_j - (after.power_w * seconds_between(t_ns, mean.t_ns)).min(whole_j),
+                None => by_time_j,
+            },
+        })
+    }
+
+    /// How much power changes around a moment, in watts: among the point that covers it, its neighbours, and all that are near.
     pub(crate) fn jump_w(&self, t_ns: u64) -> f64 {
         let reach_ns = (self.step_s.max(0.02) * 1.5e9) as u64;
-        let around = self.inside(t_ns.saturating_sub(reach_ns), t_ns.saturating_add(reach_ns));
-        let powers = around.iter().map(|point| point.power_w);
+        let near = self.inside(t_ns.saturating_sub(reach_ns), t_ns.saturating_add(reach_ns));
+        let next = self.points.partition_point(|point| point.t_ns < t_ns);
+        let neighbours = self.points.iter().skip(next.saturating_sub(1)).take(3);
+        let powers = near.iter().chain(neighbours).map(|point| point.power_w);
         let (low, high) = powers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| (low.min(w), high.max(w)));
         if high > low { high - low } else { 0.0 }
     }

@@ -47,7 +47,7 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
     let inside = curve.inside(from_ns, to_ns);
     let sampled = inside.len() >= 2;
     let counter_j = counter_difference_j(record, first, last);
-    let around = |from_ns, to_ns| curve.energy_j(from_ns, to_ns).filter(|_| sampled && work.is_some());
+    let around = |joules: Option<f64>| joules.filter(|_| sampled && work.is_some());
     let mut energy = DeviceEnergy {
         domain: record.domain.clone(),
         start: edge_record(first),
@@ -60,8 +60,8 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
         curve_j: curve.energy_j(from_ns, to_ns).filter(|_| sampled),
         curve_u_j: sampled.then(|| curve.sampling_u_j(from_ns, to_ns)),
         curve_kind: sampled.then(|| curve.kind()),
-        lead_j: around(from_ns, stretch.work.start_ns),
-        tail_j: around(stretch.work.end_ns, to_ns),
+        lead_j: around(curve.lead_j(from_ns, stretch.work.start_ns)),
+        tail_j: around(curve.tail_j(stretch.work.end_ns, to_ns)),
         mean_w: None,
         peak_w: curve.inside(stretch.work.start_ns, stretch.work.end_ns).iter().map(|p| p.power_w).reduce(f64::max),
         samples: inside.len() as u64,
@@ -119,7 +119,7 @@ fn by_curve(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
         return;
     }
     energy.method = Some(EnergyMethod::Curve);
-    energy.energy_j = stretch.curve.energy_j(start_ns, end_ns);
+    energy.energy_j = stretch.curve.work_j(start_ns, end_ns);
     energy.sampling_u_j = Some(stretch.curve.sampling_u_j(start_ns, end_ns));
     energy.edge_u_j = Some(quadrature(&[stretch.jump_u_j(start_ns), stretch.jump_u_j(end_ns)]));
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 mod faults;
+mod gpu;
+mod gpu_trials;
 mod harness;
 mod interruption;
 mod measured;
