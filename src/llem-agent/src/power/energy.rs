@@ -3,14 +3,10 @@
 use llem_protocol::{DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport};
 
 use super::align::EdgeReading;
-use super::curve::{Curve, RECTANGULAR, UNIFORM, quadrature};
+use super::curve::{Curve, MEAN_TIME_BOUND_S, RECTANGULAR, UNIFORM, quadrature};
 use super::recording::{DomainRecording, Recording};
 use super::sampler::{CounterFault, Edge};
 use crate::clock::seconds_between;
-
-/// How well the time of a sample, and with it what the curve says of an edge of the work, is known: ±10 ms. Samples of an H100 are
-/// means over 20 ms; their stamps fitted the load's own to a few milliseconds, the counter's lag likewise.
-const SENSOR_TIME_BOUND_S: f64 = 0.010;
 
 /// Between edges that are not aligned, a stretch shorter than this many refreshes of its counter has no counter energy: its error could
 /// reach a tenth, and a phase of 50 ms at 700 W would read 0 J.
@@ -129,7 +125,7 @@ impl Stretch<'_> {
     /// beginning and end belongs to it.
     fn edge_u_j(&self) -> f64 {
         let (start_w, end_w) = (self.power_w(self.first.t_ns), self.power_w(self.last.t_ns));
-        let lag_j = (end_w - start_w).abs() * SENSOR_TIME_BOUND_S * RECTANGULAR;
+        let lag_j = (end_w - start_w).abs() * MEAN_TIME_BOUND_S * RECTANGULAR;
         quadrature(&[
             bracket_u_j(self.first, start_w),
             bracket_u_j(self.last, end_w),
@@ -145,9 +141,9 @@ impl Stretch<'_> {
         quadrature(&[bracket_u_j(self.first, mean_w), bracket_u_j(self.last, mean_w)])
     }
 
-    /// What a jump of power at a moment is worth, when the moment is known to [`SENSOR_TIME_BOUND_S`].
+    /// What a jump of power at a moment is worth, when the moment is known as well as the curve's times are.
     fn jump_u_j(&self, t_ns: u64) -> f64 {
-        self.curve.jump_w(t_ns) * SENSOR_TIME_BOUND_S * RECTANGULAR
+        self.curve.jump_w(t_ns) * self.curve.time_bound_s() * RECTANGULAR
     }
 
     fn power_w(&self, t_ns: u64) -> f64 {

@@ -42,11 +42,16 @@ pub(crate) fn gpu_bench(fault: &str, devices: Vec<Device>) -> Option<(Bench, Scr
     bench.job.gpus = devices.iter().map(|device| device.uuid.clone()).collect();
     bench.job.measurement.window_min_s = 1.2;
     let load_file = bench.path("load");
-    let script = Script { devices: devices.into_iter().map(|d| following(d, &load_file)).collect(), ..Script::starting_now() };
+    let script =
+        Script { devices: devices.into_iter().map(|d| following(d, &load_file)).collect(), ..Script::starting_now() };
     let first = bench.job.gpus[0].clone();
     let set = [("LOAD_FILE", load_file.display().to_string()), ("GPU", first)];
     bench.job.driver.env.extend(set.map(|(name, value)| (name.to_owned(), value)));
-    bench.job.driver.env.extend([("PASS_S", "0.4"), ("OTHER_PASS_S", "0.1")].map(|(n, v)| (n.to_owned(), v.to_owned())));
+    bench
+        .job
+        .driver
+        .env
+        .extend([("PASS_S", "0.4"), ("OTHER_PASS_S", "0.1")].map(|(n, v)| (n.to_owned(), v.to_owned())));
     bench.with_nvml(&script);
     Some((bench, script))
 }
