@@ -41,7 +41,9 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
     let stretch =
         Stretch { curve: &curve, first, last, work: work.unwrap_or(Work { start_ns: from_ns, end_ns: to_ns }) };
     let inside = curve.inside(from_ns, to_ns);
-    let sampled = inside.len() >= 2;
+    // A curve that ends in the work tells nothing of the rest of it.
+    let reaches = work.is_none_or(|w| record.silent_s(w.start_ns, w.end_ns) <= curve.longest_step_s());
+    let sampled = inside.len() >= 2 && reaches;
     let counter_j = counter_difference_j(record, first, last);
     let around = |joules: Option<f64>| joules.filter(|_| sampled && work.is_some());
     let mut energy = DeviceEnergy {
@@ -97,7 +99,8 @@ fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
     energy.sampling_u_j = Some(0.0);
     match (energy.lead_j, energy.tail_j) {
         (Some(lead_j), Some(tail_j)) => {
-            energy.energy_j = Some(counter_j - lead_j - tail_j);
+            // Less than nothing is what a counter gives that stands still.
+            energy.energy_j = Some(counter_j - lead_j - tail_j).filter(|energy_j| *energy_j >= 0.0);
             energy.edge_u_j = Some(stretch.edge_u_j());
         }
         _ => {

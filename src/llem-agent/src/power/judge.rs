@@ -3,7 +3,7 @@
 use llem_protocol::{DeviceEnergy, Reason, ReasonCode};
 
 use super::align::EdgeReading;
-use super::curve::{MAX_GAP_STEPS, quadrature};
+use super::curve::quadrature;
 use super::energy::{Work, counter_fault};
 use super::recording::{DomainRecording, Recording, StateSample};
 use super::sampler::{CounterFault, Edge};
@@ -92,9 +92,8 @@ fn gaps(record: &DomainRecording, work: Work) -> Option<Reason> {
         let happened = format!("{id} gave no power at all");
         return (!record.failures.is_empty()).then(|| Reason::new(ReasonCode::PowerSourceLost, happened));
     }
-    let limit_s = MAX_GAP_STEPS * curve.step_s().max(0.02);
-    let last_ns = record.points.last().map_or(work.start_ns, |point| point.t_ns).max(work.start_ns);
-    let silent_s = seconds_between(last_ns, work.end_ns);
+    let limit_s = curve.longest_step_s();
+    let silent_s = record.silent_s(work.start_ns, work.end_ns);
     if silent_s > limit_s {
         let happened = format!("{id} gave no power for the last {silent_s:.2} s of the window");
         return Some(Reason::new(ReasonCode::PowerSourceLost, happened));
@@ -107,17 +106,19 @@ fn gaps(record: &DomainRecording, work: Work) -> Option<Reason> {
 fn disagreement(device: &DeviceEnergy) -> Option<Reason> {
     let (counter_j, curve_j) = (device.counter_j?, device.curve_j?);
     let seconds = seconds_between(device.start.t_ns, device.end.t_ns);
-    if seconds < MIN_COMPARED_S || counter_j <= 0.0 {
+    if seconds < MIN_COMPARED_S {
         return None;
     }
     let own_u_j = quadrature(&[device.curve_u_j.unwrap_or_default(), device.edge_u_j.unwrap_or_default()]);
     let limit_j = (MAX_DISAGREEMENT * counter_j).max(2.0 * own_u_j);
     let difference_j = curve_j - counter_j;
+    // Of the counter, unless it stands still.
+    let larger_j = if counter_j > limit_j { counter_j } else { curve_j };
     let happened = format!(
         "over {seconds:.1} s the counter of {} gives {counter_j:.1} J and its power curve {curve_j:.1} J, {:+.1} %; {:.1} % are allowed",
         device.domain.id,
-        difference_j / counter_j * 100.0,
-        limit_j / counter_j * 100.0
+        difference_j / larger_j * 100.0,
+        limit_j / larger_j * 100.0
     );
     (difference_j.abs() > limit_j).then(|| Reason::new(ReasonCode::SourcesDisagree, happened))
 }

@@ -92,6 +92,14 @@ impl Seen {
         devices.iter().find(|d| d.domain.id == uuid(number) && d.domain.scope == PowerScope::Gpu).unwrap()
     }
 
+    /// Asserts that the energy of GPU `number`, the script's device `index`, is the true one within its stated expanded uncertainty.
+    pub(crate) fn assert_true(&self, number: usize, index: usize) {
+        let (energy, true_j) = (self.energy(number), self.truth_j(index));
+        let u_j = energy.edge_u_j.unwrap().hypot(energy.sampling_u_j.unwrap());
+        let error_j = energy.energy_j.unwrap() - true_j;
+        assert!(error_j.abs() <= 2.0 * u_j, "{error_j} J off {true_j} J, u {u_j} J: {energy:?}");
+    }
+
     /// What the script's device `index` really drew in the window.
     pub(crate) fn truth_j(&self, index: usize) -> f64 {
         let window = self.report.window.as_ref().unwrap();

@@ -4,6 +4,7 @@
 //! built agent measures up to 15 of them; `Script::true_energy_j` is the truth. `TRIALS_SEED` in the environment replays a seed, as far as
 //! the moments at which a program is scheduled can be replayed.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -206,8 +207,9 @@ fn print_table(kind: Kind, seed: u64, trials: &[Trial]) {
         let beyond = |k: f64| of.iter().filter(|trial| trial.ratio() > k).count();
         let error = median(of.iter().map(|trial| trial.percent(trial.found_j - trial.true_j)).collect());
         let signed = of.iter().map(|trial| (trial.found_j - trial.true_j) / trial.u_j).sum::<f64>() / of.len() as f64;
-        text += &format!(
-            "{:>14} {:>5} {:>4} {:>3} {:>3} {error:>8.3} {:>6.2} {signed:>6.2} {:>7.3}\n",
+        let _ = writeln!(
+            text,
+            "{:>14} {:>5} {:>4} {:>3} {:>3} {error:>8.3} {:>6.2} {signed:>6.2} {:>7.3}",
             shape.unwrap_or(&"all"),
             of.len(),
             beyond(1.0),

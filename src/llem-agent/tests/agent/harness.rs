@@ -107,6 +107,11 @@ impl Bench {
         self.environment = fake_nvml::stage(self.directory.path(), script).unwrap().to_vec();
     }
 
+    /// Takes it away again.
+    pub(crate) fn without_nvml(&mut self) {
+        self.environment.clear();
+    }
+
     /// A path beside the results.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

@@ -4,6 +4,11 @@
 
 mod faults;
 mod gpu;
+mod gpu_counter;
+mod gpu_devices;
+mod gpu_faults;
+mod gpu_split;
+mod gpu_state;
 mod gpu_trials;
 mod harness;
 mod interruption;
