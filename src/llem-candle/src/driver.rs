@@ -35,11 +35,11 @@ pub fn run<R: BufRead>(channel: &mut Channel<R>) -> Result<(), DriverError> {
                 }
                 generator = Some(load(channel, &engine, &workload, ignore_eos)?);
             }
-            Request::Pass { pass, record, prefill_only: _ } => {
+            Request::Pass { pass, record, prefill_only } => {
                 let Some(generator) = &generator else {
                     return Err(DriverError::Protocol("a pass was asked for before a model was loaded".to_owned()));
                 };
-                let made = run_pass(channel, generator, pass)?;
+                let made = run_pass(channel, generator, pass, prefill_only)?;
                 if record {
                     records.extend(made);
                 }
@@ -129,9 +129,10 @@ fn run_pass<R: BufRead>(
     channel: &mut Channel<R>,
     generator: &Generator,
     pass: u32,
+    prefill_only: bool,
 ) -> Result<Vec<RequestRecord>, DriverError> {
     let start_ns = monotonic_ns();
-    let records = generator.pass(pass)?;
+    let records = generator.pass(pass, prefill_only)?;
     let end_ns = monotonic_ns();
     let prompt_tokens = records.iter().map(|record| u64::from(record.prompt_tokens)).sum();
     let output_tokens = records.iter().map(|record| record.output_ids.len() as u64).sum();

@@ -27,6 +27,8 @@ pub(crate) struct Generator {
 /// One request on its way.
 struct Sequence<'a> {
     request: &'a WorkloadLine,
+    /// The most tokens that are generated.
+    limit: usize,
     cache: Cache,
     random: ChaCha8Rng,
     output_ids: Vec<u32>,
@@ -34,20 +36,23 @@ struct Sequence<'a> {
 }
 
 impl Generator {
-    /// Runs the whole workload once and returns a record for each request, in the order of the workload.
-    pub(crate) fn pass(&self, pass: u32) -> Result<Vec<RequestRecord>, DriverError> {
+    /// Runs the whole workload once and returns a record for each request, in the order of the workload. With `prefill_only` every
+    /// request stops after its first token.
+    pub(crate) fn pass(&self, pass: u32, prefill_only: bool) -> Result<Vec<RequestRecord>, DriverError> {
         let mut records = Vec::with_capacity(self.requests.len());
         for (batch, requests) in (0_u32..).zip(self.requests.chunks(self.batch_size.max(1))) {
             let submit_ns = monotonic_ns();
-            for sequence in self.batch(requests)? {
+            for sequence in self.batch(requests, prefill_only)? {
                 records.push(sequence.into_record(pass, batch, submit_ns));
             }
         }
         Ok(records)
     }
 
-    fn batch<'a>(&self, requests: &'a [WorkloadLine]) -> Result<Vec<Sequence<'a>>, DriverError> {
-        let mut sequences = requests.iter().map(|request| self.sequence(request)).collect::<Result<Vec<_>, _>>()?;
+    fn batch<'a>(&self, requests: &'a [WorkloadLine], prefill_only: bool) -> Result<Vec<Sequence<'a>>, DriverError> {
+        let limit = |request: &WorkloadLine| if prefill_only { 1 } else { request.output_tokens as usize };
+        let mut sequences =
+            requests.iter().map(|request| self.sequence(request, limit(request))).collect::<Result<Vec<_>, _>>()?;
         loop {
             // Requests that are done leave the batch: their rows would be computed for nothing.
             let mut live: Vec<_> = sequences.iter_mut().filter(|sequence| !self.is_done(sequence)).collect();
@@ -68,20 +73,20 @@ impl Generator {
         }
     }
 
-    fn sequence<'a>(&self, request: &'a WorkloadLine) -> Result<Sequence<'a>, DriverError> {
-        let outputs = request.output_tokens as usize;
+    fn sequence<'a>(&self, request: &'a WorkloadLine, limit: usize) -> Result<Sequence<'a>, DriverError> {
         Ok(Sequence {
             request,
+            limit,
             // The last generated token is never fed.
-            cache: self.model.cache(request.prompt_ids.len() + outputs - 1)?,
+            cache: self.model.cache(request.prompt_ids.len() + limit - 1)?,
             random: request_random(self.seed, request.index),
-            output_ids: Vec::with_capacity(outputs),
-            token_ns: Vec::with_capacity(outputs),
+            output_ids: Vec::with_capacity(limit),
+            token_ns: Vec::with_capacity(limit),
         })
     }
 
     fn is_done(&self, sequence: &Sequence<'_>) -> bool {
-        sequence.output_ids.len() >= sequence.request.output_tokens as usize
+        sequence.output_ids.len() >= sequence.limit
             || sequence.output_ids.last().is_some_and(|last| self.eos_ids.contains(last))
     }
 }

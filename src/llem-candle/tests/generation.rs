@@ -47,6 +47,24 @@ fn check_stamps(record: &RequestRecord, start_ns: u64, end_ns: u64) {
 }
 
 #[test]
+fn prefill_stops_every_request_after_its_first_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = model(&dir, &small(Architecture::Llama, false));
+    let mut driver = Driver::loaded(dir.path(), batch(&path, 4), &workload(&RAGGED, 512), true);
+    let prefill = driver.prefill(0, true);
+    let whole = driver.pass(1, true);
+    assert_eq!(prefill.prompt_tokens, whole.prompt_tokens);
+    assert_eq!(prefill.output_tokens, RAGGED.len() as u64);
+    let records = driver.records();
+    let (first, rest) = records.split_at(RAGGED.len());
+    for (record, whole) in first.iter().zip(rest) {
+        assert_eq!((record.pass, whole.pass), (0, 1));
+        assert_eq!(record.output_ids, whole.output_ids[..1]);
+        check_stamps(record, prefill.start_ns, prefill.end_ns);
+    }
+}
+
+#[test]
 fn a_later_batch_is_submitted_after_the_one_before_is_done() {
     let dir = tempfile::tempdir().unwrap();
     let path = model(&dir, &small(Architecture::Llama, false));

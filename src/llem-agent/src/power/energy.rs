@@ -64,10 +64,10 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
         peak_w: curve.inside(stretch.work.start_ns, stretch.work.end_ns).iter().map(|p| p.power_w).reduce(f64::max),
         samples: inside.len() as u64,
     };
+    // A counter that exists and failed leaves no energy: the curve must not stand in for it unseen.
     match (first.counter_j, last.counter_j) {
-        // A counter that exists and failed leaves no energy: the curve must not stand in for it unseen.
-        (Ok(Some(_)), _) | (_, Ok(Some(_))) | (Err(_), _) | (_, Err(_)) => by_counter(&stretch, &mut energy),
         (Ok(None), Ok(None)) => by_curve(&stretch, &mut energy),
+        _ => by_counter(&stretch, &mut energy),
     }
     let work_s = seconds_between(stretch.work.start_ns, stretch.work.end_ns);
     energy.mean_w = energy.energy_j.filter(|_| work_s > 0.0).map(|energy_j| energy_j / work_s);
@@ -89,26 +89,24 @@ fn counter_difference_j(record: &DomainRecording, first: EdgeReading, last: Edge
     }
     let difference_j = last.counter_j.ok()?? - first.counter_j.ok()??;
     let refreshes = seconds_between(first.t_ns, last.t_ns) / record.counter_period_s.max(1e-9);
-    let resolved = (first.aligned && last.aligned) || refreshes >= MIN_REFRESHES;
-    (difference_j >= 0.0 && resolved).then_some(difference_j)
+    let aligned = first.aligned && last.aligned;
+    // A counter that was not seen to tick and did not move stands still: that is no energy, not 0.
+    let moves = if aligned { difference_j >= 0.0 } else { difference_j > 0.0 && refreshes >= MIN_REFRESHES };
+    moves.then_some(difference_j)
 }
 
 fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
     let Some(counter_j) = energy.counter_j else { return };
     energy.method = Some(EnergyMethod::Counter);
     energy.sampling_u_j = Some(0.0);
-    match (energy.lead_j, energy.tail_j) {
-        (Some(lead_j), Some(tail_j)) => {
-            // Less than nothing is what a counter gives that stands still.
-            energy.energy_j = Some(counter_j - lead_j - tail_j).filter(|energy_j| *energy_j >= 0.0);
-            energy.edge_u_j = Some(stretch.edge_u_j());
-        }
-        _ => {
-            // Without a curve nobody knows the power before and after the work: anything from none to the mean.
-            let outside_j = stretch.outside_s() * stretch.mean_w(counter_j);
-            energy.energy_j = Some(counter_j - outside_j / 2.0);
-            energy.edge_u_j = Some(quadrature(&[outside_j * UNIFORM, stretch.blind_edge_u_j(counter_j)]));
-        }
+    if let (Some(lead_j), Some(tail_j)) = (energy.lead_j, energy.tail_j) {
+        energy.energy_j = Some(counter_j - lead_j - tail_j);
+        energy.edge_u_j = Some(stretch.edge_u_j());
+    } else {
+        // Without a curve nobody knows the power before and after the work: anything from none to the mean.
+        let outside_j = stretch.outside_s() * stretch.mean_w(counter_j);
+        energy.energy_j = Some(counter_j - outside_j / 2.0);
+        energy.edge_u_j = Some(quadrature(&[outside_j * UNIFORM, stretch.blind_edge_u_j(counter_j)]));
     }
 }
 
@@ -280,12 +278,14 @@ mod tests {
     #[test]
     fn a_phase_shorter_than_the_counters_refreshes_has_no_counter_energy() {
         let recording = Recording { domains: vec![burst()] };
-        let of = |length_ns, aligned| {
-            let at = |t_ns| Edge { t_ns, readings: vec![reading(t_ns, Ok(Some(5.0)), aligned)] };
-            recording.energy(&at(0), &at(length_ns), None).devices.remove(0).energy_j
+        let of = |length_ns, aligned, joules: f64| {
+            let at = |t_ns, joules| Edge { t_ns, readings: vec![reading(t_ns, Ok(Some(joules)), aligned)] };
+            recording.energy(&at(0, 5.0), &at(length_ns, 5.0 + joules), None).devices.remove(0).energy_j
         };
-        assert_eq!(of(999 * MS, false), None);
-        close(of(S, false), 0.0);
-        close(of(200 * MS, true), 0.0);
+        assert_eq!(of(999 * MS, false, 3.0), None);
+        close(of(S, false, 3.0), 3.0);
+        close(of(200 * MS, true, 3.0), 3.0);
+        // One that stands still has none either.
+        assert_eq!(of(S, false, 0.0), None);
     }
 }

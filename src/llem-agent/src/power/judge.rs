@@ -106,19 +106,17 @@ fn gaps(record: &DomainRecording, work: Work) -> Option<Reason> {
 fn disagreement(device: &DeviceEnergy) -> Option<Reason> {
     let (counter_j, curve_j) = (device.counter_j?, device.curve_j?);
     let seconds = seconds_between(device.start.t_ns, device.end.t_ns);
-    if seconds < MIN_COMPARED_S {
+    if seconds < MIN_COMPARED_S || counter_j <= 0.0 {
         return None;
     }
     let own_u_j = quadrature(&[device.curve_u_j.unwrap_or_default(), device.edge_u_j.unwrap_or_default()]);
     let limit_j = (MAX_DISAGREEMENT * counter_j).max(2.0 * own_u_j);
     let difference_j = curve_j - counter_j;
-    // Of the counter, unless it stands still.
-    let larger_j = if counter_j > limit_j { counter_j } else { curve_j };
     let happened = format!(
         "over {seconds:.1} s the counter of {} gives {counter_j:.1} J and its power curve {curve_j:.1} J, {:+.1} %; {:.1} % are allowed",
         device.domain.id,
-        difference_j / larger_j * 100.0,
-        limit_j / larger_j * 100.0
+        difference_j / counter_j * 100.0,
+        limit_j / counter_j * 100.0
     );
     (difference_j.abs() > limit_j).then(|| Reason::new(ReasonCode::SourcesDisagree, happened))
 }

@@ -100,6 +100,6 @@ pub(super) fn field_w(device: &Device<'_>, field: u32, scope: u32) -> Result<f64
     if milliwatts == 0 { Err(NvmlError::NoData) } else { Ok(f64::from(milliwatts) / 1e3) }
 }
 
-fn symbol<'a, F, E>(found: Result<&'a F, E>) -> Result<&'a F, NvmlError> {
+fn symbol<F, E>(found: Result<&F, E>) -> Result<&F, NvmlError> {
     found.map_err(|_| NvmlError::NotSupported)
 }

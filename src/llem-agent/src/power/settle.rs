@@ -96,7 +96,7 @@ mod tests {
         assert!(
             after_40_s(|t, state| {
                 state.throttle_reasons = Some(4);
-                state.clock_mhz = Some(if (t * 2.0) as u64 % 2 == 0 { 1500 } else { 1700 });
+                state.clock_mhz = Some(if ((t * 2.0) as u64).is_multiple_of(2) { 1500 } else { 1700 });
             })
             .is_empty()
         );

@@ -17,12 +17,12 @@ const TIME_BOUND_NS: i64 = 10_000_000;
 /// A stretch of prefill has to be as long as this many steps of the curve to be seen by it.
 const MIN_STEPS: f64 = 2.0;
 
-/// One batch: handed over, first token, last token.
+/// One batch: when it was handed over, when the first token was there, and the last one, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Batch {
-    submit_ns: u64,
-    first_ns: u64,
-    last_ns: u64,
+    submit: u64,
+    first: u64,
+    last: u64,
 }
 
 /// Splits the energy of the work between two edges. Empty for engines without static batches, and, with a reason, where the curve is too
@@ -54,12 +54,12 @@ pub(crate) fn split_by_stamps(
 fn batches(records: &[RequestRecord]) -> Option<Vec<Batch>> {
     let mut batches: BTreeMap<(u32, u32), Batch> = BTreeMap::new();
     for record in records {
-        let (first_ns, last_ns) = (*record.token_ns.first()?, *record.token_ns.last()?);
-        let this = Batch { submit_ns: record.submit_ns, first_ns, last_ns };
+        let (first, last) = (*record.token_ns.first()?, *record.token_ns.last()?);
+        let this = Batch { submit: record.submit_ns, first, last };
         let batch = batches.entry((record.pass, record.batch?)).or_insert(this);
-        batch.submit_ns = batch.submit_ns.min(this.submit_ns);
-        batch.first_ns = batch.first_ns.max(first_ns);
-        batch.last_ns = batch.last_ns.max(last_ns);
+        batch.submit = batch.submit.min(this.submit);
+        batch.first = batch.first.max(first);
+        batch.last = batch.last.max(last);
     }
     (!batches.is_empty()).then(|| batches.into_values().collect())
 }
@@ -76,7 +76,7 @@ fn unresolved(curve: &Curve, batches: &[Batch], id: &str) -> Option<Reason> {
 }
 
 fn prefill_s(batches: &[Batch]) -> f64 {
-    batches.iter().map(|batch| seconds_between(batch.submit_ns, batch.first_ns)).sum()
+    batches.iter().map(|batch| seconds_between(batch.submit, batch.first)).sum()
 }
 
 /// The curve's energy in both kinds of stretches, scaled so that all stretches together have the energy of the work.
@@ -94,9 +94,9 @@ fn device_split(
         let parts = batches.iter().map(|batch| curve.energy_j(moved(from(batch)), moved(to(batch))));
         Some(parts.sum::<Option<f64>>()? * scale)
     };
-    let prefill = |shift| sum(shift, |batch| batch.submit_ns, |batch| batch.first_ns);
+    let prefill = |shift| sum(shift, |batch| batch.submit, |batch| batch.first);
     let prefill_j = prefill(0)?;
-    let decode_j = sum(0, |batch| batch.first_ns, |batch| batch.last_ns)?;
+    let decode_j = sum(0, |batch| batch.first, |batch| batch.last)?;
     let (early_j, late_j) = (prefill(-TIME_BOUND_NS)?, prefill(TIME_BOUND_NS)?);
     let bound_j = (early_j - prefill_j).abs().max((late_j - prefill_j).abs());
     Some(EnergySplit {
@@ -105,7 +105,7 @@ fn device_split(
         decode_j,
         other_j: energy_j - prefill_j - decode_j,
         prefill_s: prefill_s(batches),
-        decode_s: batches.iter().map(|batch| seconds_between(batch.first_ns, batch.last_ns)).sum(),
+        decode_s: batches.iter().map(|batch| seconds_between(batch.first, batch.last)).sum(),
         boundary_u_j: bound_j * RECTANGULAR,
     })
 }

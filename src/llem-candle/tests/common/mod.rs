@@ -72,7 +72,16 @@ impl Driver {
     }
 
     pub(crate) fn pass(&mut self, pass: u32, record: bool) -> PassDone {
-        self.send(&Request::Pass { pass, record });
+        self.pass_of(pass, record, false)
+    }
+
+    /// A pass in which every request stops after its first token.
+    pub(crate) fn prefill(&mut self, pass: u32, record: bool) -> PassDone {
+        self.pass_of(pass, record, true)
+    }
+
+    fn pass_of(&mut self, pass: u32, record: bool, prefill_only: bool) -> PassDone {
+        self.send(&Request::Pass { pass, record, prefill_only });
         match self.receive() {
             Message::PassDone { pass: done, start_ns, end_ns, prompt_tokens, output_tokens } => {
                 assert_eq!(done, pass);

@@ -57,7 +57,16 @@ impl ExperimentConfig {
         self.model.source()
     }
 
-    /// The image that the experiment asks for; absent: the user configuration decides, then llem's default.
+    /// Whether the engine is told to compute on the processor and no graphics processor is the experiment's.
+    pub fn on_processor(&self) -> bool {
+        match self.backend {
+            Backend::Candle => true,
+            Backend::Pytorch => self.pytorch.as_ref().and_then(|section| section.device_map.as_deref()) == Some("cpu"),
+            Backend::Vllm | Backend::Tensorrt => false,
+        }
+    }
+
+    /// The image that the experiment asks for; absent: the user configuration decides, then, for the embedded backend, llem's own.
     pub fn image(&self) -> Option<&str> {
         match self.backend {
             Backend::Candle => self.candle.as_ref()?.image.as_deref(),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backend::Backend;
 use super::check::Finding;
+use super::energy::{Calibration, Carbon};
 use super::problem::{ConfigError, Problem};
 use super::rules;
 use super::schema::USER;
@@ -19,7 +20,7 @@ use super::study::{prune, read_bounded};
 const PATH_VARIABLE: &str = "LLEM_CONFIG";
 
 /// How this machine runs experiments. Absent fields are found out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "llem user configuration")]
 pub struct UserConfig {
@@ -28,9 +29,13 @@ pub struct UserConfig {
     /// The same for single backends.
     #[schemars(with = "RunnersShape")]
     pub runners: BTreeMap<Backend, RunnerKind>,
-    /// Images for experiments that name none.
+    /// Images for experiments that name none. llem makes an image for `candle` only.
     #[schemars(with = "ImagesShape")]
     pub images: BTreeMap<Backend, String>,
+    /// Python that starts a backend's driver, where engines are installed beside the usual one: an absolute path (in the image, or on this
+    /// machine for the `process` runner), or a name that is looked up in `PATH`; absent: `python3`, then `python`.
+    #[schemars(with = "PythonShape")]
+    pub python: BTreeMap<Backend, String>,
     /// How containers get at graphics processors.
     pub gpu: GpuConfig,
     /// Directories of this machine that every container sees.
@@ -45,13 +50,17 @@ pub struct UserConfig {
     pub cache_dir: Option<PathBuf>,
     /// Address of the Docker daemon, e.g. `unix:///run/user/1000/docker.sock`; absent: `DOCKER_HOST`, then the usual socket.
     pub docker_host: Option<String>,
+    /// Corrections of power sensors against an external meter; sensors without one count as sure to ±5 %.
+    pub calibration: Vec<Calibration>,
+    /// Carbon intensity of the electricity and the site's overhead; absent: CO2 is null.
+    pub carbon: Option<Carbon>,
 }
 
 /// Where an engine runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunnerKind {
-    /// In a container when a daemon answers, else, for the embedded backend, as a process.
+    /// In a container when a daemon answers, else as a process.
     #[default]
     Auto,
     /// In a container of its own for each run.
@@ -135,6 +144,13 @@ struct ImagesShape {
     pytorch: String,
     vllm: String,
     tensorrt: String,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, transform = super::schema::all_optional)]
+#[expect(dead_code, reason = "names the keys of a map in the JSON Schema; never constructed")]
+struct PythonShape {
+    pytorch: String,
 }
 
 impl UserConfig {

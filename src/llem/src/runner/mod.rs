@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use llem_protocol::{Event, Failure, FailureClass, Job, Phase};
+use llem_protocol::{DriverCommand, Event, Failure, FailureClass, Job, Phase};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -57,8 +57,24 @@ pub struct HostFiles {
     pub model_dir: Option<PathBuf>,
     /// The agent's binary.
     pub agent: PathBuf,
-    /// The embedded backend's driver binary.
-    pub candle: PathBuf,
+    /// The backend's driver.
+    pub driver: DriverFiles,
+}
+
+/// A backend's driver on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriverFiles {
+    /// A binary.
+    Program(PathBuf),
+    /// Scripts of one directory.
+    Scripts {
+        /// The directory.
+        directory: PathBuf,
+        /// The files in it; the first is the one that is started.
+        names: Vec<String>,
+        /// What starts it: programs to try in order, as the image or, without one, this machine has them.
+        interpreters: Vec<String>,
+    },
 }
 
 /// The same files as agent and driver see them.
@@ -70,8 +86,8 @@ pub struct Places {
     pub workload: PathBuf,
     /// Directory of the model.
     pub model_dir: Option<PathBuf>,
-    /// Where the embedded backend's driver may be; the first that exists is started.
-    pub candle: Vec<String>,
+    /// How the driver is started.
+    pub driver: DriverCommand,
     /// The kernel's RAPL zones, where the machine has them.
     pub powercap: Option<PathBuf>,
 }
@@ -130,6 +146,8 @@ pub struct RunOutcome {
     pub agent_log: Vec<u8>,
     /// The container, where there was one.
     pub container: Option<ContainerRecord>,
+    /// The agent's process on this machine, where it was started without a container.
+    pub agent_pid: Option<u32>,
     /// Things that the user should know although the run went on.
     pub warnings: Vec<String>,
     /// Whether the run's container may still be there, because the engine did not confirm its removal.
@@ -155,6 +173,11 @@ pub struct ContainerRecord {
     pub exit_code: Option<i64>,
     /// Whether the kernel killed a process of the container for lack of memory.
     pub oom_killed: bool,
+}
+
+/// A command without variables of its own.
+fn driver_command(programs: Vec<String>, args: Vec<String>) -> DriverCommand {
+    DriverCommand { programs, args, env: BTreeMap::new() }
 }
 
 /// A failure that the runner itself saw.

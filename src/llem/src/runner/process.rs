@@ -4,14 +4,20 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use llem_protocol::{FailureClass, Phase};
+use llem_protocol::{DriverCommand, FailureClass, Job, Phase};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::time::sleep_until;
 
 use super::follow::Follower;
-use super::{EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, runner_failure};
+use super::{
+    DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, driver_command,
+    runner_failure,
+};
+
+/// Where the kernel shows its RAPL zones. Without them the agent says so in its result.
+const POWERCAP: &str = "/sys/class/powercap";
 
 /// Runs agents as processes of this machine, each in its own process group.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,14 +37,30 @@ impl Runner for ProcessRunner {
             output_dir: files.output_dir.clone(),
             workload: files.workload.clone(),
             model_dir: files.model_dir.clone(),
-            candle: vec![files.candle.display().to_string()],
-            powercap: None,
+            driver: driver(&files.driver),
+            powercap: Some(POWERCAP.into()),
         }
     }
 
     fn run<'a>(&'a self, spec: &'a RunSpec, events: &'a EventSink, stop: &'a Stop) -> BoxFuture<'a, RunOutcome> {
         Box::pin(run(spec, events, stop))
     }
+}
+
+fn driver(files: &DriverFiles) -> DriverCommand {
+    match files {
+        DriverFiles::Program(path) => driver_command(vec![path.display().to_string()], Vec::new()),
+        DriverFiles::Scripts { directory, names, interpreters } => {
+            let script = names.first().map(|name| directory.join(name).display().to_string());
+            driver_command(interpreters.clone(), script.into_iter().collect())
+        }
+    }
+}
+
+/// What keeps the engine to the run's GPUs. A machine that gives GPUs out itself has set the variable already.
+fn visible_gpus(job: &Job) -> Option<(&'static str, String)> {
+    const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
+    std::env::var_os(VARIABLE).is_none().then(|| (VARIABLE, job.gpus.join(",")))
 }
 
 async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
@@ -48,6 +70,7 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
     }
     let child = Command::new(&spec.files.agent)
         .arg(&spec.job_file)
+        .envs(visible_gpus(&spec.job))
         .envs(&spec.env)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -63,6 +86,7 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
             return outcome;
         }
     };
+    outcome.agent_pid = child.id();
     let mut follower = Follower::new(events, &spec.job);
     let verdict = follow(&mut child, &mut follower, stop).await;
     let phase = follower.phase();

@@ -1,5 +1,6 @@
 //! Carries out a study: prepares everything, runs the plan, keeps what it measured.
 
+mod drivers;
 mod event;
 mod fleet;
 mod prepare;
@@ -61,7 +62,7 @@ pub enum StudyError {
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     /// A backend without a driver.
-    #[error("backend `{0}` has no driver in this version of llem (backends that run: candle)")]
+    #[error("backend `{0}` has no driver in this version of llem (backends that run: candle, pytorch)")]
     NoDriver(Backend),
     /// An image is asked for where there are no containers.
     #[error(
@@ -69,6 +70,20 @@ pub enum StudyError {
          container engine"
     )]
     ImageWithoutContainer(Backend),
+    /// No image is named for a backend that llem makes none for.
+    #[error(
+        "backend `{0}` runs in an image, and none is named: set `{0}.image` in the study, or `images: {{{0}: NAME}}` in the user config; \
+         or use the `process` runner (`--runner process`), which takes the engine that is installed on this machine"
+    )]
+    NoImage(Backend),
+    /// The files of a driver cannot be laid into the cache.
+    #[error("the driver's files cannot be written to {}: {source}; set `cache_dir` in the user config", directory.display())]
+    DriverUnwritable {
+        /// Where they should be.
+        directory: PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// Requests that the model cannot hold.
     #[error(
         "workload of experiment {experiment}: its longest request has {tokens} tokens with its output, the model holds \
@@ -136,7 +151,11 @@ impl StudyError {
     /// Whether the study file or the user config has to change before another try can help.
     pub fn is_config(&self) -> bool {
         match self {
-            Self::Config(_) | Self::NoDriver(_) | Self::ImageWithoutContainer(_) | Self::TooLong { .. } => true,
+            Self::Config(_)
+            | Self::NoDriver(_)
+            | Self::ImageWithoutContainer(_)
+            | Self::NoImage(_)
+            | Self::TooLong { .. } => true,
             Self::Model { source, .. } => source.is_config(),
             Self::Workload { source, .. } => source.is_config(),
             _ => false,

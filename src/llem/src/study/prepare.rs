@@ -1,17 +1,19 @@
 //! Everything that can be made ready, and can go wrong, before the first container.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::debug;
 
+use super::drivers::driver;
 use super::fleet::Fleet;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, Experiment, ExperimentConfig, Length, Order, StudyConfig};
 use crate::hub::Hub;
 use crate::model::LocalModel;
+use crate::runner::DriverFiles;
 use crate::runner::docker::{CandleImage, build_candle};
 use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
 
@@ -23,6 +25,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 pub(super) struct Prepared {
     pub(super) model: Arc<LocalModel>,
     pub(super) workload: Arc<Workload>,
+    pub(super) driver: DriverFiles,
     /// Empty where there are no images.
     pub(super) image: String,
 }
@@ -35,11 +38,11 @@ pub(super) async fn prepare(
     fleet: &Fleet,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Vec<Prepared>, StudyError> {
-    if let Some(other) = study.experiments.iter().map(|e| e.config.backend).find(|b| *b != Backend::Candle) {
-        return Err(StudyError::NoDriver(other));
-    }
+    let drivers = drivers(study, options, programs)?;
     refuse_images_without_containers(study, fleet)?;
-    let candle_image = candle_image(programs, fleet, notify).await?;
+    refuse_containers_without_images(study, options, fleet)?;
+    let candle_image =
+        if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
     let cache_root = options.user.cache_root();
     let base_dir = base_dir(study);
     let hub = Hub::from_env()?;
@@ -53,8 +56,9 @@ pub(super) async fn prepare(
             return Err(StudyError::TooLong { experiment: experiment.id.clone(), tokens, positions });
         }
         let image = image(&experiment.config, options, candle_image.as_deref());
+        let driver = drivers[&experiment.config.backend].clone();
         debug!(experiment = experiment.id, model = %model.dir().display(), workload = workload.sha256, image, "ready");
-        prepared.push(Prepared { model, workload, image });
+        prepared.push(Prepared { model, workload, driver, image });
     }
     Ok(prepared)
 }
@@ -68,6 +72,33 @@ fn refuse_images_without_containers(study: &StudyConfig, fleet: &Fleet) -> Resul
     }
 }
 
+/// The drivers of all backends of the study.
+fn drivers(
+    study: &StudyConfig,
+    options: &RunOptions,
+    programs: &Programs,
+) -> Result<BTreeMap<Backend, DriverFiles>, StudyError> {
+    let backends: BTreeSet<_> = study.experiments.iter().map(|experiment| experiment.config.backend).collect();
+    backends.into_iter().map(|backend| Ok((backend, driver(backend, programs, &options.user)?))).collect()
+}
+
+/// llem makes an image for the embedded backend only; to guess another's would be to measure something that nobody chose.
+fn refuse_containers_without_images(
+    study: &StudyConfig,
+    options: &RunOptions,
+    fleet: &Fleet,
+) -> Result<(), StudyError> {
+    let lacks = |config: &ExperimentConfig| {
+        config.backend != Backend::Candle
+            && fleet.runner(config.backend).has_images()
+            && asked_image(config, options).is_none()
+    };
+    match study.experiments.iter().map(|experiment| &experiment.config).find(|config| lacks(config)) {
+        Some(config) => Err(StudyError::NoImage(config.backend)),
+        None => Ok(()),
+    }
+}
+
 /// Relative paths in a study are relative to its file.
 fn base_dir(study: &StudyConfig) -> PathBuf {
     let parent = study.source.as_ref().and_then(|source| source.path.parent());
@@ -75,8 +106,11 @@ fn base_dir(study: &StudyConfig) -> PathBuf {
 }
 
 fn image(config: &ExperimentConfig, options: &RunOptions, candle_image: Option<&str>) -> String {
-    let asked = config.image().or_else(|| options.user.images.get(&config.backend).map(String::as_str));
-    asked.or(candle_image).unwrap_or_default().to_owned()
+    asked_image(config, options).or(candle_image).unwrap_or_default().to_owned()
+}
+
+fn asked_image<'a>(config: &'a ExperimentConfig, options: &'a RunOptions) -> Option<&'a str> {
+    config.image().or_else(|| options.user.images.get(&config.backend).map(String::as_str))
 }
 
 /// The embedded backend's image for the binaries at hand, made when the engine does not have it.

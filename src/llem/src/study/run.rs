@@ -1,6 +1,5 @@
 //! One run: job, runner, files, verdict.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,19 +7,21 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use llem_protocol::{
-    DriverCommand, EngineSpec, Failure, FailureClass, JOB_SCHEMA_VERSION, Job, MeasurementSpec, ModelLocation,
-    PROTOCOL_VERSION, Phase, Reason, Report, RequestRecord, WorkloadRef, files,
+    EngineSpec, Failure, FailureClass, JOB_SCHEMA_VERSION, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION,
+    Phase, Reason, ReasonCode, Report, RequestRecord, Severity, WorkloadRef, files,
 };
 
 use tracing::debug;
 
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
-use crate::config::{Backend, ExecutionConfig, Experiment, GpuAccess, UserConfig};
+use crate::config::{ExecutionConfig, Experiment, ExperimentConfig, GpuAccess, UserConfig};
+use crate::gpu_watch::{Expected, GpuWatch, Owner, Watched};
+use crate::host::{HostSnapshot, LLEM_COMMIT};
 use crate::printable::printable;
 use crate::result::{
-    Collected, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
-    WorkloadIdentity, collect, run_metrics,
+    Collected, EnergyContext, FlopsReference, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus,
+    SCHEMA_VERSION, StudyDirectory, WorkloadIdentity, collect, phase_energy, run_metrics,
 };
 use crate::runner::{HostFiles, Limits, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus};
 
@@ -36,6 +37,7 @@ pub(super) struct RunContext<'a> {
     pub(super) prepared: &'a Prepared,
     pub(super) programs: &'a Programs,
     pub(super) agent_sha256: &'a str,
+    pub(super) host: &'a HostSnapshot,
     pub(super) runner: Arc<dyn Runner>,
     pub(super) directory: &'a StudyDirectory,
     pub(super) user: &'a UserConfig,
@@ -53,7 +55,9 @@ pub(super) async fn carry_out(
     directory.write_nonce(&spec.job.nonce)?;
     let (started, clock) = (Timestamp::now(), Instant::now());
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
+    let watch = GpuWatch::start(&spec.job.gpus);
     let outcome = drive(context, &spec, notify).await;
+    let watched = futures_util::future::OptionFuture::from(watch.map(GpuWatch::finish)).await;
     for text in &outcome.warnings {
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
     }
@@ -61,8 +65,13 @@ pub(super) async fn carry_out(
         context.directory.keep_lock_file();
     }
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
-    let on_gpu = !spec.job.gpus.is_empty();
-    let result = judge(context, outcome, &collected, failure, on_gpu, started, clock.elapsed().as_secs_f64());
+    let owner = owner(&outcome);
+    let gpus = &spec.job.gpus;
+    let mut result = judge(context, outcome, &collected, failure, gpus, started, clock.elapsed().as_secs_f64());
+    if let Some(watched) = watched {
+        add_watch(&mut result, watched, owner.as_ref());
+    }
+    conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     Ok((row(&result, &context.experiment.label), directory.path().to_owned()))
@@ -91,7 +100,7 @@ fn run_spec(context: &RunContext<'_>, directory: &RunDirectory) -> RunSpec {
         workload: prepared.workload.path.clone(),
         model_dir: Some(prepared.model.root.clone()),
         agent: context.programs.agent.clone(),
-        candle: context.programs.candle.clone(),
+        driver: prepared.driver.clone(),
     };
     let places = context.runner.places(&host);
     let execution = context.execution;
@@ -125,7 +134,7 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
         run_id: context.run_id.to_owned(),
         nonce: format!("{nonce:016x}"),
         output_dir: places.output_dir.clone(),
-        driver: DriverCommand { programs: places.candle.clone(), args: Vec::new(), env: BTreeMap::new() },
+        driver: places.driver.clone(),
         engine: EngineSpec {
             backend: config.backend.name().to_owned(),
             model: ModelLocation::Directory(
@@ -156,15 +165,16 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
             allow_mig: measurement.allow_mig,
         },
         timeouts_s: context.execution.timeouts_s.clone(),
-        gpus: gpus(config.backend, context.user),
+        gpus: gpus(config, context.user),
         powercap: places.powercap.clone(),
     }
 }
 
-/// The GPUs that a backend's runs get: those that the machine's owner names, else all. The embedded backend computes on the processor.
-fn gpus(backend: Backend, user: &UserConfig) -> Vec<String> {
-    match (backend, user.gpu.access) {
-        (Backend::Candle, _) | (_, GpuAccess::None) => Vec::new(),
+/// The GPUs that an experiment's runs get: those that the machine's owner names, else all; none for one that computes on the processor.
+fn gpus(config: &ExperimentConfig, user: &UserConfig) -> Vec<String> {
+    match user.gpu.access {
+        _ if config.on_processor() => Vec::new(),
+        GpuAccess::None => Vec::new(),
         _ if user.gpu.devices.is_empty() => host_gpus().into_iter().map(|gpu| gpu.uuid).collect(),
         _ => user.gpu.devices.clone(),
     }
@@ -201,19 +211,29 @@ fn judge(
     outcome: RunOutcome,
     collected: &Collected,
     failure: Option<Failure>,
-    on_gpu: bool,
+    gpus: &[String],
     started: Timestamp,
     wall_s: f64,
 ) -> RunResult {
     let report = collected.report.as_ref();
-    let (metrics, failure) = figures(report, &collected.requests, failure, on_gpu, outcome.report_sha256.is_some());
+    let energy = EnergyContext {
+        gpus,
+        baseline: report.and_then(|r| r.baseline.as_ref()),
+        prefill: report.and_then(|r| r.prefill.as_ref()),
+        calibrations: &context.user.calibration,
+        carbon: context.user.carbon.as_ref(),
+    };
+    let announced = outcome.report_sha256.is_some();
+    let (metrics, failure) = figures(report, &collected.requests, failure, &energy, announced);
+    let mut reasons = report.map(|r| r.reasons.iter().map(readable).collect::<Vec<_>>()).unwrap_or_default();
+    reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
     let status = match &failure {
         None => RunStatus::Completed,
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
         Some(_) => RunStatus::Failed,
     };
-    let reasons = report.map(|r| r.reasons.iter().map(readable).collect::<Vec<_>>()).unwrap_or_default();
     let prepared = context.prepared;
+    let flops = metrics.as_ref().map(|m| FlopsReference::of(&prepared.model.dir(), &prepared.model.geometry, m));
     RunResult {
         schema_version: SCHEMA_VERSION,
         run_id: context.run_id.to_owned(),
@@ -221,7 +241,7 @@ fn judge(
         experiment_id: context.experiment.id.clone(),
         cycle: context.cycle,
         status,
-        valid: RunResult::judge(status, &reasons),
+        valid: false,
         reasons,
         failure,
         started: started.to_string(),
@@ -246,13 +266,40 @@ fn judge(
         runner: context.runner.kind().to_owned(),
         container: outcome.container,
         environment: report.map(|r| r.environment.clone()),
+        phase_energy: report.map(|r| phase_energy(&r.phases, &energy)).unwrap_or_default(),
+        host: Some(context.host.clone()),
+        gpu_processes: Vec::new(),
         phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
+        baseline: report.and_then(|r| r.baseline.clone()),
+        warmup: report.and_then(|r| r.warmup),
+        thermal_gate: report.and_then(|r| r.thermal_gate.clone()),
         window: report.and_then(|r| r.window.clone()),
+        prefill: report.and_then(|r| r.prefill.clone()),
+        flops,
         clock_start: report.map(|r| r.clock_start),
         clock_end: report.map(|r| r.clock_end),
         agent_version: report.map(|r| r.agent_version.clone()),
         agent_sha256: context.agent_sha256.to_owned(),
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
+        llem_commit: LLEM_COMMIT.map(str::to_owned),
+    }
+}
+
+/// How the processes of a run are known on this machine.
+fn owner(outcome: &RunOutcome) -> Option<Owner> {
+    let container = outcome.container.as_ref().map(|container| Owner::Container(container.id.clone()));
+    container.or(outcome.agent_pid.map(Owner::Agent))
+}
+
+/// Adds what was seen on the machine's GPUs while the run lasted.
+fn add_watch(result: &mut RunResult, watched: Watched, owner: Option<&Owner>) {
+    let parameters = result.engine.as_ref().and_then(|engine| engine.parameters);
+    let expected = result.window.as_ref().map(|window| Expected::new(window, parameters));
+    let verdict = watched.judge(owner, expected);
+    result.reasons.extend(verdict.reasons);
+    result.gpu_processes = verdict.processes;
+    if let Some(host) = &mut result.host {
+        host.nvidia = watched.gpus;
     }
 }
 
@@ -261,7 +308,7 @@ fn figures(
     report: Option<&Report>,
     requests: &[RequestRecord],
     failure: Option<Failure>,
-    on_gpu: bool,
+    energy: &EnergyContext<'_>,
     announced: bool,
 ) -> (Option<Metrics>, Option<Failure>) {
     let protocol = |message: String| {
@@ -277,10 +324,30 @@ fn figures(
         return (None, Some(failure.clone()));
     }
     let peak = report.engine.as_ref().and_then(|e| e.peak_memory_bytes);
-    match run_metrics(window, requests, on_gpu, peak) {
+    match run_metrics(window, requests, energy, peak) {
         Ok(metrics) => (Some(metrics), None),
         Err(error) => (None, protocol(error.to_string())),
     }
+}
+
+/// Energy without a carbon intensity leaves CO2 null.
+fn no_carbon_intensity(metrics: &Metrics) -> Option<Reason> {
+    let energy = &metrics.energy;
+    let is_missing = energy.energy_j.is_some() && energy.carbon.is_none();
+    is_missing.then(|| Reason::new(ReasonCode::NoCarbonIntensity, "the user config has no `carbon`"))
+}
+
+/// The last word, when all reasons are known: whether the run is valid, and whether a run that is not has failed.
+fn conclude(result: &mut RunResult, execution: &ExecutionConfig) {
+    let against: Vec<&str> =
+        result.reasons.iter().filter(|r| r.severity == Severity::Invalid).map(|r| r.code.code()).collect();
+    if execution.strict && result.status == RunStatus::Completed && !against.is_empty() {
+        let message = format!("`execution.strict` is set and the run has reasons against it: {}", against.join(", "));
+        let (class, phase) = (FailureClass::NotValid, Phase::Window);
+        result.failure = Some(Failure { class, phase, message, log_tail: Vec::new() });
+        result.status = RunStatus::Failed;
+    }
+    result.valid = RunResult::judge(result.status, &result.reasons);
 }
 
 fn row(result: &RunResult, label: &str) -> RunRow {

@@ -9,14 +9,14 @@ use super::{Extra, PytorchQuantization};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PytorchConfig {
-    /// Image to run in; absent: the one of the user configuration, else llem's default.
+    /// Image to run in, with Python, PyTorch and transformers; absent: the one of the user configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Requests generated together, left-padded to the longest; absent: 1. The slowest request decides the batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_536))]
     pub batch_size: Option<u32>,
-    /// `cuda:0`, `cpu`, or `auto` (layers spread over all devices, one after the other); absent: the first GPU.
+    /// `cuda:0`, `cpu`, or `auto` (layers spread over all devices, one after the other); absent: the first GPU. A run on the processor must be asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_map: Option<String>,
     /// GPUs that share every layer.

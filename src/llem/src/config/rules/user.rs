@@ -14,11 +14,25 @@ pub(crate) fn rules(config: &UserConfig) -> Vec<Finding> {
     for (backend, reference) in &config.images {
         findings.extend(image::problem(reference).map(|message| Finding::value(format!("/images/{backend}"), message)));
     }
+    interpreters(config, &mut findings);
     gpus(config, &mut findings);
     mounts(config, &mut findings);
     environment(config, &mut findings);
     containers(config, &mut findings);
+    calibration(config, &mut findings);
     findings
+}
+
+/// A relative path would mean another file for every working directory, and there is none in a container.
+fn interpreters(config: &UserConfig, findings: &mut Vec<Finding>) {
+    for (backend, python) in &config.python {
+        let is_name = !python.is_empty() && !python.contains('/');
+        if !(is_name || python.starts_with('/')) || python.chars().any(char::is_control) {
+            let message = format!("`{}` is neither an absolute path nor the name of a program", key(python));
+            let finding = Finding::value(format!("/python/{backend}"), message);
+            findings.push(finding.hint("for example `/opt/venv/bin/python3`, or `python3.12`"));
+        }
+    }
 }
 
 fn gpus(config: &UserConfig, findings: &mut Vec<Finding>) {
@@ -82,6 +96,34 @@ fn environment(config: &UserConfig, findings: &mut Vec<Finding>) {
             findings.push(Finding::value(pointer, "a variable cannot hold a null character"));
         }
     }
+}
+
+fn calibration(config: &UserConfig, findings: &mut Vec<Finding>) {
+    let mut devices = HashSet::new();
+    for (index, entry) in config.calibration.iter().enumerate() {
+        let place = |field: &str| format!("/calibration/{index}/{field}");
+        if !is_sensor(&entry.device) {
+            let message = format!("`{}` is not the id of a sensor", key(&entry.device));
+            let hint =
+                "results list the ids of their sensors: `GPU-…` of a graphics processor, `package-0`, `dram-0` …";
+            findings.push(Finding::value(place("device"), message).hint(hint));
+        } else if !devices.insert(&entry.device) {
+            let message = format!("`{}` is calibrated twice", entry.device);
+            findings.push(Finding::value(place("device"), message).hint("keep the newer entry"));
+        }
+        if entry.date.parse::<jiff::civil::Date>().is_err() {
+            let message = format!("`{}` is not a date", key(&entry.date));
+            findings.push(Finding::value(place("date"), message).hint("write it as `2026-11-22`"));
+        }
+    }
+}
+
+/// Whether energy can be measured under this id: a whole GPU, a processor package or its memory.
+fn is_sensor(device: &str) -> bool {
+    // Packages of several dies are `package-0-die-1`.
+    let starts_with_digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    let numbered = |prefix| device.strip_prefix(prefix).is_some_and(starts_with_digit);
+    device.strip_prefix("GPU-").is_some_and(|rest| !rest.is_empty()) || numbered("package-") || numbered("dram-")
 }
 
 fn containers(config: &UserConfig, findings: &mut Vec<Finding>) {

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
 };
+use llem_protocol::DriverCommand;
 
+use super::image::CANDLE_DRIVER;
 use super::{LABEL_LOCK, LABEL_RUN, LABEL_STUDY, LABEL_VERSION, MachineConfig};
 use crate::config::GpuAccess;
-use crate::runner::{Gpu, RunSpec};
+use crate::runner::{DriverFiles, Gpu, RunSpec, driver_command};
 
 /// Where things are inside a container.
 pub(super) mod inside {
@@ -17,6 +19,8 @@ pub(super) mod inside {
     pub(in super::super) const AGENT: &str = "/llem/agent";
     /// The embedded backend's driver, in images that do not bring it.
     pub(in super::super) const CANDLE: &str = "/llem/llem-candle";
+    /// The directory of a driver's scripts.
+    pub(in super::super) const SCRIPTS: &str = "/llem/driver";
     /// The job.
     pub(in super::super) const JOB: &str = "/llem/job.json";
     /// The tokenised workload.
@@ -25,6 +29,21 @@ pub(super) mod inside {
     pub(in super::super) const MODEL: &str = "/llem/model";
     /// The results volume.
     pub(in super::super) const OUT: &str = "/llem/out";
+    /// The host's RAPL zones.
+    pub(in super::super) const POWERCAP: &str = "/llem/powercap";
+}
+
+/// How a driver is started inside. An image that llem made for the embedded backend has its driver already.
+pub(super) fn driver(files: &DriverFiles) -> DriverCommand {
+    match files {
+        DriverFiles::Program(_) => {
+            driver_command([CANDLE_DRIVER, inside::CANDLE].map(str::to_owned).to_vec(), Vec::new())
+        }
+        DriverFiles::Scripts { names, interpreters, .. } => {
+            let script = names.first().map(|name| format!("{}/{name}", inside::SCRIPTS));
+            driver_command(interpreters.clone(), script.into_iter().collect())
+        }
+    }
 }
 
 /// How a container gets its GPUs, decided.
@@ -101,6 +120,7 @@ fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> HostC
 fn mounts(spec: &RunSpec, machine: &MachineConfig) -> Vec<Mount> {
     let mut mounts = vec![bind(&spec.files.output_dir, Path::new(inside::OUT), false)];
     mounts.extend(spec.files.model_dir.as_deref().map(|dir| bind(dir, Path::new(inside::MODEL), true)));
+    mounts.extend(machine.powercap.as_deref().map(|zones| bind(zones, Path::new(inside::POWERCAP), true)));
     mounts.extend(machine.mounts.iter().map(|m| bind(&m.source, &m.target, m.read_only)));
     mounts
 }
@@ -158,10 +178,10 @@ fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{GpuPlan, container, device_requests};
+    use super::{GpuPlan, container, device_requests, driver};
     use crate::config::GpuAccess;
     use crate::runner::docker::{BindMount, MachineConfig};
-    use crate::runner::{Gpu, HostFiles, Limits, RunSpec};
+    use crate::runner::{DriverFiles, Gpu, HostFiles, Limits, RunSpec};
     use crate::testing::job;
 
     fn spec() -> RunSpec {
@@ -170,7 +190,7 @@ mod tests {
             workload: "/c/w.jsonl".into(),
             model_dir: Some("/c/model".into()),
             agent: "/b/llem-agent".into(),
-            candle: "/b/llem-candle".into(),
+            driver: DriverFiles::Program("/b/llem-candle".into()),
         };
         RunSpec {
             study_id: "study".into(),
@@ -183,6 +203,21 @@ mod tests {
             limits: Limits { memory_bytes: Some(1 << 30), shm_bytes: 1 << 20, pids: 99 },
             network: false,
         }
+    }
+
+    #[test]
+    fn scripts_are_started_by_the_images_interpreter() {
+        let scripts = DriverFiles::Scripts {
+            directory: "/c/drivers/x".into(),
+            names: vec!["driver.py".into(), "other.py".into()],
+            interpreters: vec!["python3".into(), "python".into()],
+        };
+        let command = driver(&scripts);
+        assert_eq!(
+            (command.programs, command.args),
+            (vec!["python3".into(), "python".into()], vec!["/llem/driver/driver.py".into()])
+        );
+        assert_eq!(driver(&spec().files.driver).programs, ["/usr/local/bin/llem-candle", "/llem/llem-candle"]);
     }
 
     fn plan(access: GpuAccess) -> GpuPlan {
@@ -208,11 +243,12 @@ mod tests {
     #[test]
     fn only_the_results_are_writable() {
         let share = BindMount { source: "/data".into(), target: "/data".into(), read_only: true };
-        let machine = MachineConfig { mounts: vec![share], ..MachineConfig::default() };
+        let powercap = Some("/sys/devices/virtual/powercap".into());
+        let machine = MachineConfig { mounts: vec![share], powercap, ..MachineConfig::default() };
         let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "0:0");
         let mounts = body.host_config.unwrap().mounts.unwrap();
         let shown: Vec<_> = mounts.iter().map(|m| (m.target.as_deref().unwrap(), m.read_only.unwrap())).collect();
-        assert_eq!(shown, [("/llem/out", false), ("/llem/model", true), ("/data", true)]);
+        assert_eq!(shown, [("/llem/out", false), ("/llem/model", true), ("/llem/powercap", true), ("/data", true)]);
     }
 
     #[test]

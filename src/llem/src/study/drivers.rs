@@ -1,0 +1,127 @@
+//! The drivers of the backends. That of the embedded backend is a binary beside llem; the others are scripts that llem carries with it and
+//! lays into its cache, from where runners copy or start them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::{Programs, StudyError};
+use crate::config::{Backend, UserConfig};
+use crate::runner::DriverFiles;
+
+/// Makes name and content of a file of `images/`.
+macro_rules! script {
+    ($directory:literal, $name:literal) => {
+        ($name, include_str!(concat!("../../../../images/", $directory, "/", $name)))
+    };
+}
+
+/// The driver of PyTorch; the first file is the one that is started.
+const PYTORCH: &[(&str, &str)] = &[
+    script!("pytorch", "driver.py"),
+    script!("pytorch", "llem_model.py"),
+    script!("pytorch", "llem_pytorch.py"),
+    script!("pytorch", "llem_settings.py"),
+    script!("common", "llem_channel.py"),
+];
+
+/// Where Python is looked for unless the user config says.
+const INTERPRETERS: [&str; 2] = ["python3", "python"];
+
+/// The driver of a backend, ready on this machine.
+pub(super) fn driver(backend: Backend, programs: &Programs, user: &UserConfig) -> Result<DriverFiles, StudyError> {
+    let scripts = match backend {
+        Backend::Candle => return Ok(DriverFiles::Program(programs.candle.clone())),
+        Backend::Pytorch => PYTORCH,
+        Backend::Vllm | Backend::Tensorrt => return Err(StudyError::NoDriver(backend)),
+    };
+    let directory = unpack(&user.cache_root(), backend, scripts)?;
+    let named = user.python.get(&backend).cloned();
+    let interpreters = named.map_or_else(|| INTERPRETERS.map(str::to_owned).to_vec(), |python| vec![python]);
+    let names = scripts.iter().map(|(name, _)| (*name).to_owned()).collect();
+    Ok(DriverFiles::Scripts { directory, names, interpreters })
+}
+
+/// Writes what is not there as it should be. The directory's name is the hash of its files, so that other versions of llem are not
+/// disturbed.
+fn unpack(cache_root: &Path, backend: Backend, scripts: &[(&str, &str)]) -> Result<PathBuf, StudyError> {
+    let mut hash = Sha256::new();
+    for (name, content) in scripts {
+        hash.update(format!("{name} {}\n{content}", content.len()));
+    }
+    let tag: String = hex::encode(hash.finalize()).chars().take(16).collect();
+    let directory = cache_root.join("drivers").join(format!("{backend}-{tag}"));
+    let write_all = || {
+        fs_err::create_dir_all(&directory)?;
+        scripts.iter().try_for_each(|(name, content)| write(&directory.join(name), content))
+    };
+    match write_all() {
+        Ok(()) => Ok(directory),
+        Err(source) => Err(StudyError::DriverUnwritable { directory, source }),
+    }
+}
+
+/// Puts a file in its place whole: another llem may start from it at the same time.
+fn write(path: &Path, content: &str) -> io::Result<()> {
+    if fs_err::read(path).is_ok_and(|present| present == content.as_bytes()) {
+        return Ok(());
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory)?;
+    fs_err::write(temporary.path(), content)?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DriverFiles, PYTORCH, driver};
+    use crate::config::{Backend, UserConfig};
+    use crate::study::{Programs, StudyError};
+
+    fn programs() -> Programs {
+        Programs { agent: "/b/llem-agent".into(), candle: "/b/llem-candle".into() }
+    }
+
+    fn user(cache: &tempfile::TempDir) -> UserConfig {
+        UserConfig { cache_dir: Some(cache.path().to_owned()), ..UserConfig::default() }
+    }
+
+    #[test]
+    fn scripts_are_laid_into_the_cache_and_mended() {
+        let cache = tempfile::tempdir().unwrap();
+        let lay = || match driver(Backend::Pytorch, &programs(), &user(&cache)).unwrap() {
+            DriverFiles::Scripts { directory, names, interpreters } => (directory, names, interpreters),
+            other @ DriverFiles::Program(_) => panic!("{other:?}"),
+        };
+        let (directory, names, interpreters) = lay();
+        assert_eq!(names[0], "driver.py");
+        assert_eq!(interpreters, ["python3", "python"]);
+        fs_err::write(directory.join("driver.py"), "raise SystemExit").unwrap();
+        fs_err::remove_file(directory.join("llem_channel.py")).unwrap();
+        assert_eq!(lay().0, directory);
+        for (name, content) in PYTORCH {
+            assert_eq!(fs_err::read_to_string(directory.join(name)).unwrap(), *content);
+        }
+        assert_eq!(fs_err::read_dir(&directory).unwrap().count(), PYTORCH.len());
+    }
+
+    #[test]
+    fn the_user_config_names_the_interpreter() {
+        let cache = tempfile::tempdir().unwrap();
+        let python = [(Backend::Pytorch, "/opt/torch/bin/python3".to_owned())].into();
+        let user = UserConfig { python, ..user(&cache) };
+        let found = driver(Backend::Pytorch, &programs(), &user).unwrap();
+        assert!(
+            matches!(found, DriverFiles::Scripts { interpreters, .. } if interpreters == ["/opt/torch/bin/python3"])
+        );
+    }
+
+    #[test]
+    fn a_backend_without_a_driver_is_refused() {
+        let cache = tempfile::tempdir().unwrap();
+        let refused = driver(Backend::Vllm, &programs(), &user(&cache)).unwrap_err();
+        assert!(matches!(refused, StudyError::NoDriver(Backend::Vllm)), "{refused}");
+    }
+}
