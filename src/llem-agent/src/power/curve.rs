@@ -5,7 +5,10 @@ use llem_protocol::CurveKind;
 use crate::clock::seconds_between;
 
 /// A stretch without points of more than this many of the curve's usual steps is a gap.
-pub(crate) const MAX_GAP_STEPS: f64 = 3.0;
+const MAX_GAP_STEPS: f64 = 3.0;
+
+/// Points that come faster than this are no reason to expect the next as soon, in seconds.
+const SHORTEST_STEP_S: f64 = 0.02;
 
 /// How far a sensor that looks only part of the time was seen off the truth, as a share of the reading: up to 8.6 % on an H100 under a
 /// square wave of 200 ms, read at 1 to 50 Hz.
@@ -13,6 +16,20 @@ const INSTANT_BOUND: f64 = 0.09;
 
 /// The same for the moving average over one second: up to 2.4 %.
 const MOVING_AVERAGE_BOUND: f64 = 0.03;
+
+/// Instant power is a mean over 25 ms, refreshed every 100 ms: a reading tells what was 12.5 ms to 112.5 ms before it, in nanoseconds.
+const INSTANT_LAG_NS: u64 = 62_500_000;
+
+/// The moving average tells of the second before its last refresh, in nanoseconds.
+const MOVING_AVERAGE_LAG_NS: u64 = 550_000_000;
+
+/// How well the time of a mean of the driver's buffer, and with it what the curve says of an edge of the work, is known: ±10 ms. Samples of
+/// an H100 are means over 20 ms; their stamps fitted the load's own to a few milliseconds, the counter's lag likewise.
+pub(crate) const MEAN_TIME_BOUND_S: f64 = 0.010;
+
+/// The same for readings, whose age since the last refresh is unknown, with half of what they are means of.
+const INSTANT_TIME_BOUND_S: f64 = 0.0625;
+const MOVING_AVERAGE_TIME_BOUND_S: f64 = 0.55;
 
 /// A bound of ±1 without further knowledge, as a standard uncertainty (JCGM 100:2008, 4.3.7).
 pub(crate) const RECTANGULAR: f64 = 0.577_350_269_189_625_8;
@@ -33,6 +50,16 @@ pub(crate) struct Point {
     pub(crate) power_w: f64,
 }
 
+/// A stretch in which work starts or ends.
+struct Split {
+    start_ns: u64,
+    end_ns: u64,
+    /// Power of the side without work.
+    idle_w: f64,
+    /// Energy of the side with work.
+    work_j: f64,
+}
+
 /// Points in the order of time, with the running integral.
 #[derive(Clone, Debug)]
 pub(crate) struct Curve {
@@ -45,8 +72,11 @@ pub(crate) struct Curve {
 }
 
 impl Curve {
-    /// A curve of points in the order of time.
+    /// A curve of points in the order of time. Readings are moved to the middle of what they tell about.
     pub(crate) fn new(kind: CurveKind, points: &[Point]) -> Self {
+        let lag_ns = lag_ns(kind);
+        let moved = points.iter().map(|point| Point { t_ns: point.t_ns.saturating_sub(lag_ns), ..*point });
+        let points: Vec<Point> = moved.collect();
         let mut energy_j = Vec::with_capacity(points.len());
         let mut total = 0.0;
         for (place, point) in points.iter().enumerate() {
@@ -55,7 +85,8 @@ impl Curve {
             }
             energy_j.push(total);
         }
-        Self { kind, points: points.to_vec(), energy_j, step_s: median_step_s(points) }
+        let step_s = median_step_s(&points);
+        Self { kind, points, energy_j, step_s }
     }
 
     pub(crate) fn kind(&self) -> CurveKind {
@@ -65,6 +96,11 @@ impl Curve {
     /// The usual time between two points in seconds.
     pub(crate) fn step_s(&self) -> f64 {
         self.step_s
+    }
+
+    /// The longest time without a point that is no gap, in seconds.
+    pub(crate) fn longest_step_s(&self) -> f64 {
+        MAX_GAP_STEPS * self.step_s.max(SHORTEST_STEP_S)
     }
 
     /// Points between two moments.
@@ -92,11 +128,72 @@ impl Curve {
         }
     }
 
-    /// How much power changes around a moment, in watts: between the points before and after, at least half a step away.
+    /// Joules of work alone; `None` without any point. What the ends of the work are, see [`Self::split_at_start`].
+    pub(crate) fn work_j(&self, start_ns: u64, end_ns: u64) -> Option<f64> {
+        let mut whole_j = self.energy_j(start_ns, end_ns)?;
+        if let Some(split) = self.split_at_start(start_ns) {
+            whole_j = self.energy_j(split.end_ns, end_ns)? + split.work_j;
+        }
+        let Some(split) = self.split_at_end(end_ns) else { return Some(whole_j) };
+        Some(whole_j - self.energy_j(split.start_ns, end_ns)? + split.work_j)
+    }
+
+    /// Joules from a moment in idle to the start of the work.
+    pub(crate) fn lead_j(&self, from_ns: u64, start_ns: u64) -> Option<f64> {
+        let Some(split) = self.split_at_start(start_ns) else { return self.energy_j(from_ns, start_ns) };
+        let idle_from_ns = from_ns.max(split.start_ns);
+        let idle_j = split.idle_w * seconds_between(idle_from_ns, start_ns);
+        Some(self.energy_j(from_ns, idle_from_ns)? + idle_j)
+    }
+
+    /// Joules from the end of the work to a moment in idle.
+    pub(crate) fn tail_j(&self, end_ns: u64, to_ns: u64) -> Option<f64> {
+        let Some(split) = self.split_at_end(end_ns) else { return self.energy_j(end_ns, to_ns) };
+        let idle_to_ns = to_ns.min(split.end_ns);
+        let idle_j = split.idle_w * seconds_between(end_ns, idle_to_ns);
+        Some(idle_j + self.energy_j(idle_to_ns, to_ns)?)
+    }
+
+    /// What the curve has around the start of the work is some of both powers. To share it out by time would move energy from the higher
+    /// side to the lower one: in a mean of length L with a jump ΔP at x, ΔP·x·(L − x)/L at each end of the work, always the same sign. On
+    /// the side without work the device is idle, so that side has the power of its neighbour there, and the work has the rest.
+    fn split_at_start(&self, start_ns: u64) -> Option<Split> {
+        let (before, after) = self.around(start_ns)?;
+        let idle_w = self.points.get(before)?.power_w;
+        self.split(before, after, idle_w, |from_ns, _| seconds_between(from_ns, start_ns))
+    }
+
+    /// The same at the end of the work, after which the device is idle.
+    fn split_at_end(&self, end_ns: u64) -> Option<Split> {
+        let (before, after) = self.around(end_ns)?;
+        let neighbour = if self.kind == CurveKind::Mean { after + 1 } else { after };
+        let idle_w = self.points.get(neighbour)?.power_w;
+        self.split(before, after, idle_w, |_, to_ns| seconds_between(end_ns, to_ns))
+    }
+
+    /// The points between which power that jumps at a moment has both values: those around the mean that holds it, or those that are so far
+    /// away that their own times do not matter.
+    fn around(&self, t_ns: u64) -> Option<(usize, usize)> {
+        let unsure_ns = if self.kind == CurveKind::Mean { 0 } else { (self.time_bound_s() * 1e9) as u64 };
+        let before = self.points.partition_point(|point| point.t_ns < t_ns.saturating_sub(unsure_ns));
+        let after = self.points.partition_point(|point| point.t_ns < t_ns.saturating_add(unsure_ns));
+        Some((before.checked_sub(1)?, after))
+    }
+
+    fn split(&self, before: usize, after: usize, idle_w: f64, idle_s: impl Fn(u64, u64) -> f64) -> Option<Split> {
+        let (start_ns, end_ns) = (self.points.get(before)?.t_ns, self.points.get(after)?.t_ns);
+        let longest_s = self.longest_step_s() + 2.0 * self.time_bound_s();
+        let work_j = (self.energy_j(start_ns, end_ns)? - idle_w * idle_s(start_ns, end_ns)).max(0.0);
+        (seconds_between(start_ns, end_ns) <= longest_s).then_some(Split { start_ns, end_ns, idle_w, work_j })
+    }
+
+    /// How much power changes around a moment, in watts: among the point that covers it, its neighbours, and all that are near.
     pub(crate) fn jump_w(&self, t_ns: u64) -> f64 {
-        let reach_ns = (self.step_s.max(0.02) * 1.5e9) as u64;
-        let around = self.inside(t_ns.saturating_sub(reach_ns), t_ns.saturating_add(reach_ns));
-        let powers = around.iter().map(|point| point.power_w);
+        let reach_ns = (self.time_bound_s().max(self.step_s.max(SHORTEST_STEP_S) * 1.5) * 1e9) as u64;
+        let near = self.inside(t_ns.saturating_sub(reach_ns), t_ns.saturating_add(reach_ns));
+        let next = self.points.partition_point(|point| point.t_ns < t_ns);
+        let neighbours = self.points.iter().skip(next.saturating_sub(1)).take(3);
+        let powers = near.iter().chain(neighbours).map(|point| point.power_w);
         let (low, high) = powers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| (low.min(w), high.max(w)));
         if high > low { high - low } else { 0.0 }
     }
@@ -115,11 +212,16 @@ impl Curve {
 
     /// Standard uncertainty of the integral between two moments in joules, from what lies between the points.
     ///
-    /// Where power changed by ΔP within Δt, the change came at an unknown moment of Δt: ΔP·Δt/√12, independent from step to step. A
+    /// Where power changed by ΔP within Δt, the change came at an unknown moment of Δt: ΔP·Δt/√12. From step to step that need not be
+    /// independent, for a load with a period keeps its place against the sensor's refreshes: the parts are added (JCGM 100:2008, 5.2.2,
+    /// note 1). A load that repeats exactly with the refreshes shows the same power at all of them, and nothing in the curve tells. A
     /// curve of means misses nothing but its gaps; one of readings at moments may miss as much as was seen in measurements, whatever the
     /// points say, for between them it is blind.
     pub(crate) fn sampling_u_j(&self, from_ns: u64, to_ns: u64) -> f64 {
-        let points = self.inside(from_ns, to_ns);
+        // With the points around them: a gap may begin before the stretch, or end after it.
+        let first = self.points.partition_point(|point| point.t_ns < from_ns).saturating_sub(1);
+        let last = self.points.partition_point(|point| point.t_ns <= to_ns).saturating_add(1).min(self.points.len());
+        let points = self.points.get(first..last).unwrap_or_default();
         let limit_s = MAX_GAP_STEPS * self.step_s;
         let powers = points.iter().map(|point| point.power_w);
         let (low, high) = powers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| (low.min(w), high.max(w)));
@@ -128,12 +230,12 @@ impl Curve {
                 let step_s = seconds_between(a.t_ns, b.t_ns);
                 let change_w = if step_s > limit_s { high - low } else { (b.power_w - a.power_w).abs() };
                 let counts = self.kind != CurveKind::Mean || step_s > limit_s;
-                if counts { (change_w * step_s * UNIFORM).powi(2) } else { 0.0 }
+                if counts { change_w * step_s * UNIFORM } else { 0.0 }
             }
             _ => 0.0,
         });
         let blind_j = self.blind_share() * self.energy_j(from_ns, to_ns).unwrap_or_default().abs() * RECTANGULAR;
-        quadrature(&[steps.sum::<f64>().sqrt(), blind_j, self.lag_u_j(from_ns, to_ns)])
+        quadrature(&[steps.sum(), blind_j])
     }
 
     const fn blind_share(&self) -> f64 {
@@ -144,11 +246,12 @@ impl Curve {
         }
     }
 
-    /// A moving average shows at an edge what was up to a second before it.
-    fn lag_u_j(&self, from_ns: u64, to_ns: u64) -> f64 {
-        match (self.kind, self.power_w(from_ns), self.power_w(to_ns)) {
-            (CurveKind::MovingAverage, Some(start_w), Some(end_w)) => (end_w - start_w).abs() * RECTANGULAR,
-            _ => 0.0,
+    /// How well the times of the points are known, in seconds.
+    pub(crate) const fn time_bound_s(&self) -> f64 {
+        match self.kind {
+            CurveKind::Mean => MEAN_TIME_BOUND_S,
+            CurveKind::Instant => INSTANT_TIME_BOUND_S,
+            CurveKind::MovingAverage => MOVING_AVERAGE_TIME_BOUND_S,
         }
     }
 
@@ -168,6 +271,14 @@ impl Curve {
             CurveKind::Instant | CurveKind::MovingAverage => f64::midpoint(start.power_w, here.power_w),
         };
         Some(until_j + seconds_between(start.t_ns, t_ns) * mean_w)
+    }
+}
+
+const fn lag_ns(kind: CurveKind) -> u64 {
+    match kind {
+        CurveKind::Mean => 0,
+        CurveKind::Instant => INSTANT_LAG_NS,
+        CurveKind::MovingAverage => MOVING_AVERAGE_LAG_NS,
     }
 }
 
@@ -200,8 +311,10 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn curve(kind: CurveKind, points: &[(f64, f64)]) -> Curve {
-        let points: Vec<Point> =
-            points.iter().map(|(t, power_w)| Point { t_ns: (t * 1e9) as u64, power_w: *power_w }).collect();
+        let points: Vec<Point> = points
+            .iter()
+            .map(|(t, power_w)| Point { t_ns: (t * 1e9) as u64 + lag_ns(kind), power_w: *power_w })
+            .collect();
         Curve::new(kind, &points)
     }
 
@@ -248,6 +361,30 @@ mod tests {
         let rising = [(0.0, 100.0), (1.0, 200.0)];
         let seen = (100.0_f64 / 12.0_f64.sqrt()).powi(2) + (0.09_f64 * 150.0 / 3.0_f64.sqrt()).powi(2);
         close(curve(CurveKind::Instant, &rising).sampling_u_j(0, S), seen.sqrt());
+    }
+
+    #[test]
+    fn power_that_jumps_with_the_work_is_not_smeared_over_its_ends() {
+        // 100 W, and 700 W from 1 s to 2 s; the means around both ends are 40 ms long and hold them in the middle.
+        let powers = [100.0, 100.0, 400.0, 700.0, 700.0, 400.0, 100.0, 100.0];
+        let times = [0.9, 0.98, 1.02, 1.5, 1.98, 2.02, 2.06, 2.1];
+        let means = curve(CurveKind::Mean, &times.into_iter().zip(powers).collect::<Vec<_>>());
+        // The steps are uneven; none of them is a gap.
+        let means = Curve { step_s: 0.3, ..means };
+        close(means.work_j(S, 2 * S).unwrap(), 700.0);
+        close(means.lead_j(99 * S / 100, S).unwrap(), 1.0);
+        close(means.lead_j(9 * S / 10, S).unwrap(), 10.0);
+        close(means.tail_j(2 * S, 201 * S / 100).unwrap(), 1.0);
+        close(means.tail_j(2 * S, 21 * S / 10).unwrap(), 10.0);
+        close(means.jump_w(S), 600.0);
+    }
+
+    #[test]
+    fn readings_that_fall_after_the_work_do_not_make_its_tail_dearer() {
+        let step: Vec<(f64, f64)> = (0..30).map(|i| (f64::from(i) * 0.1, if i < 15 { 700.0 } else { 100.0 })).collect();
+        let instant = curve(CurveKind::Instant, &step);
+        close(instant.tail_j(145 * S / 100, 155 * S / 100).unwrap(), 10.0);
+        close(instant.jump_w(145 * S / 100), 600.0);
     }
 
     #[test]

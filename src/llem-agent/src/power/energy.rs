@@ -3,14 +3,10 @@
 use llem_protocol::{DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport};
 
 use super::align::EdgeReading;
-use super::curve::{Curve, RECTANGULAR, UNIFORM, quadrature};
+use super::curve::{Curve, MEAN_TIME_BOUND_S, RECTANGULAR, UNIFORM, quadrature};
 use super::recording::{DomainRecording, Recording};
 use super::sampler::{CounterFault, Edge};
 use crate::clock::seconds_between;
-
-/// How well the time of a sample, and with it what the curve says of an edge of the work, is known: ±10 ms. Samples of an H100 are
-/// means over 20 ms; their stamps fitted the load's own to a few milliseconds, the counter's lag likewise.
-const SENSOR_TIME_BOUND_S: f64 = 0.010;
 
 /// Between edges that are not aligned, a stretch shorter than this many refreshes of its counter has no counter energy: its error could
 /// reach a tenth, and a phase of 50 ms at 700 W would read 0 J.
@@ -45,9 +41,11 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
     let stretch =
         Stretch { curve: &curve, first, last, work: work.unwrap_or(Work { start_ns: from_ns, end_ns: to_ns }) };
     let inside = curve.inside(from_ns, to_ns);
-    let sampled = inside.len() >= 2;
+    // A curve that ends in the work tells nothing of the rest of it.
+    let reaches = work.is_none_or(|w| record.silent_s(w.start_ns, w.end_ns) <= curve.longest_step_s());
+    let sampled = inside.len() >= 2 && reaches;
     let counter_j = counter_difference_j(record, first, last);
-    let around = |from_ns, to_ns| curve.energy_j(from_ns, to_ns).filter(|_| sampled && work.is_some());
+    let around = |joules: Option<f64>| joules.filter(|_| sampled && work.is_some());
     let mut energy = DeviceEnergy {
         domain: record.domain.clone(),
         start: edge_record(first),
@@ -60,8 +58,8 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
         curve_j: curve.energy_j(from_ns, to_ns).filter(|_| sampled),
         curve_u_j: sampled.then(|| curve.sampling_u_j(from_ns, to_ns)),
         curve_kind: sampled.then(|| curve.kind()),
-        lead_j: around(from_ns, stretch.work.start_ns),
-        tail_j: around(stretch.work.end_ns, to_ns),
+        lead_j: around(curve.lead_j(from_ns, stretch.work.start_ns)),
+        tail_j: around(curve.tail_j(stretch.work.end_ns, to_ns)),
         mean_w: None,
         peak_w: curve.inside(stretch.work.start_ns, stretch.work.end_ns).iter().map(|p| p.power_w).reduce(f64::max),
         samples: inside.len() as u64,
@@ -91,8 +89,10 @@ fn counter_difference_j(record: &DomainRecording, first: EdgeReading, last: Edge
     }
     let difference_j = last.counter_j.ok()?? - first.counter_j.ok()??;
     let refreshes = seconds_between(first.t_ns, last.t_ns) / record.counter_period_s.max(1e-9);
-    let resolved = (first.aligned && last.aligned) || refreshes >= MIN_REFRESHES;
-    (difference_j >= 0.0 && resolved).then_some(difference_j)
+    let aligned = first.aligned && last.aligned;
+    // A counter that was not seen to tick and did not move stands still: that is no energy, not 0.
+    let moves = if aligned { difference_j >= 0.0 } else { difference_j > 0.0 && refreshes >= MIN_REFRESHES };
+    moves.then_some(difference_j)
 }
 
 fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
@@ -116,7 +116,7 @@ fn by_curve(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
         return;
     }
     energy.method = Some(EnergyMethod::Curve);
-    energy.energy_j = stretch.curve.energy_j(start_ns, end_ns);
+    energy.energy_j = stretch.curve.work_j(start_ns, end_ns);
     energy.sampling_u_j = Some(stretch.curve.sampling_u_j(start_ns, end_ns));
     energy.edge_u_j = Some(quadrature(&[stretch.jump_u_j(start_ns), stretch.jump_u_j(end_ns)]));
 }
@@ -126,7 +126,7 @@ impl Stretch<'_> {
     /// beginning and end belongs to it.
     fn edge_u_j(&self) -> f64 {
         let (start_w, end_w) = (self.power_w(self.first.t_ns), self.power_w(self.last.t_ns));
-        let lag_j = (end_w - start_w).abs() * SENSOR_TIME_BOUND_S * RECTANGULAR;
+        let lag_j = (end_w - start_w).abs() * MEAN_TIME_BOUND_S * RECTANGULAR;
         quadrature(&[
             bracket_u_j(self.first, start_w),
             bracket_u_j(self.last, end_w),
@@ -142,9 +142,9 @@ impl Stretch<'_> {
         quadrature(&[bracket_u_j(self.first, mean_w), bracket_u_j(self.last, mean_w)])
     }
 
-    /// What a jump of power at a moment is worth, when the moment is known to [`SENSOR_TIME_BOUND_S`].
+    /// What a jump of power at a moment is worth, when the moment is known as well as the curve's times are.
     fn jump_u_j(&self, t_ns: u64) -> f64 {
-        self.curve.jump_w(t_ns) * SENSOR_TIME_BOUND_S * RECTANGULAR
+        self.curve.jump_w(t_ns) * self.curve.time_bound_s() * RECTANGULAR
     }
 
     fn power_w(&self, t_ns: u64) -> f64 {
@@ -278,12 +278,14 @@ mod tests {
     #[test]
     fn a_phase_shorter_than_the_counters_refreshes_has_no_counter_energy() {
         let recording = Recording { domains: vec![burst()] };
-        let of = |length_ns, aligned| {
-            let at = |t_ns| Edge { t_ns, readings: vec![reading(t_ns, Ok(Some(5.0)), aligned)] };
-            recording.energy(&at(0), &at(length_ns), None).devices.remove(0).energy_j
+        let of = |length_ns, aligned, joules: f64| {
+            let at = |t_ns, joules| Edge { t_ns, readings: vec![reading(t_ns, Ok(Some(joules)), aligned)] };
+            recording.energy(&at(0, 5.0), &at(length_ns, 5.0 + joules), None).devices.remove(0).energy_j
         };
-        assert_eq!(of(999 * MS, false), None);
-        close(of(S, false), 0.0);
-        close(of(200 * MS, true), 0.0);
+        assert_eq!(of(999 * MS, false, 3.0), None);
+        close(of(S, false, 3.0), 3.0);
+        close(of(200 * MS, true, 3.0), 3.0);
+        // One that stands still has none either.
+        assert_eq!(of(S, false, 0.0), None);
     }
 }

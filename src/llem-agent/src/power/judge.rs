@@ -3,7 +3,7 @@
 use llem_protocol::{DeviceEnergy, Reason, ReasonCode};
 
 use super::align::EdgeReading;
-use super::curve::{MAX_GAP_STEPS, quadrature};
+use super::curve::quadrature;
 use super::energy::{Work, counter_fault};
 use super::recording::{DomainRecording, Recording, StateSample};
 use super::sampler::{CounterFault, Edge};
@@ -92,9 +92,8 @@ fn gaps(record: &DomainRecording, work: Work) -> Option<Reason> {
         let happened = format!("{id} gave no power at all");
         return (!record.failures.is_empty()).then(|| Reason::new(ReasonCode::PowerSourceLost, happened));
     }
-    let limit_s = MAX_GAP_STEPS * curve.step_s().max(0.02);
-    let last_ns = record.points.last().map_or(work.start_ns, |point| point.t_ns).max(work.start_ns);
-    let silent_s = seconds_between(last_ns, work.end_ns);
+    let limit_s = curve.longest_step_s();
+    let silent_s = record.silent_s(work.start_ns, work.end_ns);
     if silent_s > limit_s {
         let happened = format!("{id} gave no power for the last {silent_s:.2} s of the window");
         return Some(Reason::new(ReasonCode::PowerSourceLost, happened));

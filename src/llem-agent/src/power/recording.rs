@@ -65,6 +65,12 @@ impl DomainRecording {
         Curve::new(self.kind, &self.points)
     }
 
+    /// Seconds without a point up to a moment, counted from `since_ns` at the earliest.
+    pub(crate) fn silent_s(&self, since_ns: u64, until_ns: u64) -> f64 {
+        let last_ns = self.points.last().map_or(since_ns, |point| point.t_ns).max(since_ns);
+        clock::seconds_between(last_ns, until_ns)
+    }
+
     /// States between two moments.
     pub(crate) fn states_between(&self, from_ns: u64, to_ns: u64) -> &[StateSample] {
         let first = self.states.partition_point(|sample| sample.t_ns < from_ns);

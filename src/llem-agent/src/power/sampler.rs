@@ -21,6 +21,9 @@ const FAST_COUNTER: Duration = Duration::from_millis(5);
 /// 20 ms to fall (seen on an H100).
 const SENSOR_LAG_NS: u64 = 30_000_000;
 
+/// The idle time before work, which the two means before the start have to themselves: the longest of the driver's buffer was 47 ms.
+const IDLE: Duration = Duration::from_millis(100);
+
 /// The newest sample in the driver's buffer is this old at most (0.15 s was seen on an H100).
 const BUFFER_DELAY_NS: u64 = 400_000_000;
 
@@ -217,6 +220,9 @@ impl Sampling {
 
     /// Counters that are always fresh come last, right before the work.
     fn open(&mut self) -> Edge {
+        if self.places.iter().any(|place| self.is_buffered(place)) {
+            std::thread::sleep(IDLE);
+        }
         let mut readings = vec![None; self.places.len()];
         self.find_ticks(&mut readings);
         self.read_fast(&mut readings);
@@ -248,8 +254,11 @@ impl Sampling {
         }
     }
 
+    /// One counter after the other. With many, that takes longer than the sensors without a buffer can go unread.
     fn find_ticks(&mut self, readings: &mut [Option<EdgeReading>]) {
-        for (place, reading) in self.places.iter_mut().zip(readings) {
+        for (number, reading) in readings.iter_mut().enumerate() {
+            self.sample_due(Instant::now());
+            let Some(place) = self.places.get_mut(number) else { continue };
             let Some(source) = self.sources.get_mut(place.source) else { continue };
             let period = source.counter_period();
             if period > FAST_COUNTER {
@@ -260,10 +269,14 @@ impl Sampling {
         }
     }
 
+    /// Whether the sensor is slower than the work's edges.
+    fn is_buffered(&self, place: &Place) -> bool {
+        self.sources.get(place.source).is_some_and(|source| source.pace(place.domain).is_some())
+    }
+
     /// Takes what the sensors' own buffers still hold back of the time up to the last edge.
     fn finish(mut self) -> Recording {
-        let buffered = |place: &Place| self.sources.get(place.source).is_some_and(|s| s.pace(place.domain).is_some());
-        if self.last_edge_ns > 0 && self.places.iter().any(buffered) {
+        if self.last_edge_ns > 0 && self.places.iter().any(|place| self.is_buffered(place)) {
             sleep_until(self.last_edge_ns.saturating_add(BUFFER_DELAY_NS));
         }
         self.sample_due(Instant::now() + NEVER);

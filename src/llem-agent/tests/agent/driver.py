@@ -9,6 +9,11 @@ import time
 
 FAULT = sys.argv[1] if len(sys.argv) > 1 else "none"
 PASS_S = float(os.environ.get("PASS_S", "0.01"))
+# Passes outside the window may be shorter.
+OTHER_PASS_S = float(os.environ.get("OTHER_PASS_S", PASS_S))
+# In static batches: how long the first token takes, and all others.
+PREFILL_S = float(os.environ.get("PREFILL_S", "0.2"))
+DECODE_S = float(os.environ.get("DECODE_S", "0.3"))
 CHANNEL = os.dup(1)
 os.dup2(2, 1)
 
@@ -34,28 +39,60 @@ def hang():
     time.sleep(3600)
 
 
-def run_pass(workload, number, prefill_only):
+def tokens_of(line, prefill_only):
+    return 1 if prefill_only else line["output_tokens"] + fault("padding_in_records") - fault("too_few_tokens")
+
+
+def record_of(number, line, submit, stamps, batch=None):
+    if fault("stamps_backwards"):
+        stamps.reverse()
+    return {
+        "pass": number,
+        "index": line["index"],
+        "batch": batch,
+        "prompt_tokens": len(line["prompt_ids"]),
+        "submit_ns": submit,
+        "token_ns": stamps,
+        "output_ids": list(range(len(stamps))),
+    }
+
+
+def run_at_once(workload, number, prefill_only, seconds):
+    """All tokens are there at once, and then the device works on nothing."""
     records = []
-    start = time.monotonic_ns()
     for line in workload:
         submit = time.monotonic_ns()
-        count = 1 if prefill_only else line["output_tokens"] + fault("padding_in_records") - fault("too_few_tokens")
-        stamps = [time.monotonic_ns() for _ in range(count)]
-        if fault("stamps_backwards"):
-            stamps.reverse()
-        records.append(
-            {
-                "pass": number,
-                "index": line["index"],
-                "prompt_tokens": len(line["prompt_ids"]),
-                "submit_ns": submit,
-                "token_ns": stamps,
-                "output_ids": list(range(count)),
-            }
-        )
+        stamps = [time.monotonic_ns() for _ in range(tokens_of(line, prefill_only))]
+        records.append(record_of(number, line, submit, stamps))
     busy("on")
-    time.sleep(PASS_S)
+    time.sleep(seconds)
     busy("off")
+    return records
+
+
+def run_in_batches(workload, number, prefill_only):
+    """Static batches of two requests: the first token after PREFILL_S, the others together after DECODE_S more."""
+    records = []
+    for batch, lines in enumerate([workload[:2], workload[2:]]):
+        submit = time.monotonic_ns()
+        busy("on")
+        time.sleep(PREFILL_S)
+        first = time.monotonic_ns()
+        time.sleep(0 if prefill_only else DECODE_S)
+        last = time.monotonic_ns()
+        busy("off")
+        for line in lines:
+            stamps = [first] + [last] * (tokens_of(line, prefill_only) - 1)
+            records.append(record_of(number, line, submit, stamps, batch))
+    return records
+
+
+def run_pass(workload, number, prefill_only, seconds):
+    start = time.monotonic_ns()
+    if fault("batches"):
+        records = run_in_batches(workload, number, prefill_only)
+    else:
+        records = run_at_once(workload, number, prefill_only, seconds)
     done = {
         "message": "pass_done",
         "pass": number,
@@ -138,7 +175,8 @@ def main():
         elif kind == "pass":
             if request["record"]:
                 in_window()
-            records, done = run_pass(workload, request["pass"], request["prefill_only"])
+            seconds = PASS_S if request["record"] else OTHER_PASS_S
+            records, done = run_pass(workload, request["pass"], request["prefill_only"], seconds)
             if request["record"]:
                 kept.extend(records)
             say(**done)

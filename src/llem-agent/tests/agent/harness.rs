@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use llem_protocol::{
     DriverCommand, EngineSpec, Event, EventBody, Failure, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION, Phase,
-    Report, RequestRecord, WorkloadRef, decode_event, files,
+    PowerSample, Report, RequestRecord, WorkloadRef, decode_event, files,
 };
 use sha2::{Digest, Sha256};
 
@@ -20,6 +20,8 @@ pub(crate) const OUTPUT_TOKENS: u32 = 3;
 /// A results volume with job, workload and nonce.
 pub(crate) struct Bench {
     directory: tempfile::TempDir,
+    /// Variables of the agent's own environment.
+    environment: Vec<(&'static str, PathBuf)>,
     /// Changed by a test before the start.
     pub(crate) job: Job,
 }
@@ -85,7 +87,7 @@ impl Bench {
             gpus: Vec::new(),
             powercap: None,
         };
-        Self { directory, job }
+        Self { directory, environment: Vec::new(), job }
     }
 
     /// Gives the run a sensor: a processor package whose counter stands still.
@@ -100,6 +102,16 @@ impl Bench {
         self.job.powercap = Some(self.path("powercap"));
     }
 
+    /// Puts a scripted NVML in the agent's way.
+    pub(crate) fn with_nvml(&mut self, script: &fake_nvml::Script) {
+        self.environment = fake_nvml::stage(self.directory.path(), script).unwrap().to_vec();
+    }
+
+    /// Takes it away again.
+    pub(crate) fn without_nvml(&mut self) {
+        self.environment.clear();
+    }
+
     /// A path beside the results.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -110,6 +122,7 @@ impl Bench {
         let job_file = self.path("job.json");
         fs_err::write(&job_file, serde_json::to_vec(&self.job).unwrap()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_llem-agent"));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.arg(job_file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -147,6 +160,12 @@ impl Bench {
     /// `requests.jsonl`.
     pub(crate) fn records(&self) -> Vec<RequestRecord> {
         let text = fs_err::read_to_string(self.job.output_dir.join(files::REQUESTS)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// `samples.jsonl`.
+    pub(crate) fn samples(&self) -> Vec<PowerSample> {
+        let text = fs_err::read_to_string(self.job.output_dir.join(files::SAMPLES)).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
