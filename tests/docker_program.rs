@@ -10,6 +10,7 @@ mod docker_drivers;
 mod docker_engine;
 mod docker_hostile;
 mod docker_orphans;
+mod docker_powercap;
 mod docker_results;
 mod docker_signals;
 mod docker_volume;

@@ -1,15 +1,19 @@
 //! What makes a finished run worth less: the codes that need no sensor.
 
-use llem_protocol::{Device, DeviceKind, PassRecord, Reason, ReasonCode, RequestRecord, SelfUsage};
+use llem_protocol::{Device, DeviceKind, PassRecord, Reason, ReasonCode, RequestRecord, SelfUsage, WarmupRecord};
 
 use crate::clock;
+use crate::power::Work;
 use crate::records::pass_place;
 
-/// Each edge is uncertain by up to one counter period of 100 ms: 1 % of this.
+/// What belongs to the work around its beginning and end is known to about 10 ms: 0.1 % of this, at each edge.
 const MIN_WINDOW_S: f64 = 10.0;
 
 /// Warm-up passes that a run should have.
 const MIN_WARMUP_PASSES: u32 = 3;
+
+/// Seconds that a thermal floor has at least.
+const MIN_FLOOR_S: f64 = 30.0;
 
 /// Share of one core that the agent may use.
 const MAX_AGENT_SHARE: f64 = 0.01;
@@ -18,40 +22,37 @@ const MAX_AGENT_SHARE: f64 = 0.01;
 const MAX_OTHERS_SHARE: f64 = 0.25;
 
 /// The window is too short to be compared.
-pub(crate) fn window_length(start_ns: u64, end_ns: u64) -> Option<Reason> {
-    let seconds = clock::seconds_between(start_ns, end_ns);
-    let text = format!(
-        "the window took {seconds:.2} s, less than {MIN_WINDOW_S} s; its edges weigh too much; raise `measurement.min_seconds`"
-    );
-    (seconds < MIN_WINDOW_S).then(|| Reason::new(ReasonCode::WindowTooShort, text))
+pub(crate) fn window_length(work: Work) -> Option<Reason> {
+    let seconds = clock::seconds_between(work.start_ns, work.end_ns);
+    let happened = format!("the window took {seconds:.2} s, less than {MIN_WINDOW_S} s");
+    (seconds < MIN_WINDOW_S).then(|| Reason::new(ReasonCode::WindowTooShort, happened))
 }
 
-/// Warm-up was short.
-pub(crate) fn warmup_length(passes: u32) -> Option<Reason> {
-    let text =
-        format!("{passes} warm-up passes, fewer than {MIN_WARMUP_PASSES}; caches and clocks may not have settled");
-    (passes < MIN_WARMUP_PASSES).then(|| Reason::new(ReasonCode::WarmupShortened, text))
+/// Warm-up had few passes.
+pub(crate) fn warmup_length(warmup: &WarmupRecord) -> Option<Reason> {
+    let passes = warmup.passes;
+    let happened = format!("{passes} warm-up passes, fewer than {MIN_WARMUP_PASSES}");
+    (passes < MIN_WARMUP_PASSES).then(|| Reason::new(ReasonCode::WarmupShortened, happened))
 }
 
-/// The agent disturbed what it measured, by its messages for each pass or, where it `samples` a sensor, by that.
-pub(crate) fn agent_share(usage: &SelfUsage, samples: bool) -> Option<Reason> {
-    let percent = usage.cpu_share * 100.0;
-    let advice = if samples {
-        "lower `sample_hz`, or, when the passes are very short, make the workload larger"
-    } else {
-        "very many short passes cost it that much: make the workload larger"
-    };
-    let text = format!("the agent used {percent:.2} % of a core in the window; {advice}");
-    (usage.cpu_share > MAX_AGENT_SHARE).then(|| Reason::new(ReasonCode::AgentOverhead, text))
+/// Warm-up had little time, where that matters.
+pub(crate) fn thermal_floor(warmup: &WarmupRecord) -> Option<Reason> {
+    let happened = format!("warm-up was asked for {} s, less than {MIN_FLOOR_S} s", warmup.floor_s);
+    (warmup.floor_applied && warmup.floor_s < MIN_FLOOR_S)
+        .then(|| Reason::new(ReasonCode::ThermalFloorShortened, happened))
+}
+
+/// The agent disturbed what it measured, by its messages for each pass or by sampling.
+pub(crate) fn agent_share(usage: &SelfUsage) -> Option<Reason> {
+    let happened = format!("the agent used {:.2} % of a core in the window", usage.cpu_share * 100.0);
+    (usage.cpu_share > MAX_AGENT_SHARE).then(|| Reason::new(ReasonCode::AgentOverhead, happened))
 }
 
 /// Others used the machine. `share` is of all processors, see [`crate::usage::UsageMark::others_share_since`].
 pub(crate) fn others_share(share: Option<f64>) -> Option<Reason> {
-    let share = share.filter(|share| *share > MAX_OTHERS_SHARE)?;
-    let percent = share * 100.0;
-    let text =
-        format!("other programs used {percent:.0} % of the machine's processors in the window; run on an idle machine");
-    Some(Reason::new(ReasonCode::HostBusy, text))
+    let percent = share.filter(|share| *share > MAX_OTHERS_SHARE)? * 100.0;
+    let happened = format!("other programs used {percent:.0} % of the machine's processors in the window");
+    Some(Reason::new(ReasonCode::HostBusy, happened))
 }
 
 /// A pass's totals, as the driver gave them, are not the sums of its records: it counts padding, or forgets requests.
@@ -65,8 +66,7 @@ pub(crate) fn token_totals(passes: &[PassRecord], records: &[RequestRecord]) -> 
     }
     passes.iter().zip(sums).find_map(|(pass, (prompt, output))| {
         let text = format!(
-            "pass {}: the driver counted {} prompt and {} generated tokens, its records hold {prompt} and {output}; \
-             padding may have been counted",
+            "pass {}: the driver counted {} prompt and {} generated tokens, its records hold {prompt} and {output}",
             pass.pass, pass.prompt_tokens, pass.output_tokens
         );
         let differs = (prompt, output) != (pass.prompt_tokens, pass.output_tokens);
@@ -137,18 +137,18 @@ mod tests {
 
     #[test]
     fn limits_are_where_they_are_said_to_be() {
-        assert_eq!(window_length(0, 10_000_000_000), None);
-        assert_eq!(window_length(0, 9_999_999_999).unwrap().code, ReasonCode::WindowTooShort);
-        assert_eq!(warmup_length(3), None);
-        assert_eq!(warmup_length(2).unwrap().code, ReasonCode::WarmupShortened);
+        let work = |end_ns| Work { start_ns: 0, end_ns };
+        assert_eq!(window_length(work(10_000_000_000)), None);
+        assert_eq!(window_length(work(9_999_999_999)).unwrap().code, ReasonCode::WindowTooShort);
+        let warmup = |passes, floor_s, floor_applied| WarmupRecord { passes, seconds: 1.0, floor_s, floor_applied };
+        assert_eq!(warmup_length(&warmup(3, 0.0, false)), None);
+        assert_eq!(warmup_length(&warmup(2, 60.0, true)).unwrap().code, ReasonCode::WarmupShortened);
+        assert_eq!(thermal_floor(&warmup(3, 30.0, true)), None);
+        assert_eq!(thermal_floor(&warmup(3, 0.0, false)), None);
+        assert_eq!(thermal_floor(&warmup(3, 0.0, true)).unwrap().code, ReasonCode::ThermalFloorShortened);
         let usage = |cpu_share| SelfUsage { cpu_s: 0.0, cpu_share, resident_bytes: 0 };
-        for samples in [false, true] {
-            assert_eq!(agent_share(&usage(0.01), samples), None);
-            let reason = agent_share(&usage(0.011), samples).unwrap();
-            assert_eq!(reason.code, ReasonCode::AgentOverhead);
-            assert_eq!(reason.message.contains("sample_hz"), samples, "{}", reason.message);
-            assert!(reason.message.contains("workload"), "{}", reason.message);
-        }
+        assert_eq!(agent_share(&usage(0.01)), None);
+        assert_eq!(agent_share(&usage(0.011)).unwrap().code, ReasonCode::AgentOverhead);
         assert_eq!((others_share(None), others_share(Some(0.25))), (None, None));
         assert_eq!(others_share(Some(0.3)).unwrap().code, ReasonCode::HostBusy);
     }

@@ -23,6 +23,7 @@ pub(crate) fn read_environment(memory: &MemoryCgroup, gpus: GpuFacts) -> Environ
         libc: libc_version(),
         nvidia_driver: gpus.driver,
         gpus: gpus.gpus,
+        ..EnvironmentReport::default()
     }
 }
 

@@ -99,7 +99,9 @@ fn unusable_value(job: &Job) -> Option<(String, String, &'static str)> {
     let spec = &job.measurement;
     let seconds = [
         ("measurement.baseline_s", spec.baseline_s),
-        ("measurement.warmup_min_s", spec.warmup_min_s),
+        ("measurement.thermal_floor_s", spec.thermal_floor_s),
+        ("measurement.thermal_gate_timeout_s", spec.thermal_gate_timeout_s),
+        ("measurement.prefill_min_s", spec.prefill_min_s),
         ("measurement.window_min_s", spec.window_min_s),
     ];
     for (field, value) in seconds {
@@ -107,9 +109,10 @@ fn unusable_value(job: &Job) -> Option<(String, String, &'static str)> {
             return Some((field.to_owned(), value.to_string(), "expected seconds, 0 or more and at most a year"));
         }
     }
-    if !SAMPLE_HZ.contains(&spec.sample_hz) {
+    // Exactly 0 switches sampling off.
+    if spec.sample_hz.to_bits() != 0 && !SAMPLE_HZ.contains(&spec.sample_hz) {
         let value = spec.sample_hz.to_string();
-        return Some(("measurement.sample_hz".to_owned(), value, "expected between 0.01 and 1000"));
+        return Some(("measurement.sample_hz".to_owned(), value, "expected 0, or between 0.01 and 1000"));
     }
     for (phase, limit) in &job.timeouts_s {
         if !(*limit > 0.0 && *limit <= MAX_SECONDS) {

@@ -22,27 +22,31 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs everything from the environment to the last event.
 pub(crate) fn run_all(run: &mut Run) -> Result<(), Fault> {
-    read_environment(run);
+    read_environment(run)?;
     baseline(run)?;
     let asked = import(run)?;
     load(run)?;
-    let warmup_passes = window::warm_up(run)?;
-    let others_share = window::run_window(run, warmup_passes)?;
+    let next_pass = window::warm_up(run)?;
+    let next_pass = window::thermal_gate(run, next_pass)?;
+    let others_share = window::run_window(run, next_pass)?;
+    window::run_prefill(run)?;
     collect(run, &asked)?;
-    judge(run, warmup_passes, others_share);
+    judge(run, others_share);
     shut_down(run)?;
     write(run)
 }
 
-fn read_environment(run: &mut Run) {
+fn read_environment(run: &mut Run) -> Result<(), Fault> {
     run.begin(Phase::Environment);
-    let sources = power::open_sources(&run.job.gpus);
+    let sources = power::open_sources(&run.job.gpus, run.job.powercap.as_deref(), run.job.measurement.allow_mig)?;
+    run.limited_gpus.clone_from(&sources.gpus.limited);
     run.environment = environment::read_environment(&run.memory, sources.gpus);
     run.sampler = Sampler::start(sources.opened, run.job.measurement.sample_hz);
     for reason in sources.reasons {
         run.warn(reason);
     }
     run.end();
+    Ok(())
 }
 
 fn baseline(run: &mut Run) -> Result<(), Fault> {
@@ -70,7 +74,7 @@ fn import(run: &mut Run) -> Result<Vec<Asked>, Fault> {
     run.begin(Phase::Import);
     let asked = workload::read_workload(&run.job.workload)?;
     run.driver = Some(Driver::start(&run.job.driver, &run.inbox.outbox(), &run.log)?);
-    let Message::Hello { protocol_version, engine, engine_version, libraries } = run.next_message()? else {
+    let Message::Hello { protocol_version, engine, engine_version, libraries, packages } = run.next_message()? else {
         return Err(Fault::protocol("the driver's first message is not `hello`"));
     };
     if protocol_version != PROTOCOL_VERSION {
@@ -82,6 +86,7 @@ fn import(run: &mut Run) -> Result<Vec<Asked>, Fault> {
         engine,
         engine_version,
         libraries,
+        packages,
         parameters: None,
         dtype: None,
         devices: Vec::new(),
@@ -122,7 +127,7 @@ fn load(run: &mut Run) -> Result<(), Fault> {
 fn collect(run: &mut Run, asked: &[Asked]) -> Result<(), Fault> {
     run.begin(Phase::Collect);
     run.send(&Request::Records)?;
-    let passes = run.window.as_ref().map(|window| window.passes.clone()).unwrap_or_default();
+    let passes = run.window.as_ref().map(|window| window.measured.passes.clone()).unwrap_or_default();
     let mut ledger = Ledger::new(asked, run.job.workload.ignore_eos, &passes);
     loop {
         match run.next_message()? {
@@ -142,14 +147,15 @@ fn collect(run: &mut Run, asked: &[Asked]) -> Result<(), Fault> {
 }
 
 /// The reasons that need no sensor. Those of the sensors follow when sampling has ended.
-fn judge(run: &mut Run, warmup_passes: u32, others_share: Option<f64>) {
+fn judge(run: &mut Run, others_share: Option<f64>) {
     let Some(window) = &run.window else { return };
     let reasons = [
-        checks::window_length(window.start.t_ns, window.end.t_ns),
-        checks::warmup_length(warmup_passes),
-        checks::agent_share(&window.agent, run.sampler.has_sources()),
+        checks::window_length(window.measured.work),
+        run.warmup.as_ref().and_then(checks::warmup_length),
+        run.warmup.as_ref().and_then(checks::thermal_floor),
+        checks::agent_share(&window.agent),
         checks::others_share(others_share),
-        checks::token_totals(&window.passes, &run.records),
+        checks::token_totals(&window.measured.passes, &run.records),
     ];
     for reason in reasons.into_iter().flatten() {
         run.warn(reason);

@@ -1,11 +1,11 @@
 //! From what a run knows to its files.
 
-use llem_protocol::{Failure, PhaseRecord, REPORT_SCHEMA_VERSION, Report, WindowRecord, files};
+use llem_protocol::{Failure, Phase, PhaseRecord, PrefillRecord, REPORT_SCHEMA_VERSION, Report, WindowRecord, files};
 
 use crate::fault::Fault;
-use crate::power::{Edge, Recording};
+use crate::power::{self, Edge, Recording};
 use crate::run::{PhaseSpan, Run};
-use crate::window::Window;
+use crate::window::{Measured, Window};
 use crate::{clock, output};
 
 /// Writes all files of a good run, the report last. Returns the SHA-256 of the report.
@@ -16,7 +16,7 @@ pub(crate) fn write_results(run: &mut Run) -> Result<String, Fault> {
     let samples = write_samples(run)?;
     // The phase ends with the report, which has to say when: at its writing, without energy, for sampling is over.
     if let Some(span) = run.phases.last_mut() {
-        span.end = Some(Edge { t_ns: clock::monotonic_ns(), counters_j: Vec::new() });
+        span.end = Some(Edge { t_ns: clock::monotonic_ns(), readings: Vec::new() });
     }
     output::write_report(&run.job.output_dir, &report(run, None, requests, samples))
 }
@@ -31,17 +31,33 @@ pub(crate) fn write_failed(run: &mut Run, failure: &Failure) -> Result<(), Fault
     log
 }
 
-/// Ends the sampling and judges what it gave in the window. A second call changes nothing.
+/// Ends the sampling and judges what it gave. A second call changes nothing.
 fn end_sampling(run: &mut Run) {
     if run.recording.is_some() {
         return;
     }
     let recording = run.sampler.finish();
-    let reasons = run.window.as_ref().map(|window| recording.reasons(&window.start, &window.end));
-    for reason in reasons.unwrap_or_default() {
+    let mut reasons = Vec::new();
+    if let Some((baseline, unstable)) = baseline_edges(run).map(|(start, end)| power::baseline(&recording, start, end))
+    {
+        run.baseline = Some(baseline);
+        reasons.extend(unstable);
+    }
+    if let Some(Window { measured: Measured { start, end, work, .. }, .. }) = &run.window {
+        reasons.extend(recording.reasons(start, end, *work, &run.limited_gpus));
+        let (split, unresolved) = power::split_by_stamps(&recording, start, end, *work, &run.records);
+        run.split = split;
+        reasons.extend(unresolved);
+    }
+    for reason in reasons {
         run.warn(reason);
     }
     run.recording = Some(recording);
+}
+
+fn baseline_edges(run: &Run) -> Option<(&Edge, &Edge)> {
+    let span = run.phases.iter().find(|span| span.phase == Phase::Baseline)?;
+    Some((&span.start, span.end.as_ref()?))
 }
 
 fn write_log(run: &Run) -> Result<(), Fault> {
@@ -53,8 +69,8 @@ fn write_requests(run: &Run) -> Result<u64, Fault> {
 }
 
 fn write_samples(run: &Run) -> Result<u64, Fault> {
-    let samples = run.recording.iter().flat_map(Recording::records);
-    output::write_lines(&run.job.output_dir, files::SAMPLES, samples)
+    let samples = run.recording.as_ref().map(Recording::samples).unwrap_or_default();
+    output::write_lines(&run.job.output_dir, files::SAMPLES, samples.into_iter())
 }
 
 fn report(run: &Run, failure: Option<&Failure>, request_records: u64, power_samples: u64) -> Report {
@@ -69,7 +85,11 @@ fn report(run: &Run, failure: Option<&Failure>, request_records: u64, power_samp
         environment: run.environment.clone(),
         engine: run.engine.clone(),
         phases: run.phases.iter().map(|span| phase_record(span, recording)).collect(),
-        window: run.window.as_ref().map(|window| window_record(window, recording)),
+        baseline: run.baseline.clone(),
+        warmup: run.warmup,
+        thermal_gate: run.thermal_gate.clone(),
+        window: run.window.as_ref().map(|window| window_record(window, run, recording)),
+        prefill: run.prefill.as_ref().map(|measured| prefill_record(measured, recording)),
         reasons: run.reasons.clone(),
         failure: failure.cloned(),
         request_records,
@@ -79,21 +99,33 @@ fn report(run: &Run, failure: Option<&Failure>, request_records: u64, power_samp
 
 /// A phase that began before the sensors were opened, or ended after sampling, has no energy: absent, not 0.
 fn phase_record(span: &PhaseSpan, recording: &Recording) -> PhaseRecord {
-    let is_sampled = |edge: &&Edge| !span.start.counters_j.is_empty() && !edge.counters_j.is_empty();
+    let is_sampled = |edge: &&Edge| !span.start.readings.is_empty() && !edge.readings.is_empty();
     PhaseRecord {
         phase: span.phase,
         start_ns: span.start.t_ns,
         end_ns: span.end.as_ref().map(|end| end.t_ns),
-        energy: span.end.as_ref().filter(is_sampled).map(|end| recording.energy(&span.start, end)),
+        energy: span.end.as_ref().filter(is_sampled).map(|end| recording.energy(&span.start, end, None)),
     }
 }
 
-fn window_record(window: &Window, recording: &Recording) -> WindowRecord {
+fn window_record(window: &Window, run: &Run, recording: &Recording) -> WindowRecord {
+    let Measured { start, end, work, passes } = &window.measured;
     WindowRecord {
-        start_ns: window.start.t_ns,
-        end_ns: window.end.t_ns,
-        passes: window.passes.clone(),
-        energy: recording.energy(&window.start, &window.end),
+        start_ns: work.start_ns,
+        end_ns: work.end_ns,
+        passes: passes.clone(),
+        energy: recording.energy(start, end, Some(*work)),
+        split: run.split.clone(),
         agent: window.agent,
+    }
+}
+
+fn prefill_record(measured: &Measured, recording: &Recording) -> PrefillRecord {
+    let Measured { start, end, work, passes } = measured;
+    PrefillRecord {
+        start_ns: work.start_ns,
+        end_ns: work.end_ns,
+        passes: passes.clone(),
+        energy: recording.energy(start, end, Some(*work)),
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use llem_protocol::{
-    ClockPair, EngineReport, EnvironmentReport, EventBody, Failure, FailureClass, Job, LogLevel, PROTOCOL_VERSION,
-    Phase, Reason, RequestRecord,
+    BaselineRecord, ClockPair, EnergySplit, EngineReport, EnvironmentReport, EventBody, Failure, FailureClass, Job,
+    LogLevel, PROTOCOL_VERSION, Phase, Reason, RequestRecord, ThermalGateRecord, WarmupRecord,
 };
 
 use crate::cgroup::MemoryCgroup;
@@ -18,7 +18,7 @@ use crate::fault::Fault;
 use crate::inbox::Inbox;
 use crate::power::{Edge, Recording, Sampler};
 use crate::watchdog::{MARGIN, Watchdog};
-use crate::window::Window;
+use crate::window::{Measured, Window};
 use crate::{clock, job, phases, results, signals};
 
 /// Exit status of a job file that cannot be used.
@@ -58,6 +58,10 @@ pub(crate) struct Run {
     pub(crate) oom_kills_at_start: Option<u64>,
     /// Reads the power sources once they are open.
     pub(crate) sampler: Sampler,
+    /// Idle power, once sampling has ended.
+    pub(crate) baseline: Option<BaselineRecord>,
+    /// Prefill and decode of the window, once sampling has ended.
+    pub(crate) split: Vec<EnergySplit>,
     /// What the sampler gave, once it has ended.
     pub(crate) recording: Option<Recording>,
     /// What the driver wrote.
@@ -72,8 +76,16 @@ pub(crate) struct Run {
     pub(crate) environment: EnvironmentReport,
     /// The engine, once it has said hello.
     pub(crate) engine: Option<EngineReport>,
+    /// GPUs under a power limit that is lower than their default.
+    pub(crate) limited_gpus: Vec<String>,
+    /// How the run was warmed up, once it is.
+    pub(crate) warmup: Option<WarmupRecord>,
+    /// How the thermal gate ended.
+    pub(crate) thermal_gate: Option<ThermalGateRecord>,
     /// The window, once it is closed.
     pub(crate) window: Option<Window>,
+    /// The passes of prefill alone, once they are done.
+    pub(crate) prefill: Option<Measured>,
     /// The window's records, once they are checked.
     pub(crate) records: Vec<RequestRecord>,
     /// What lowers the run's worth.
@@ -126,6 +138,8 @@ impl Run {
             oom_kills_at_start: memory.oom_kills(),
             memory,
             sampler: Sampler::idle(),
+            baseline: None,
+            split: Vec::new(),
             recording: None,
             log: SharedLog::default(),
             driver: None,
@@ -133,7 +147,11 @@ impl Run {
             phases: Vec::new(),
             environment: EnvironmentReport::default(),
             engine: None,
+            limited_gpus: Vec::new(),
+            warmup: None,
+            thermal_gate: None,
             window: None,
+            prefill: None,
             records: Vec::new(),
             reasons: Vec::new(),
             last_progress: None,

@@ -1,56 +1,131 @@
-//! Passes of the workload: warm-up and the measured window.
+//! Passes of the workload: warm-up, thermal gate, the measured window, and the passes of prefill alone.
 
 use std::time::Instant;
 
-use llem_protocol::{Message, PassRecord, Phase, Request};
+use llem_protocol::{
+    FailureClass, GateOutcome, Message, PassRecord, Phase, Reason, ReasonCode, Request, ThermalGateRecord, WarmupRecord,
+};
 
 use crate::clock;
 use crate::fault::Fault;
-use crate::power::Edge;
+use crate::power::{Edge, SETTLE_SPAN_S, Work, unsettled};
 use crate::run::Run;
 use crate::usage::UsageMark;
 
-/// A closed window.
-pub(crate) struct Window {
+/// Passes whose energy is measured, with the edges around them.
+pub(crate) struct Measured {
     pub(crate) start: Edge,
     pub(crate) end: Edge,
+    pub(crate) work: Work,
     pub(crate) passes: Vec<PassRecord>,
+}
+
+/// A closed window.
+pub(crate) struct Window {
+    pub(crate) measured: Measured,
     pub(crate) agent: llem_protocol::SelfUsage,
 }
 
-/// How many passes, and for how long.
+/// How many passes, for how long, and of what kind.
 #[derive(Clone, Copy)]
 struct Target {
     passes: u32,
     seconds: f64,
     record: bool,
+    prefill_only: bool,
 }
 
-/// Runs whole passes until warm-up has had both its number and its time. Returns the number of passes.
+/// Runs whole passes until warm-up has had both its number and its time. Returns the number of the next pass.
 pub(crate) fn warm_up(run: &mut Run) -> Result<u32, Fault> {
     let spec = &run.job.measurement;
-    let target = Target { passes: spec.warmup_passes, seconds: spec.warmup_min_s, record: false };
+    let (floor_s, floor_applied) = (spec.thermal_floor_s, run.sampler.has_sources());
+    let seconds = if floor_applied { floor_s } else { 0.0 };
+    let target = Target { passes: spec.warmup_passes, seconds, record: false, prefill_only: false };
     run.begin(Phase::Warmup);
-    let passes = run_passes(run, 0, target)?;
+    let start = Instant::now();
+    let passes = run_passes(run, 0, target)?.len() as u32;
+    run.warmup = Some(WarmupRecord { passes, seconds: start.elapsed().as_secs_f64(), floor_s, floor_applied });
     run.end();
-    Ok(passes.len() as u32)
+    Ok(passes)
+}
+
+/// Goes on with passes until clocks and temperatures have settled. Returns the number of the next pass.
+pub(crate) fn thermal_gate(run: &mut Run, first_pass: u32) -> Result<u32, Fault> {
+    let limit_s = run.job.measurement.thermal_gate_timeout_s;
+    let ended = |outcome| ThermalGateRecord { outcome, passes: 0, seconds: 0.0, unsettled: Vec::new() };
+    if limit_s <= 0.0 || look(run).is_none() {
+        run.thermal_gate = Some(ended(if limit_s <= 0.0 { GateOutcome::Off } else { GateOutcome::NoSensor }));
+        return Ok(first_pass);
+    }
+    run.begin(Phase::ThermalGate);
+    let (start, mut passes) = (Instant::now(), 0);
+    let one = Target { passes: 1, seconds: 0.0, record: false, prefill_only: false };
+    let (outcome, unsettled) = loop {
+        match look(run) {
+            Some(lines) if lines.is_empty() => break (GateOutcome::Settled, lines),
+            Some(lines) if start.elapsed().as_secs_f64() >= limit_s => break (GateOutcome::TimedOut, lines),
+            None => break (GateOutcome::NoSensor, Vec::new()),
+            Some(_) => {}
+        }
+        run_passes(run, first_pass + passes, one)?;
+        passes += 1;
+    };
+    let record = ThermalGateRecord { outcome, passes, seconds: start.elapsed().as_secs_f64(), unsettled };
+    run.end();
+    if outcome == GateOutcome::TimedOut {
+        let happened = format!("after {:.0} s of waiting: {}", record.seconds, record.unsettled.join(", "));
+        run.warn(Reason::new(ReasonCode::ThermalGateTimedOut, happened));
+    }
+    run.thermal_gate = Some(record);
+    Ok(first_pass + passes)
+}
+
+/// What has not settled; `None` when nothing can tell.
+fn look(run: &Run) -> Option<Vec<String>> {
+    let now_ns = clock::monotonic_ns();
+    let span_ns = (SETTLE_SPAN_S * 1e9) as u64;
+    unsettled(&run.sampler.states_since(now_ns.saturating_sub(span_ns)), now_ns)
 }
 
 /// Runs the window, whose passes are numbered on from `first_pass`. Returns the share of the machine that others used.
 pub(crate) fn run_window(run: &mut Run, first_pass: u32) -> Result<Option<f64>, Fault> {
     let spec = &run.job.measurement;
-    let target = Target { passes: spec.window_min_passes.max(1), seconds: spec.window_min_s, record: true };
+    let (passes, seconds) = (spec.window_min_passes.max(1), spec.window_min_s);
     let machine_start = UsageMark::of_machine();
     run.begin(Phase::Window);
     let agent_start = UsageMark::of_agent();
-    let passes = run_passes(run, first_pass, target)?;
+    let measured = measure(run, first_pass, Target { passes, seconds, record: true, prefill_only: false })?;
     let agent = UsageMark::of_agent().agent_since(&agent_start);
     run.end();
     let others = UsageMark::of_machine().others_share_since(&machine_start);
-    if let Some((start, end)) = run.phases.last().and_then(|span| Some((span.start.clone(), span.end.clone()?))) {
-        run.window = Some(Window { start, end, passes, agent });
-    }
+    run.window = Some(Window { measured, agent });
     Ok(others)
+}
+
+/// Runs passes of one token per request, where that is asked and energy is measured.
+pub(crate) fn run_prefill(run: &mut Run) -> Result<(), Fault> {
+    let seconds = run.job.measurement.prefill_min_s;
+    let last = run.window.as_ref().and_then(|window| window.measured.passes.last());
+    let Some(first_pass) = last.map(|pass| pass.pass + 1).filter(|_| seconds > 0.0 && run.sampler.has_sources()) else {
+        return Ok(());
+    };
+    run.begin(Phase::Prefill);
+    let measured = measure(run, first_pass, Target { passes: 1, seconds, record: false, prefill_only: true })?;
+    run.end();
+    run.prefill = Some(measured);
+    Ok(())
+}
+
+/// Runs passes between two edges at ticks of the counters.
+fn measure(run: &mut Run, first_pass: u32, target: Target) -> Result<Measured, Fault> {
+    let start = run.sampler.opening();
+    let passes = run_passes(run, first_pass, target)?;
+    let (Some(first), Some(last)) = (passes.first(), passes.last()) else {
+        return Err(Fault::new(FailureClass::Unknown, "a window without passes"));
+    };
+    let work = Work { start_ns: first.start_ns, end_ns: last.end_ns };
+    let end = run.sampler.closing(work.end_ns);
+    Ok(Measured { start, end, work, passes })
 }
 
 fn run_passes(run: &mut Run, first_pass: u32, target: Target) -> Result<Vec<PassRecord>, Fault> {
@@ -59,7 +134,7 @@ fn run_passes(run: &mut Run, first_pass: u32, target: Target) -> Result<Vec<Pass
     let mut passes = Vec::new();
     while (passes.len() as u32) < target.passes || start.elapsed().as_secs_f64() < target.seconds {
         let number = first_pass + passes.len() as u32;
-        let pass = run_pass(run, number, target.record, earliest_ns)?;
+        let pass = run_pass(run, number, target, earliest_ns)?;
         earliest_ns = pass.end_ns;
         passes.push(pass);
         let done = passes.len() as f64;
@@ -69,8 +144,9 @@ fn run_passes(run: &mut Run, first_pass: u32, target: Target) -> Result<Vec<Pass
     Ok(passes)
 }
 
-fn run_pass(run: &mut Run, number: u32, record: bool, earliest_ns: u64) -> Result<PassRecord, Fault> {
-    run.send(&Request::Pass { pass: number, record })?;
+fn run_pass(run: &mut Run, number: u32, target: Target, earliest_ns: u64) -> Result<PassRecord, Fault> {
+    let Target { record, prefill_only, .. } = target;
+    run.send(&Request::Pass { pass: number, record, prefill_only })?;
     let message = run.next_message()?;
     let Message::PassDone { pass, start_ns, end_ns, prompt_tokens, output_tokens } = message else {
         return Err(Fault::protocol(format!("expected `pass_done` of pass {number}")));
@@ -84,6 +160,11 @@ fn run_pass(run: &mut Run, number: u32, record: bool, earliest_ns: u64) -> Resul
             "pass {pass} cannot be from {start_ns} to {end_ns} ns: asked after {earliest_ns}, done by {now_ns}"
         );
         return Err(Fault::protocol(text));
+    }
+    let requests = run.job.workload.requests;
+    if prefill_only && output_tokens != requests {
+        let text = format!("pass {pass} of prefill alone generated {output_tokens} tokens for {requests} requests");
+        return Err(Fault::new(FailureClass::WrongWork, text));
     }
     Ok(PassRecord { pass, start_ns, end_ns, prompt_tokens, output_tokens })
 }

@@ -58,6 +58,8 @@ pub enum FailureClass {
     ContainerRefused,
     /// The container engine stopped answering.
     ContainerEngineLost,
+    /// The run was measured and is not valid, and `execution.strict` does not let that pass.
+    NotValid,
     /// The user stopped the run.
     Interrupted,
     /// Nothing of the above.
@@ -101,6 +103,7 @@ impl FailureClass {
             Self::ImageMissing => "the image does not exist",
             Self::ContainerRefused => "the container engine refused the container",
             Self::ContainerEngineLost => "the container engine stopped answering",
+            Self::NotValid => "the run is not valid",
             Self::Interrupted => "the run was interrupted",
             Self::Unknown => "the run failed for a reason that llem does not know",
         }
@@ -145,6 +148,9 @@ impl FailureClass {
             Self::ContainerRefused => "read the engine's message; GPU access and limits are set in the user config",
             Self::ContainerEngineLost => {
                 "restart the container engine, then run the study again; leftovers are removed at the next start"
+            }
+            Self::NotValid => {
+                "do what its reasons say and run it again; without `execution.strict`, it counts as measured"
             }
             Self::Interrupted => "run the study again",
             Self::Unknown => "read agent.log and driver.log of the run",

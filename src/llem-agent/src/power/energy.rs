@@ -1,277 +1,289 @@
-//! Energy between two edges: the counters' difference, and the integral of the sampled curve beside it.
+//! Energy of a stretch of work: the counter's difference between the edges around it, less what lies between edges and work.
 
-use llem_protocol::{DeviceEnergy, EnergyReport, PowerDomain, PowerSample, PowerSourceKind, Reason, ReasonCode};
+use llem_protocol::{DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport};
 
-use super::Reading;
+use super::align::EdgeReading;
+use super::curve::{Curve, RECTANGULAR, UNIFORM, quadrature};
+use super::recording::{DomainRecording, Recording};
 use super::sampler::{CounterFault, Edge};
-use crate::clock;
+use crate::clock::seconds_between;
 
-/// A gap of more than this many sampling periods is reported.
-const MAX_GAP_PERIODS: f64 = 3.0;
+/// How well the time of a sample, and with it what the curve says of an edge of the work, is known: ±10 ms. Samples of an H100 are
+/// means over 20 ms; their stamps fitted the load's own to a few milliseconds, the counter's lag likewise.
+const SENSOR_TIME_BOUND_S: f64 = 0.010;
 
-/// A stretch shorter than this many refreshes of a counter has no counter energy: at edges that are not aligned to the refreshes its
-/// error could reach a tenth, and a phase of 50 ms at 700 W would read 0 J.
+/// Between edges that are not aligned, a stretch shorter than this many refreshes of its counter has no counter energy: its error could
+/// reach a tenth, and a phase of 50 ms at 700 W would read 0 J.
 const MIN_REFRESHES: f64 = 10.0;
 
-/// One reading with its time and domain number.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Sample {
-    pub(crate) t_ns: u64,
-    pub(crate) domain: u16,
-    pub(crate) reading: Reading,
+/// A stretch of work between two stamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Work {
+    pub(crate) start_ns: u64,
+    pub(crate) end_ns: u64,
 }
-
-/// Everything that was sampled in a run.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Recording {
-    /// What was sampled.
-    pub(crate) domains: Vec<PowerDomain>,
-    /// All readings in the order of time.
-    pub(crate) samples: Vec<Sample>,
-    /// Seconds between two samples, as asked.
-    pub(crate) period_s: f64,
-    /// When a counter was found set back between two edges, and of which domain.
-    pub(crate) resets: Vec<(u64, usize)>,
-}
-
-/// A point of the power curve.
-type Point = (u64, f64);
 
 impl Recording {
-    /// Energy of every domain between two edges.
-    pub(crate) fn energy(&self, start: &Edge, end: &Edge) -> EnergyReport {
-        let numbered = self.domains.iter().enumerate();
-        EnergyReport { devices: numbered.map(|(number, domain)| self.device(number, domain, start, end)).collect() }
-    }
-
-    /// What speaks against the energy between two edges.
-    pub(crate) fn reasons(&self, start: &Edge, end: &Edge) -> Vec<Reason> {
-        let numbered = self.domains.iter().enumerate();
-        numbered
-            .flat_map(|(number, domain)| {
-                let (first, last) = self.counters(number, start, end);
-                [counter_reason(&domain.id, first, last), self.gap_reason(number, domain, start, end)]
-            })
-            .flatten()
-            .collect()
-    }
-
-    /// The samples as the contract has them.
-    pub(crate) fn records(&self) -> impl Iterator<Item = PowerSample> {
-        self.samples.iter().filter_map(|sample| {
-            Some(PowerSample {
-                t_ns: sample.t_ns,
-                domain: self.domains.get(usize::from(sample.domain))?.clone(),
-                power_w: sample.reading.power_w,
-                temperature_c: sample.reading.temperature_c.map(f64::from),
-                clock_mhz: sample.reading.clock_mhz.map(f64::from),
-                memory_used_bytes: sample.reading.memory_used_bytes,
-            })
-        })
-    }
-
-    /// The counter of one domain at both edges. One that was set back in between has no difference.
-    fn counters(&self, number: usize, start: &Edge, end: &Edge) -> (CounterReading, CounterReading) {
-        let is_reset = |(t, domain): &(u64, usize)| *domain == number && (start.t_ns..=end.t_ns).contains(t);
-        let at = |edge: &Edge| edge.counters_j.get(number).copied().unwrap_or(Ok(None));
-        let last = if self.resets.iter().any(is_reset) { Err(CounterFault::Reset) } else { at(end) };
-        (at(start), last)
-    }
-
-    fn device(&self, number: usize, domain: &PowerDomain, start: &Edge, end: &Edge) -> DeviceEnergy {
-        let points = self.points(number);
-        let inside: Vec<Point> = points.iter().copied().filter(|(t, _)| (start.t_ns..=end.t_ns).contains(t)).collect();
-        let curve_j = (inside.len() >= 2).then(|| integrate_j(&points, &inside, start.t_ns, end.t_ns));
-        let seconds = clock::seconds_between(start.t_ns, end.t_ns);
-        let (first, last) = self.counters(number, start, end);
-        DeviceEnergy {
-            domain: domain.clone(),
-            counter_j: counter_difference_j(first, last)
-                .filter(|_| seconds >= MIN_REFRESHES * refresh_s(domain.source)),
-            curve_j,
-            mean_w: curve_j.filter(|_| seconds > 0.0).map(|energy_j| energy_j / seconds),
-            peak_w: inside.iter().map(|(_, power_w)| *power_w).reduce(f64::max),
-            samples: inside.len() as u64,
-        }
-    }
-
-    /// The readings of one domain that have a power. A failed reading is no point: it is not 0 W.
-    fn points(&self, number: usize) -> Vec<Point> {
-        let own = self.samples.iter().filter(|sample| usize::from(sample.domain) == number);
-        own.filter_map(|sample| Some((sample.t_ns, sample.reading.power_w?))).collect()
-    }
-
-    fn gap_reason(&self, number: usize, domain: &PowerDomain, start: &Edge, end: &Edge) -> Option<Reason> {
-        let inside = self.points(number).into_iter().map(|(t, _)| t).filter(|t| (start.t_ns..=end.t_ns).contains(t));
-        let mut times: Vec<u64> = inside.collect();
-        times.insert(0, start.t_ns);
-        let limit_s = MAX_GAP_PERIODS * self.period_s;
-        let silent_s = clock::seconds_between(*times.last()?, end.t_ns);
-        let id = &domain.id;
-        if silent_s > limit_s {
-            let text = format!("{id} gave no power for the last {silent_s:.2} s of the window; run it again");
-            return Some(Reason::new(ReasonCode::PowerSourceLost, text));
-        }
-        let gaps = times.windows(2).map(|pair| clock::seconds_between(pair[0], pair[1]));
-        let longest_s = gaps.fold(0.0, f64::max);
-        let text = format!("{id} gave no power for {longest_s:.2} s inside the window, more than {limit_s:.2} s");
-        (longest_s > limit_s).then(|| Reason::new(ReasonCode::SamplesMissing, text))
+    /// Energy of every domain between two edges, of `work` alone where that is given.
+    pub(crate) fn energy(&self, start: &Edge, end: &Edge, work: Option<Work>) -> EnergyReport {
+        let pairs = self.domains.iter().zip(start.readings.iter().zip(&end.readings));
+        EnergyReport { devices: pairs.map(|(record, (first, last))| device(record, *first, *last, work)).collect() }
     }
 }
 
-/// Seconds between two refreshes of a counter. NVML: 0.1 s, seen on an H100 with driver 580. RAPL: about 1 ms (Intel Software Developer's
-/// Manual, volume 3, RAPL interfaces).
-const fn refresh_s(source: PowerSourceKind) -> f64 {
-    match source {
-        PowerSourceKind::Nvml => 0.1,
-        PowerSourceKind::Rapl => 0.001,
+/// Everything about one sensor between its two edges.
+struct Stretch<'a> {
+    curve: &'a Curve,
+    first: EdgeReading,
+    last: EdgeReading,
+    work: Work,
+}
+
+fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work: Option<Work>) -> DeviceEnergy {
+    let curve = record.curve();
+    let (from_ns, to_ns) = (first.t_ns, last.t_ns);
+    let stretch =
+        Stretch { curve: &curve, first, last, work: work.unwrap_or(Work { start_ns: from_ns, end_ns: to_ns }) };
+    let inside = curve.inside(from_ns, to_ns);
+    let sampled = inside.len() >= 2;
+    let counter_j = counter_difference_j(record, first, last);
+    let around = |from_ns, to_ns| curve.energy_j(from_ns, to_ns).filter(|_| sampled && work.is_some());
+    let mut energy = DeviceEnergy {
+        domain: record.domain.clone(),
+        start: edge_record(first),
+        end: edge_record(last),
+        energy_j: None,
+        method: None,
+        edge_u_j: None,
+        sampling_u_j: None,
+        counter_j,
+        curve_j: curve.energy_j(from_ns, to_ns).filter(|_| sampled),
+        curve_u_j: sampled.then(|| curve.sampling_u_j(from_ns, to_ns)),
+        curve_kind: sampled.then(|| curve.kind()),
+        lead_j: around(from_ns, stretch.work.start_ns),
+        tail_j: around(stretch.work.end_ns, to_ns),
+        mean_w: None,
+        peak_w: curve.inside(stretch.work.start_ns, stretch.work.end_ns).iter().map(|p| p.power_w).reduce(f64::max),
+        samples: inside.len() as u64,
+    };
+    // A counter that exists and failed leaves no energy: the curve must not stand in for it unseen.
+    match (first.counter_j, last.counter_j) {
+        (Ok(None), Ok(None)) => by_curve(&stretch, &mut energy),
+        _ => by_counter(&stretch, &mut energy),
+    }
+    let work_s = seconds_between(stretch.work.start_ns, stretch.work.end_ns);
+    energy.mean_w = energy.energy_j.filter(|_| work_s > 0.0).map(|energy_j| energy_j / work_s);
+    energy
+}
+
+fn edge_record(reading: EdgeReading) -> EdgeRecord {
+    EdgeRecord {
+        t_ns: reading.t_ns,
+        aligned: reading.aligned,
+        bracket_ms: reading.bracket_ns as f64 / 1e6,
+        counter_j: reading.counter_j.ok().flatten(),
     }
 }
 
-type CounterReading = Result<Option<f64>, CounterFault>;
-
-fn counter_difference_j(start: CounterReading, end: CounterReading) -> Option<f64> {
-    let difference_j = end.ok()?? - start.ok()??;
-    (difference_j >= 0.0).then_some(difference_j)
-}
-
-fn counter_reason(id: &str, start: CounterReading, end: CounterReading) -> Option<Reason> {
-    let backwards = matches!((start, end), (Ok(Some(start_j)), Ok(Some(end_j))) if end_j < start_j);
-    if backwards || [start, end].contains(&Err(CounterFault::Reset)) {
-        let text = format!("the energy counter of {id} was set back during the window; run it again");
-        return Some(Reason::new(ReasonCode::CounterReset, text));
+fn counter_difference_j(record: &DomainRecording, first: EdgeReading, last: EdgeReading) -> Option<f64> {
+    if record.resets.iter().any(|t_ns| (first.t_ns..=last.t_ns).contains(t_ns)) {
+        return None;
     }
-    let text = format!("the energy counter of {id} could not be read at an edge of the window; run it again");
-    [start, end].contains(&Err(CounterFault::Lost)).then(|| Reason::new(ReasonCode::PowerSourceLost, text))
+    let difference_j = last.counter_j.ok()?? - first.counter_j.ok()??;
+    let refreshes = seconds_between(first.t_ns, last.t_ns) / record.counter_period_s.max(1e-9);
+    let resolved = (first.aligned && last.aligned) || refreshes >= MIN_REFRESHES;
+    (difference_j >= 0.0 && resolved).then_some(difference_j)
 }
 
-/// Trapezoid rule over the points inside, with the power at both edges interpolated between the points around them;
-/// where there is no point beyond an edge, the nearest one holds.
-fn integrate_j(points: &[Point], inside: &[Point], start_ns: u64, end_ns: u64) -> f64 {
-    let mut curve = Vec::with_capacity(inside.len() + 2);
-    curve.extend(power_at(points, start_ns).map(|power_w| (start_ns, power_w)));
-    curve.extend_from_slice(inside);
-    curve.extend(power_at(points, end_ns).map(|power_w| (end_ns, power_w)));
-    let pieces = curve.windows(2).map(|pair| {
-        let ((t0, p0), (t1, p1)) = (pair[0], pair[1]);
-        clock::seconds_between(t0, t1) * f64::midpoint(p0, p1)
-    });
-    pieces.sum()
-}
-
-fn power_at(points: &[Point], t_ns: u64) -> Option<f64> {
-    let next = points.partition_point(|(t, _)| *t < t_ns);
-    let before = next.checked_sub(1).and_then(|last| points.get(last));
-    match (before, points.get(next)) {
-        (Some((t0, p0)), Some((t1, p1))) => {
-            let share = (t_ns - t0) as f64 / (t1 - t0) as f64;
-            Some(p0 + (p1 - p0) * share)
-        }
-        (Some((_, power_w)), None) | (None, Some((_, power_w))) => Some(*power_w),
-        (None, None) => None,
+fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
+    let Some(counter_j) = energy.counter_j else { return };
+    energy.method = Some(EnergyMethod::Counter);
+    energy.sampling_u_j = Some(0.0);
+    if let (Some(lead_j), Some(tail_j)) = (energy.lead_j, energy.tail_j) {
+        energy.energy_j = Some(counter_j - lead_j - tail_j);
+        energy.edge_u_j = Some(stretch.edge_u_j());
+    } else {
+        // Without a curve nobody knows the power before and after the work: anything from none to the mean.
+        let outside_j = stretch.outside_s() * stretch.mean_w(counter_j);
+        energy.energy_j = Some(counter_j - outside_j / 2.0);
+        energy.edge_u_j = Some(quadrature(&[outside_j * UNIFORM, stretch.blind_edge_u_j(counter_j)]));
     }
+}
+
+fn by_curve(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
+    let Work { start_ns, end_ns } = stretch.work;
+    if energy.curve_j.is_none() {
+        return;
+    }
+    energy.method = Some(EnergyMethod::Curve);
+    energy.energy_j = stretch.curve.energy_j(start_ns, end_ns);
+    energy.sampling_u_j = Some(stretch.curve.sampling_u_j(start_ns, end_ns));
+    energy.edge_u_j = Some(quadrature(&[stretch.jump_u_j(start_ns), stretch.jump_u_j(end_ns)]));
+}
+
+impl Stretch<'_> {
+    /// The edges' share of the uncertainty: when the ticks were, how far the counter lags, and which of the energy around the work's
+    /// beginning and end belongs to it.
+    fn edge_u_j(&self) -> f64 {
+        let (start_w, end_w) = (self.power_w(self.first.t_ns), self.power_w(self.last.t_ns));
+        let lag_j = (end_w - start_w).abs() * SENSOR_TIME_BOUND_S * RECTANGULAR;
+        quadrature(&[
+            bracket_u_j(self.first, start_w),
+            bracket_u_j(self.last, end_w),
+            lag_j,
+            self.jump_u_j(self.work.start_ns),
+            self.jump_u_j(self.work.end_ns),
+        ])
+    }
+
+    /// The edges' share where there is no curve.
+    fn blind_edge_u_j(&self, counter_j: f64) -> f64 {
+        let mean_w = self.mean_w(counter_j);
+        quadrature(&[bracket_u_j(self.first, mean_w), bracket_u_j(self.last, mean_w)])
+    }
+
+    /// What a jump of power at a moment is worth, when the moment is known to [`SENSOR_TIME_BOUND_S`].
+    fn jump_u_j(&self, t_ns: u64) -> f64 {
+        self.curve.jump_w(t_ns) * SENSOR_TIME_BOUND_S * RECTANGULAR
+    }
+
+    fn power_w(&self, t_ns: u64) -> f64 {
+        self.curve.power_w(t_ns).unwrap_or_default()
+    }
+
+    /// Seconds between edges and work.
+    fn outside_s(&self) -> f64 {
+        let lead_s = seconds_between(self.first.t_ns, self.work.start_ns);
+        lead_s + seconds_between(self.work.end_ns, self.last.t_ns)
+    }
+
+    fn mean_w(&self, counter_j: f64) -> f64 {
+        let seconds = seconds_between(self.first.t_ns, self.last.t_ns);
+        if seconds > 0.0 { counter_j / seconds } else { 0.0 }
+    }
+}
+
+/// A tick lies anywhere in its bracket. A value that was not read at a tick is old by anything up to the period: both edges are old by
+/// the same on average, which cancels at steady power only, so the whole period counts as a bound.
+fn bracket_u_j(reading: EdgeReading, power_w: f64) -> f64 {
+    let bracket_s = reading.bracket_ns as f64 / 1e9;
+    power_w * bracket_s * if reading.aligned { UNIFORM } else { RECTANGULAR }
+}
+
+/// Whether a counter was set back, or could not be read, between two edges.
+pub(super) fn counter_fault(record: &DomainRecording, first: EdgeReading, last: EdgeReading) -> Option<CounterFault> {
+    let backwards = matches!((first.counter_j, last.counter_j), (Ok(Some(start)), Ok(Some(end))) if end < start);
+    let seen = record.resets.iter().any(|t_ns| (first.t_ns..=last.t_ns).contains(t_ns));
+    let at_edges = [first.counter_j, last.counter_j];
+    if backwards || seen || at_edges.contains(&Err(CounterFault::Reset)) {
+        return Some(CounterFault::Reset);
+    }
+    at_edges.contains(&Err(CounterFault::Lost)).then_some(CounterFault::Lost)
 }
 
 #[cfg(test)]
 mod tests {
+    use llem_protocol::{CurveKind, PowerDomain, PowerScope, PowerSourceKind};
+
+    use super::super::curve::Point;
     use super::*;
 
     const S: u64 = 1_000_000_000;
+    const MS: u64 = 1_000_000;
 
-    fn edge(t_ns: u64, counter: CounterReading) -> Edge {
-        Edge { t_ns, counters_j: vec![counter] }
+    /// 100 W, and 700 W from 1 s to 3 s, as means over 20 ms.
+    fn burst() -> DomainRecording {
+        let domain = PowerDomain { source: PowerSourceKind::Nvml, id: "GPU-1".to_owned(), scope: PowerScope::Gpu };
+        let mut record = DomainRecording::new(domain, CurveKind::Mean, 0.1);
+        record.points = (1..=200_u64)
+            .map(|i| Point { t_ns: i * 20 * MS, power_w: if (51..=150).contains(&i) { 700.0 } else { 100.0 } })
+            .collect();
+        record
     }
 
-    fn recording(points: &[(u64, Option<f64>)]) -> Recording {
-        let sample = |(t_ns, power_w): &(u64, Option<f64>)| Sample {
-            t_ns: *t_ns,
-            domain: 0,
-            reading: Reading { power_w: *power_w, ..Reading::default() },
+    fn reading(t_ns: u64, counter: Result<Option<f64>, CounterFault>, aligned: bool) -> EdgeReading {
+        let bracket_ns = if aligned { 6 * MS } else { 100 * MS };
+        EdgeReading { t_ns, aligned, bracket_ns, counter_j: counter }
+    }
+
+    fn edge(t_ns: u64, counter: Result<Option<f64>, CounterFault>) -> Edge {
+        Edge { t_ns, readings: vec![reading(t_ns, counter, true)] }
+    }
+
+    fn close(found: Option<f64>, expected: f64) {
+        assert!(found.is_some_and(|found| (found - expected).abs() < 1e-6), "{found:?} is not {expected}");
+    }
+
+    #[test]
+    fn what_lies_between_edges_and_work_is_taken_off() {
+        let recording = Recording { domains: vec![burst()] };
+        // 0.04 s before the work at 100 W, 2 s at 700 W, 0.06 s after it.
+        let (start, end) = (edge(960 * MS, Ok(Some(50.0))), edge(3060 * MS, Ok(Some(1460.0))));
+        let work = Work { start_ns: S, end_ns: 3 * S };
+        let device = recording.energy(&start, &end, Some(work)).devices.remove(0);
+        close(device.lead_j, 4.0);
+        close(device.tail_j, 6.0);
+        close(device.counter_j, 1410.0);
+        close(device.curve_j, 1410.0);
+        close(device.energy_j, 1400.0);
+        close(device.mean_w, 700.0);
+        close(device.peak_w, 700.0);
+        assert_eq!((device.method, device.sampling_u_j), (Some(EnergyMethod::Counter), Some(0.0)));
+        // Two brackets of 6 ms at 100 W and two jumps of 600 W known to 10 ms.
+        let expected = (2.0 * (0.6_f64 / 12.0_f64.sqrt()).powi(2) + 2.0 * (6.0_f64 / 3.0_f64.sqrt()).powi(2)).sqrt();
+        close(device.edge_u_j, expected);
+    }
+
+    #[test]
+    fn without_a_counter_the_curve_is_the_energy_and_says_so() {
+        let recording = Recording { domains: vec![burst()] };
+        let work = Work { start_ns: S, end_ns: 3 * S };
+        let device = recording.energy(&edge(S, Ok(None)), &edge(3 * S, Ok(None)), Some(work)).devices.remove(0);
+        close(device.energy_j, 1400.0);
+        assert_eq!((device.method, device.counter_j), (Some(EnergyMethod::Curve), None));
+    }
+
+    #[test]
+    fn without_a_curve_the_energy_around_the_work_is_half_guessed_and_as_unsure() {
+        let bare = DomainRecording { points: Vec::new(), ..burst() };
+        let recording = Recording { domains: vec![bare] };
+        let work = Work { start_ns: S, end_ns: 3 * S };
+        let (start, end) = (edge(950 * MS, Ok(Some(0.0))), edge(3050 * MS, Ok(Some(2100.0))));
+        let device = recording.energy(&start, &end, Some(work)).devices.remove(0);
+        close(device.energy_j, 2050.0);
+        let outside = 100.0 / 12.0_f64.sqrt();
+        let edges = 2.0_f64.sqrt() * 6.0 / 12.0_f64.sqrt();
+        close(device.edge_u_j, outside.hypot(edges));
+    }
+
+    #[test]
+    fn a_counter_that_failed_leaves_no_energy() {
+        let work = Work { start_ns: S, end_ns: 3 * S };
+        let of = |record: DomainRecording, end| {
+            let recording = Recording { domains: vec![record] };
+            recording.energy(&edge(S, Ok(Some(9.0))), &edge(3 * S, end), Some(work)).devices.remove(0)
         };
-        Recording {
-            domains: vec![PowerDomain { source: PowerSourceKind::Nvml, id: "GPU-1".to_owned() }],
-            samples: points.iter().map(sample).collect(),
-            period_s: 1.0,
-            resets: Vec::new(),
+        for counter in [Ok(Some(8.0)), Err(CounterFault::Reset), Err(CounterFault::Lost)] {
+            let device = of(burst(), counter);
+            assert_eq!((device.energy_j, device.counter_j), (None, None), "{counter:?}");
+            close(device.curve_j, 1400.0);
+            assert!(counter_fault(&burst(), reading(0, Ok(Some(9.0)), true), reading(S, counter, true)).is_some());
         }
-    }
-
-    fn codes(recording: &Recording, start: &Edge, end: &Edge) -> Vec<ReasonCode> {
-        recording.reasons(start, end).iter().map(|reason| reason.code).collect()
-    }
-
-    #[test]
-    fn a_ramp_is_integrated_exactly_with_edges_between_samples() {
-        // P(t) = 10 t between 0 s and 10 s; from 2.5 s to 7.5 s that is 5 (7.5² − 2.5²) = 250 J.
-        let ramp: Vec<_> = (0..=10).map(|t| (t * S, Some(10.0 * t as f64))).collect();
-        let (start, end) = (edge(5 * S / 2, Ok(Some(100.0))), edge(15 * S / 2, Ok(Some(350.0))));
-        let device = recording(&ramp).energy(&start, &end).devices.remove(0);
-        assert!((device.curve_j.unwrap() - 250.0).abs() < 1e-9);
-        assert!((device.counter_j.unwrap() - 250.0).abs() < 1e-9);
-        assert!((device.mean_w.unwrap() - 50.0).abs() < 1e-9);
-        assert_eq!((device.peak_w, device.samples), (Some(70.0), 5));
-        assert!(codes(&recording(&ramp), &start, &end).is_empty());
-    }
-
-    #[test]
-    fn a_failed_sample_is_a_hole_and_never_zero_watts() {
-        let points = [(0, Some(100.0)), (S, None), (2 * S, Some(100.0)), (3 * S, Some(100.0))];
-        let device = recording(&points).energy(&edge(0, Ok(None)), &edge(3 * S, Ok(None))).devices.remove(0);
-        assert!((device.curve_j.unwrap() - 300.0).abs() < 1e-9);
-        assert_eq!((device.samples, device.counter_j), (3, None));
+        let reset = DomainRecording { resets: vec![2 * S], ..burst() };
+        assert_eq!(of(reset, Ok(Some(11.0))).energy_j, None);
+        let elsewhere = DomainRecording { resets: vec![4 * S], ..burst() };
+        close(of(elsewhere, Ok(Some(11.0))).counter_j, 2.0);
     }
 
     #[test]
     fn a_phase_shorter_than_the_counters_refreshes_has_no_counter_energy() {
-        let ms = S / 1000;
-        let of = |length_ns| {
-            recording(&[]).energy(&edge(0, Ok(Some(5.0))), &edge(length_ns, Ok(Some(5.0)))).devices.remove(0)
+        let recording = Recording { domains: vec![burst()] };
+        let of = |length_ns, aligned| {
+            let at = |t_ns| Edge { t_ns, readings: vec![reading(t_ns, Ok(Some(5.0)), aligned)] };
+            recording.energy(&at(0), &at(length_ns), None).devices.remove(0).energy_j
         };
-        assert_eq!(of(999 * ms).counter_j, None);
-        assert_eq!(of(S).counter_j, Some(0.0));
-    }
-
-    #[test]
-    fn one_sample_is_no_curve() {
-        let device = recording(&[(S, Some(5.0))]).energy(&edge(0, Ok(None)), &edge(2 * S, Ok(None))).devices.remove(0);
-        assert_eq!((device.curve_j, device.mean_w, device.peak_w), (None, None, Some(5.0)));
-    }
-
-    #[test]
-    fn gaps_are_missing_inside_and_lost_at_the_end() {
-        let (start, end) = (edge(0, Ok(None)), edge(10 * S, Ok(None)));
-        let steady = |range: &[u64]| -> Vec<_> { range.iter().map(|t| (t * S, Some(1.0))).collect() };
-        let gap = recording(&steady(&[1, 2, 7, 8, 9]));
-        assert_eq!(codes(&gap, &start, &end), [ReasonCode::SamplesMissing]);
-        let lost = recording(&steady(&[1, 2, 3, 4, 5, 6]));
-        assert_eq!(codes(&lost, &start, &end), [ReasonCode::PowerSourceLost]);
-        assert_eq!(codes(&recording(&[]), &start, &end), [ReasonCode::PowerSourceLost]);
-    }
-
-    #[test]
-    fn a_counter_that_goes_back_or_away_is_null_with_a_reason() {
-        let full: Vec<_> = (0..=3).map(|t| (t * S, Some(1.0))).collect();
-        let full = recording(&full);
-        let start = edge(0, Ok(Some(9.0)));
-        for (counter, code) in [
-            (Ok(Some(8.0)), ReasonCode::CounterReset),
-            (Err(CounterFault::Reset), ReasonCode::CounterReset),
-            (Err(CounterFault::Lost), ReasonCode::PowerSourceLost),
-        ] {
-            let end = edge(3 * S, counter);
-            assert_eq!(full.energy(&start, &end).devices[0].counter_j, None);
-            assert_eq!(codes(&full, &start, &end), [code]);
-        }
-    }
-
-    #[test]
-    fn a_counter_that_was_set_back_between_the_edges_has_no_difference() {
-        let full: Vec<_> = (0..=3).map(|t| (t * S, Some(1.0))).collect();
-        let (start, end) = (edge(0, Ok(Some(9.0))), edge(3 * S, Ok(Some(11.0))));
-        let in_window = Recording { resets: vec![(S, 0)], ..recording(&full) };
-        assert_eq!(in_window.energy(&start, &end).devices[0].counter_j, None);
-        assert_eq!(codes(&in_window, &start, &end), [ReasonCode::CounterReset]);
-        let elsewhere = Recording { resets: vec![(S, 1), (4 * S, 0)], ..recording(&full) };
-        assert_eq!(elsewhere.energy(&start, &end).devices[0].counter_j, Some(2.0));
+        assert_eq!(of(999 * MS, false), None);
+        close(of(S, false), 0.0);
+        close(of(200 * MS, true), 0.0);
     }
 }

@@ -1,20 +1,34 @@
 //! Power and energy: the sources, the thread that reads them, and the arithmetic between two edges.
 
+mod align;
+mod baseline;
+mod curve;
 mod energy;
+mod gpu_facts;
+mod judge;
 mod nvml;
 mod rapl;
+mod raw_nvml;
+mod recording;
 mod sampler;
+mod settle;
+mod split;
 
 use std::path::Path;
+use std::time::Duration;
 
-use llem_protocol::{PowerDomain, Reason, ReasonCode};
+use llem_protocol::{CurveKind, PowerDomain, Reason, ReasonCode};
 
-pub(crate) use energy::Recording;
-pub(crate) use nvml::GpuFacts;
+use crate::fault::Fault;
+use curve::Point;
+
+pub(crate) use baseline::baseline;
+pub(crate) use energy::Work;
+pub(crate) use gpu_facts::GpuFacts;
+pub(crate) use recording::Recording;
 pub(crate) use sampler::{Edge, Sampler};
-
-/// Where the kernel shows the processor's energy counters.
-const POWERCAP: &str = "/sys/class/powercap";
+pub(crate) use settle::{SPAN_S as SETTLE_SPAN_S, unsettled};
+pub(crate) use split::split_by_stamps;
 
 /// Why a sensor gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -39,28 +53,32 @@ pub(crate) enum PowerError {
         /// The sensor.
         sensor: String,
     },
-    /// The first reading of a sensor that needs two.
-    #[error("no earlier reading to compare with")]
-    NoEarlierReading,
+    /// The sensor answered without a value.
+    #[error("the sensor gave no reading")]
+    NoReading,
 }
 
-/// One reading of one domain. Absent is `None`, never 0.
+/// What a device was doing at a moment. Absent is `None`, never 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Reading {
-    /// Power in watts.
-    pub(crate) power_w: Option<f64>,
+pub(crate) struct DeviceState {
+    /// The driver's moving average of power over one second in watts.
+    pub(crate) power_average_w: Option<f64>,
     /// Memory in use in bytes.
     pub(crate) memory_used_bytes: Option<u64>,
     /// Clock of the compute units in megahertz.
     pub(crate) clock_mhz: Option<u32>,
+    /// Clock of the memory in megahertz.
+    pub(crate) memory_clock_mhz: Option<u32>,
     /// Temperature in degrees Celsius.
-    pub(crate) temperature_c: Option<u16>,
+    pub(crate) temperature_c: Option<u32>,
+    /// Clocks-event reasons as a bit mask.
+    pub(crate) throttle_reasons: Option<u64>,
 }
 
 /// A hardware energy counter at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Counter {
-    /// When it was read.
+    /// When reading it was over.
     pub(crate) t_ns: u64,
     /// Energy in joules since an arbitrary start, wrap-arounds already undone.
     pub(crate) energy_j: f64,
@@ -71,11 +89,23 @@ pub(crate) trait PowerSource: Send {
     /// What it covers; the position is the domain's number in the other calls.
     fn domains(&self) -> Vec<PowerDomain>;
 
-    /// Reads power and what goes with it. Cheap: called at every sample.
-    fn sample(&mut self, domain: usize) -> Result<Reading, PowerError>;
+    /// What the points of a domain's curve mean.
+    fn curve_kind(&self, domain: usize) -> CurveKind;
+
+    /// How often power has to be asked for, where the source knows better than the job.
+    fn pace(&self, domain: usize) -> Option<Duration>;
+
+    /// Appends the points of the curve since the last call.
+    fn power(&mut self, domain: usize, points: &mut Vec<Point>) -> Result<(), PowerError>;
+
+    /// Clocks, temperature and the like; `None` for sensors that know of nothing but power.
+    fn state(&mut self, domain: usize) -> Option<DeviceState>;
 
     /// Reads the energy counter; `None` when the domain has none. May take milliseconds: called at edges.
     fn counter(&mut self, domain: usize) -> Result<Option<Counter>, PowerError>;
+
+    /// Time between two refreshes of the counters.
+    fn counter_period(&self) -> Duration;
 }
 
 /// The sources of a run, and what could not be had.
@@ -88,39 +118,39 @@ pub(crate) struct Sources {
     pub(crate) gpus: GpuFacts,
 }
 
-/// Opens what the machine offers: NVML for exactly these GPUs, and RAPL. Without GPUs NVML is not touched.
-pub(crate) fn open_sources(gpus: &[String]) -> Sources {
+/// Opens what the machine offers: NVML for exactly these GPUs, and RAPL. Without GPUs NVML is not touched. A GPU in MIG mode is refused
+/// unless `allow_mig`.
+pub(crate) fn open_sources(gpus: &[String], powercap: Option<&Path>, allow_mig: bool) -> Result<Sources, Fault> {
     let mut found = Sources { opened: Vec::new(), reasons: Vec::new(), gpus: GpuFacts::default() };
     if !gpus.is_empty() {
         match nvml::open(gpus) {
             Ok((source, facts)) => {
+                found.reasons.extend(facts.reasons(allow_mig)?);
                 found.opened.push(Box::new(source));
                 found.gpus = facts;
             }
-            Err(error) => found.reasons.push(no_source(&format!("{} of the experiment: {error}", gpus.join(", ")))),
+            Err(error) => found.reasons.push(no_gpu_source(gpus, &error)),
         }
     }
-    match rapl::Rapl::open(Path::new(POWERCAP)) {
+    match rapl::Rapl::open(powercap) {
         Ok(source) => {
             found.reasons.push(wider_scope(&source.domains()));
             found.opened.push(Box::new(source));
         }
-        Err(looked_for) if gpus.is_empty() => found.reasons.push(no_source(&looked_for)),
-        Err(_) => {}
+        // Beside GPUs the processor's energy is an extra, whose absence is worth no more than a note either.
+        Err(looked_for) => found.reasons.push(Reason::new(ReasonCode::NoPowerSource, looked_for)),
     }
-    found
+    Ok(found)
 }
 
-fn no_source(looked_for: &str) -> Reason {
-    let message = format!("{looked_for}; energy is null");
-    Reason::new(ReasonCode::NoPowerSource, message)
+/// A run on GPUs whose energy cannot be read is no measurement of energy.
+fn no_gpu_source(gpus: &[String], error: &nvml_wrapper::error::NvmlError) -> Reason {
+    let happened = format!("the power of {} cannot be read: NVML: {error}", gpus.join(", "));
+    Reason { severity: llem_protocol::Severity::Invalid, ..Reason::new(ReasonCode::NoPowerSource, happened) }
 }
 
 fn wider_scope(domains: &[PowerDomain]) -> Reason {
     let names: Vec<&str> = domains.iter().map(|domain| domain.id.as_str()).collect();
-    let message = format!(
-        "{} cover the whole processor and its memory, other programs included; compare only runs on an idle machine",
-        names.join(", ")
-    );
-    Reason::new(ReasonCode::ScopeWiderThanExperiment, message)
+    let happened = format!("{} cover the whole processor and its memory", names.join(", "));
+    Reason::new(ReasonCode::ScopeWiderThanExperiment, happened)
 }

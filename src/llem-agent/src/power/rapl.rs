@@ -2,20 +2,26 @@
 //!
 //! A zone is a directory with `name`, `energy_uj` and `max_energy_range_uj`; the counter wraps at the latter
 //! (kernel documentation, `power/powercap/powercap.rst`). Packages are `intel-rapl:N` on Intel and AMD, their memory is
-//! the sub-zone `intel-rapl:N:M` with the name `dram`. Cores and integrated graphics are contained in the package.
+//! the sub-zone `intel-rapl:N:M` with the name `dram`. Cores and integrated graphics are contained in the package. `/sys/class/powercap`
+//! shows all zones side by side, as links; the directories themselves, which containers see, lie inside each other.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fs_err::File;
 use fs_err::os::unix::fs::FileExt;
-use llem_protocol::{PowerDomain, PowerSourceKind};
+use llem_protocol::{CurveKind, PowerDomain, PowerScope, PowerSourceKind};
 
-use super::{Counter, PowerError, PowerSource, Reading};
+use super::curve::Point;
+use super::{Counter, DeviceState, PowerError, PowerSource};
 use crate::clock;
 
 /// A wrap-around that would mean more power than this is a reset. No processor package draws 10 kW.
 const MAX_PLAUSIBLE_W: f64 = 10_000.0;
+
+/// Time between two refreshes of the counters: about 1 ms (Intel, Software Developer's Manual, volume 3, RAPL interfaces).
+const COUNTER_PERIOD: Duration = Duration::from_millis(1);
 
 /// Linux lets only root read the counters since 5.10 (CVE-2020-8694).
 const HOW_TO_ALLOW: &str = "energy without it would be too low, so none is read; \
@@ -46,17 +52,16 @@ struct RawCounter {
 impl Rapl {
     /// Opens all zones below `root`: all or none, because energy without one of the packages or memories would pass for
     /// that of the whole machine. The error says what was looked for, what could not be read and how to allow it.
-    pub(crate) fn open(root: &Path) -> Result<Self, String> {
+    pub(crate) fn open(root: Option<&Path>) -> Result<Self, String> {
+        let Some(root) = root else { return Err("the machine shows no RAPL zones of its processor".to_owned()) };
         let looked_for = format!("looked for RAPL zones in {}", root.display());
-        let entries = match fs_err::read_dir(root) {
-            Ok(entries) => entries,
+        let directories = match zone_directories(root) {
+            Ok(directories) => directories,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(format!("{looked_for}: no such directory"));
             }
             Err(error) => return Err(format!("{looked_for}: {error}")),
         };
-        let mut directories: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-        directories.sort();
         let mut zones = Vec::new();
         let mut problems = Vec::new();
         for directory in &directories {
@@ -81,18 +86,33 @@ impl Rapl {
 
 impl PowerSource for Rapl {
     fn domains(&self) -> Vec<PowerDomain> {
-        self.zones.iter().map(|zone| PowerDomain { source: PowerSourceKind::Rapl, id: zone.id.clone() }).collect()
+        self.zones.iter().map(Zone::domain).collect()
     }
 
-    /// The mean power since the last sample.
-    fn sample(&mut self, domain: usize) -> Result<Reading, PowerError> {
+    fn curve_kind(&self, _: usize) -> CurveKind {
+        CurveKind::Mean
+    }
+
+    fn pace(&self, _: usize) -> Option<Duration> {
+        None
+    }
+
+    /// The mean power since the last call; the first one has nothing to compare with.
+    fn power(&mut self, domain: usize, points: &mut Vec<Point>) -> Result<(), PowerError> {
         let zone = self.zone(domain)?;
         let now = zone.read()?;
-        let earlier = zone.sampled.replace((now.t_ns, zone.total_uj));
-        let (t_ns, total_uj) = earlier.ok_or(PowerError::NoEarlierReading)?;
-        let seconds = clock::seconds_between(t_ns, now.t_ns);
-        let energy_j = (zone.total_uj - total_uj) as f64 / 1e6;
-        Ok(Reading { power_w: (seconds > 0.0).then(|| energy_j / seconds), ..Reading::default() })
+        if let Some((t_ns, total_uj)) = zone.sampled.replace((now.t_ns, zone.total_uj)) {
+            let seconds = clock::seconds_between(t_ns, now.t_ns);
+            let energy_j = (zone.total_uj - total_uj) as f64 / 1e6;
+            if seconds > 0.0 {
+                points.push(Point { t_ns: now.t_ns, power_w: energy_j / seconds });
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&mut self, _: usize) -> Option<DeviceState> {
+        None
     }
 
     fn counter(&mut self, domain: usize) -> Result<Option<Counter>, PowerError> {
@@ -100,9 +120,39 @@ impl PowerSource for Rapl {
         let now = zone.read()?;
         Ok(Some(Counter { t_ns: now.t_ns, energy_j: zone.total_uj as f64 / 1e6 }))
     }
+
+    fn counter_period(&self) -> Duration {
+        COUNTER_PERIOD
+    }
+}
+
+/// The zones of a powercap directory and those inside them, in the order of their names.
+fn zone_directories(root: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let zones_in = |directory: &Path| -> std::io::Result<Vec<PathBuf>> {
+        let entries = fs_err::read_dir(directory)?.flatten().map(|entry| entry.path());
+        Ok(entries.filter(|path| zone_name(path).is_some()).collect())
+    };
+    let mut found = zones_in(root)?;
+    for package in found.clone() {
+        found.extend(zones_in(&package).unwrap_or_default());
+    }
+    // Flat directories show the inner zones twice: as links of their own and inside their packages.
+    found.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+    found.dedup_by(|a, b| a.file_name() == b.file_name());
+    Ok(found)
+}
+
+/// `0` or `0:1` of `intel-rapl:0` or `intel-rapl:0:1`.
+fn zone_name(directory: &Path) -> Option<&str> {
+    directory.file_name()?.to_str()?.strip_prefix("intel-rapl:")
 }
 
 impl Zone {
+    fn domain(&self) -> PowerDomain {
+        let scope = if self.id.starts_with("dram") { PowerScope::Memory } else { PowerScope::Package };
+        PowerDomain { source: PowerSourceKind::Rapl, id: self.id.clone(), scope }
+    }
+
     fn open(directory: &Path, id: String) -> Result<Self, PowerError> {
         let energy = File::open(directory.join("energy_uj"))?;
         let range_uj = number(&directory.display().to_string(), &fs_err::read(directory.join("max_energy_range_uj"))?)?;
@@ -128,7 +178,7 @@ impl Zone {
 
 /// `package-0` for a package, `dram-0` for the memory of package 0, `None` for what is not counted.
 fn zone_id(directory: &Path) -> Option<String> {
-    let zone = directory.file_name()?.to_str()?.strip_prefix("intel-rapl:")?;
+    let zone = zone_name(directory)?;
     let name = fs_err::read_to_string(directory.join("name")).ok()?;
     match (zone.split_once(':'), name.trim()) {
         (None, package) if package.starts_with("package") => Some(package.to_owned()),
@@ -186,7 +236,7 @@ mod tests {
     #[test]
     fn packages_and_memory_are_counted_and_parts_are_not() {
         let root = machine();
-        let source = Rapl::open(root.path()).ok().unwrap();
+        let source = Rapl::open(Some(root.path())).ok().unwrap();
         let ids: Vec<String> = source.domains().into_iter().map(|domain| domain.id).collect();
         assert_eq!(ids, ["package-0", "dram-0"]);
     }
@@ -194,7 +244,7 @@ mod tests {
     #[test]
     fn counters_count_from_opening() {
         let root = machine();
-        let mut source = Rapl::open(root.path()).ok().unwrap();
+        let mut source = Rapl::open(Some(root.path())).ok().unwrap();
         set(root.path(), "intel-rapl:0", 3_500_000);
         assert!((energy_j(&mut source, 0) - 2.5).abs() < 1e-9);
         assert!(energy_j(&mut source, 1).abs() < 1e-9);
@@ -205,7 +255,7 @@ mod tests {
         let root = machine();
         set(root.path(), "intel-rapl:0", RANGE_UJ - 100);
         set(root.path(), "intel-rapl:0:1", RANGE_UJ / 2);
-        let mut source = Rapl::open(root.path()).ok().unwrap();
+        let mut source = Rapl::open(Some(root.path())).ok().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(5));
         set(root.path(), "intel-rapl:0", 900);
         assert!((energy_j(&mut source, 0) - 0.001).abs() < 1e-9);
@@ -216,21 +266,39 @@ mod tests {
     #[test]
     fn power_is_energy_over_time_and_needs_two_readings() {
         let root = machine();
-        let mut source = Rapl::open(root.path()).ok().unwrap();
-        assert!(matches!(source.sample(0), Err(PowerError::NoEarlierReading)));
+        let mut source = Rapl::open(Some(root.path())).ok().unwrap();
+        let mut points = Vec::new();
         let start = clock::monotonic_ns();
+        source.power(0, &mut points).unwrap();
+        assert!(points.is_empty());
         std::thread::sleep(std::time::Duration::from_millis(50));
         set(root.path(), "intel-rapl:0", 6_000_000);
-        let power_w = source.sample(0).unwrap().power_w.unwrap();
+        source.power(0, &mut points).unwrap();
+        let power_w = points[0].power_w;
         let highest_w = 5.0 / 0.05;
         let lowest_w = 5.0 / (clock::seconds_between(start, clock::monotonic_ns()) + 0.01);
         assert!((lowest_w..=highest_w).contains(&power_w), "{lowest_w} <= {power_w} <= {highest_w}");
     }
 
     #[test]
+    fn zones_inside_their_packages_are_found_once() {
+        let root = tempfile::tempdir().unwrap();
+        zone(root.path(), "intel-rapl:0", "package-0", 1);
+        zone(root.path(), "intel-rapl:0/intel-rapl:0:1", "dram", 2);
+        zone(root.path(), "intel-rapl:1", "package-1", 3);
+        let nested = Rapl::open(Some(root.path())).ok().unwrap();
+        let ids = |source: &Rapl| source.domains().into_iter().map(|domain| domain.id).collect::<Vec<_>>();
+        assert_eq!(ids(&nested), ["package-0", "dram-0", "package-1"]);
+        std::os::unix::fs::symlink(root.path().join("intel-rapl:0/intel-rapl:0:1"), root.path().join("intel-rapl:0:1"))
+            .unwrap();
+        assert_eq!(ids(&Rapl::open(Some(root.path())).ok().unwrap()), ["package-0", "dram-0", "package-1"]);
+        assert_eq!(nested.domains()[1].scope, PowerScope::Memory);
+    }
+
+    #[test]
     fn an_unreadable_counter_is_an_error_not_zero() {
         let root = machine();
-        let mut source = Rapl::open(root.path()).ok().unwrap();
+        let mut source = Rapl::open(Some(root.path())).ok().unwrap();
         fs_err::write(root.path().join("intel-rapl:0/energy_uj"), "").unwrap();
         assert!(matches!(source.counter(0), Err(PowerError::Value { .. })));
     }
@@ -241,9 +309,9 @@ mod tests {
             let root = machine();
             let energy = root.path().join(directory).join("energy_uj");
             fs_err::remove_file(&energy).unwrap();
-            let missing = Rapl::open(root.path()).err().unwrap();
+            let missing = Rapl::open(Some(root.path())).err().unwrap();
             fs_err::create_dir(&energy).unwrap();
-            let unreadable = Rapl::open(root.path()).err().unwrap();
+            let unreadable = Rapl::open(Some(root.path())).err().unwrap();
             for error in [missing, unreadable] {
                 assert!(error.contains(&energy.display().to_string()) && error.contains(HOW_TO_ALLOW), "{error}");
             }
@@ -254,14 +322,14 @@ mod tests {
     fn a_part_that_is_not_counted_may_be_unreadable() {
         let root = machine();
         fs_err::remove_file(root.path().join("intel-rapl:0:0/energy_uj")).unwrap();
-        assert_eq!(Rapl::open(root.path()).ok().unwrap().domains().len(), 2);
+        assert_eq!(Rapl::open(Some(root.path())).ok().unwrap().domains().len(), 2);
     }
 
     #[test]
     fn nothing_found_names_the_place() {
         let root = tempfile::tempdir().unwrap();
         let missing = root.path().join("powercap");
-        assert!(Rapl::open(&missing).err().unwrap().contains("powercap"));
-        assert!(Rapl::open(root.path()).err().unwrap().contains("there are none"));
+        assert!(Rapl::open(Some(&missing)).err().unwrap().contains("powercap"));
+        assert!(Rapl::open(Some(root.path())).err().unwrap().contains("there are none"));
     }
 }

@@ -6,23 +6,34 @@ use std::time::{Duration, Instant};
 
 use llem_protocol::PowerDomain;
 
-use super::energy::{Recording, Sample};
-use super::{PowerError, PowerSource, Reading};
+use super::align::{EdgeReading, find_tick};
+use super::recording::{DomainRecording, Recording, StateSample};
+use super::{PowerError, PowerSource};
 use crate::clock;
 
-/// Room for samples is set aside for this long, so that nothing is allocated inside the window of a usual run.
-const ROOM_S: f64 = 3600.0;
+/// Time between two readings of clocks, temperature and the like.
+const STATE_PERIOD: Duration = Duration::from_millis(500);
 
-/// The most room that is set aside, in samples.
-const MAX_ROOM: usize = 1 << 20;
+/// Counters that are refreshed more often than this need no search for their ticks.
+const FAST_COUNTER: Duration = Duration::from_millis(5);
+
+/// A tick earlier than this after the work may not have seen all of it: the counter lags 5 ms behind the power, which takes about
+/// 20 ms to fall (seen on an H100).
+const SENSOR_LAG_NS: u64 = 30_000_000;
+
+/// The newest sample in the driver's buffer is this old at most (0.15 s was seen on an H100).
+const BUFFER_DELAY_NS: u64 = 400_000_000;
+
+/// The longest wait when nothing is sampled.
+const NEVER: Duration = Duration::from_secs(3600);
 
 /// A moment at which all counters were read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Edge {
-    /// The moment.
+    /// The moment at which the reading was over.
     pub(crate) t_ns: u64,
-    /// Energy of each domain in joules, in the order of [`Recording::domains`]. Empty when nothing is sampled.
-    pub(crate) counters_j: Vec<Result<Option<f64>, CounterFault>>,
+    /// The counter of each domain, in the order of [`Recording::domains`]. Empty when nothing is sampled.
+    pub(crate) readings: Vec<EdgeReading>,
 }
 
 /// Why a counter that exists could not be used at an edge.
@@ -35,7 +46,14 @@ pub(crate) enum CounterFault {
 }
 
 enum Command {
+    /// Read all counters at once.
     Edge(Sender<Edge>),
+    /// Look for the next tick of each counter, before work begins.
+    Opening(Sender<Edge>),
+    /// The same after work that ended at this moment.
+    Closing(u64, Sender<Edge>),
+    /// Hand out the states since a moment.
+    States(u64, Sender<Vec<(PowerDomain, Vec<StateSample>)>>),
     Finish,
 }
 
@@ -50,7 +68,8 @@ impl Sampler {
         Self { thread: None }
     }
 
-    /// Starts sampling all domains of `sources`, `hz` times a second. Without domains there is no thread.
+    /// Starts sampling all domains of `sources`; those without a pace of their own `hz` times a second, none at all when that is 0.
+    /// Without domains there is no thread.
     pub(crate) fn start(sources: Vec<Box<dyn PowerSource>>, hz: f64) -> Self {
         if sources.iter().all(|source| source.domains().is_empty()) {
             return Self::idle();
@@ -60,19 +79,29 @@ impl Sampler {
         Self { thread: Some((commands, thread)) }
     }
 
-    /// Whether anything is sampled.
+    /// Whether anything is read.
     pub(crate) fn has_sources(&self) -> bool {
         self.thread.is_some()
     }
 
     /// Reads all counters now.
     pub(crate) fn edge(&self) -> Edge {
-        let asked = self.thread.as_ref().and_then(|(commands, _)| {
-            let (answer, answered) = channel();
-            commands.send(Command::Edge(answer)).ok()?;
-            answered.recv().ok()
-        });
-        asked.unwrap_or_else(|| Edge { t_ns: clock::monotonic_ns(), counters_j: Vec::new() })
+        self.ask(Command::Edge).unwrap_or_else(empty_edge)
+    }
+
+    /// Reads every counter at its next tick; work may begin on return. Takes up to a few periods of the counters.
+    pub(crate) fn opening(&self) -> Edge {
+        self.ask(Command::Opening).unwrap_or_else(empty_edge)
+    }
+
+    /// Reads every counter at its first tick that has seen all of the work that ended at `work_end_ns`.
+    pub(crate) fn closing(&self, work_end_ns: u64) -> Edge {
+        self.ask(|answer| Command::Closing(work_end_ns, answer)).unwrap_or_else(empty_edge)
+    }
+
+    /// What the devices were doing since `from_ns`.
+    pub(crate) fn states_since(&self, from_ns: u64) -> Vec<(PowerDomain, Vec<StateSample>)> {
+        self.ask(|answer| Command::States(from_ns, answer)).unwrap_or_default()
     }
 
     /// Ends the thread and returns what it recorded.
@@ -81,79 +110,178 @@ impl Sampler {
         let _ = commands.send(Command::Finish);
         thread.join().unwrap_or_default()
     }
+
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
+        let (commands, _) = self.thread.as_ref()?;
+        let (answer, answered) = channel();
+        commands.send(command(answer)).ok()?;
+        answered.recv().ok()
+    }
+}
+
+fn empty_edge() -> Edge {
+    Edge { t_ns: clock::monotonic_ns(), readings: Vec::new() }
+}
+
+/// When something is read again.
+#[derive(Clone, Copy)]
+struct Pace {
+    next: Instant,
+    period: Duration,
+}
+
+/// One domain of one source.
+struct Place {
+    source: usize,
+    domain: usize,
+    power: Option<Pace>,
+    last_tick_ns: Option<u64>,
 }
 
 struct Sampling {
     sources: Vec<Box<dyn PowerSource>>,
-    /// Source and domain within it, for each domain of the recording.
-    places: Vec<(usize, usize)>,
-    period: Duration,
+    /// In the order of the recording's domains.
+    places: Vec<Place>,
+    states: Option<Pace>,
+    last_edge_ns: u64,
     recording: Recording,
 }
 
 impl Sampling {
     fn new(sources: Vec<Box<dyn PowerSource>>, hz: f64) -> Self {
-        let domains: Vec<Vec<PowerDomain>> = sources.iter().map(|source| source.domains()).collect();
-        let numbered = domains.iter().enumerate();
-        let places: Vec<_> = numbered.flat_map(|(s, list)| (0..list.len()).map(move |d| (s, d))).collect();
-        let room = (hz * ROOM_S) as usize * places.len();
-        let period = Duration::from_secs_f64(1.0 / hz);
-        let samples = Vec::with_capacity(room.min(MAX_ROOM));
-        let recording =
-            Recording { domains: domains.concat(), samples, period_s: period.as_secs_f64(), resets: Vec::new() };
-        Self { sources, places, period, recording }
+        let mut places = Vec::new();
+        let mut recording = Recording::default();
+        let pace = |period| Pace { next: Instant::now(), period };
+        let asked = (hz > 0.0).then(|| Duration::from_secs_f64(1.0 / hz));
+        for (number, source) in sources.iter().enumerate() {
+            for (domain, covers) in source.domains().into_iter().enumerate() {
+                let power = asked.map(|asked| pace(source.pace(domain).unwrap_or(asked)));
+                places.push(Place { source: number, domain, power, last_tick_ns: None });
+                let period_s = source.counter_period().as_secs_f64();
+                recording.domains.push(DomainRecording::new(covers, source.curve_kind(domain), period_s));
+            }
+        }
+        Self { sources, places, states: asked.map(|_| pace(STATE_PERIOD)), last_edge_ns: 0, recording }
     }
 
     fn run(mut self, commands: &Receiver<Command>) -> Recording {
-        let mut next = Instant::now();
         loop {
-            match commands.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            match commands.recv_timeout(self.next_wait()) {
                 Ok(Command::Edge(answer)) => {
-                    let edge = self.read_edge();
-                    let _ = answer.send(edge);
+                    let _ = answer.send(self.read_edge());
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.sample_all();
-                    next = next_tick(next, self.period, Instant::now());
+                Ok(Command::Opening(answer)) => {
+                    let _ = answer.send(self.open());
                 }
-                Ok(Command::Finish) | Err(RecvTimeoutError::Disconnected) => return self.recording,
+                Ok(Command::Closing(work_end_ns, answer)) => {
+                    let _ = answer.send(self.close(work_end_ns));
+                }
+                Ok(Command::States(from_ns, answer)) => {
+                    let _ = answer.send(self.recording.states_since(from_ns));
+                }
+                Err(RecvTimeoutError::Timeout) => self.sample_due(Instant::now()),
+                Ok(Command::Finish) | Err(RecvTimeoutError::Disconnected) => return self.finish(),
             }
         }
     }
 
-    fn sample_all(&mut self) {
-        for (domain, (source, place)) in self.places.iter().enumerate() {
-            let Some(source) = self.sources.get_mut(*source) else { continue };
-            let reading = match source.sample(*place) {
-                Ok(reading) => reading,
-                Err(PowerError::NoEarlierReading) => continue,
-                Err(error) => {
-                    if matches!(error, PowerError::Reset { .. }) {
-                        self.recording.resets.push((clock::monotonic_ns(), domain));
-                    }
-                    Reading::default()
-                }
-            };
-            self.recording.samples.push(Sample { t_ns: clock::monotonic_ns(), domain: domain as u16, reading });
+    fn next_wait(&self) -> Duration {
+        let paces = self.places.iter().filter_map(|place| place.power).chain(self.states);
+        let next = paces.map(|pace| pace.next).min();
+        next.map_or(NEVER, |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    fn sample_due(&mut self, now: Instant) {
+        for (place, record) in self.places.iter_mut().zip(&mut self.recording.domains) {
+            let Some(source) = self.sources.get_mut(place.source) else { continue };
+            if is_due(&mut place.power, now) {
+                record.take_power(source.as_mut(), place.domain);
+            }
+        }
+        if is_due(&mut self.states, now) {
+            for (place, record) in self.places.iter().zip(&mut self.recording.domains) {
+                let Some(source) = self.sources.get_mut(place.source) else { continue };
+                record.take_state(source.as_mut(), place.domain);
+            }
         }
     }
 
     fn read_edge(&mut self) -> Edge {
-        let mut counters_j = Vec::with_capacity(self.places.len());
-        let mut t_ns = clock::monotonic_ns();
-        for (source, place) in &self.places {
-            let Some(source) = self.sources.get_mut(*source) else { continue };
-            counters_j.push(match source.counter(*place) {
-                Ok(counter) => {
-                    t_ns = counter.map_or(t_ns, |counter| counter.t_ns);
-                    Ok(counter.map(|counter| counter.energy_j))
-                }
-                Err(PowerError::Reset { .. }) => Err(CounterFault::Reset),
-                Err(_) => Err(CounterFault::Lost),
-            });
+        let mut readings = Vec::with_capacity(self.places.len());
+        for place in &self.places {
+            let Some(source) = self.sources.get_mut(place.source) else { continue };
+            readings.push(EdgeReading::unaligned(source.counter(place.domain), source.counter_period()));
         }
-        Edge { t_ns, counters_j }
+        Edge { t_ns: clock::monotonic_ns(), readings }
     }
+
+    /// Counters that are always fresh come last, right before the work.
+    fn open(&mut self) -> Edge {
+        let mut readings = vec![None; self.places.len()];
+        self.find_ticks(&mut readings);
+        self.read_fast(&mut readings);
+        self.close_edge(readings)
+    }
+
+    /// Counters that are always fresh come first, right after the work.
+    fn close(&mut self, work_end_ns: u64) -> Edge {
+        let mut readings = vec![None; self.places.len()];
+        self.read_fast(&mut readings);
+        sleep_until(work_end_ns.saturating_add(SENSOR_LAG_NS));
+        self.find_ticks(&mut readings);
+        self.close_edge(readings)
+    }
+
+    fn close_edge(&mut self, readings: Vec<Option<EdgeReading>>) -> Edge {
+        let t_ns = clock::monotonic_ns();
+        self.last_edge_ns = t_ns;
+        Edge { t_ns, readings: readings.into_iter().flatten().collect() }
+    }
+
+    fn read_fast(&mut self, readings: &mut [Option<EdgeReading>]) {
+        for (place, reading) in self.places.iter().zip(readings) {
+            let Some(source) = self.sources.get_mut(place.source) else { continue };
+            if source.counter_period() <= FAST_COUNTER {
+                let read = EdgeReading::unaligned(source.counter(place.domain), source.counter_period());
+                *reading = Some(EdgeReading { aligned: true, ..read });
+            }
+        }
+    }
+
+    fn find_ticks(&mut self, readings: &mut [Option<EdgeReading>]) {
+        for (place, reading) in self.places.iter_mut().zip(readings) {
+            let Some(source) = self.sources.get_mut(place.source) else { continue };
+            let period = source.counter_period();
+            if period > FAST_COUNTER {
+                let tick = find_tick(period, place.last_tick_ns, || source.counter(place.domain));
+                place.last_tick_ns = Some(tick.t_ns).filter(|_| tick.aligned);
+                *reading = Some(tick);
+            }
+        }
+    }
+
+    /// Takes what the sensors' own buffers still hold back of the time up to the last edge.
+    fn finish(mut self) -> Recording {
+        let buffered = |place: &Place| self.sources.get(place.source).is_some_and(|s| s.pace(place.domain).is_some());
+        if self.last_edge_ns > 0 && self.places.iter().any(buffered) {
+            sleep_until(self.last_edge_ns.saturating_add(BUFFER_DELAY_NS));
+        }
+        self.sample_due(Instant::now() + NEVER);
+        self.recording
+    }
+}
+
+fn sleep_until(t_ns: u64) {
+    if let Some(wait_ns) = t_ns.checked_sub(clock::monotonic_ns()) {
+        std::thread::sleep(Duration::from_nanos(wait_ns));
+    }
+}
+
+/// Whether it is time, and if so, when it is time again.
+fn is_due(pace: &mut Option<Pace>, now: Instant) -> bool {
+    let Some(pace) = pace.as_mut().filter(|pace| pace.next <= now) else { return false };
+    pace.next = next_tick(pace.next, pace.period, now);
+    true
 }
 
 /// The first tick after `now`; ticks that have been missed are left out, not made up for.
@@ -166,30 +294,54 @@ fn next_tick(last: Instant, period: Duration, now: Instant) -> Instant {
     last + period.mul_f64(missed.floor() + 1.0)
 }
 
+/// Whether a reading failed because the counter was set back.
+pub(super) fn is_reset(error: &PowerError) -> bool {
+    matches!(error, PowerError::Reset { .. })
+}
+
 #[cfg(test)]
 mod tests {
-    use llem_protocol::PowerSourceKind;
+    use llem_protocol::{CurveKind, PowerScope, PowerSourceKind};
 
-    use super::super::Counter;
+    use super::super::curve::Point;
+    use super::super::{Counter, DeviceState};
     use super::*;
 
-    /// 10 W for ever.
+    /// 10 W for ever, with a counter that is always fresh.
     struct TenWatts {
         start: Instant,
     }
 
     impl PowerSource for TenWatts {
         fn domains(&self) -> Vec<PowerDomain> {
-            vec![PowerDomain { source: PowerSourceKind::Rapl, id: "package-0".to_owned() }]
+            let id = "package-0".to_owned();
+            vec![PowerDomain { source: PowerSourceKind::Rapl, id, scope: PowerScope::Package }]
         }
 
-        fn sample(&mut self, _: usize) -> Result<Reading, PowerError> {
-            Ok(Reading { power_w: Some(10.0), ..Reading::default() })
+        fn curve_kind(&self, _: usize) -> CurveKind {
+            CurveKind::Mean
+        }
+
+        fn pace(&self, _: usize) -> Option<Duration> {
+            None
+        }
+
+        fn power(&mut self, _: usize, points: &mut Vec<Point>) -> Result<(), PowerError> {
+            points.push(Point { t_ns: clock::monotonic_ns(), power_w: 10.0 });
+            Ok(())
+        }
+
+        fn state(&mut self, _: usize) -> Option<DeviceState> {
+            Some(DeviceState { temperature_c: Some(40), ..DeviceState::default() })
         }
 
         fn counter(&mut self, _: usize) -> Result<Option<Counter>, PowerError> {
             let energy_j = self.start.elapsed().as_secs_f64() * 10.0;
             Ok(Some(Counter { t_ns: clock::monotonic_ns(), energy_j }))
+        }
+
+        fn counter_period(&self) -> Duration {
+            Duration::from_millis(1)
         }
     }
 
@@ -205,22 +357,35 @@ mod tests {
     #[test]
     fn counter_and_curve_of_a_steady_source_agree() {
         let mut sampler = Sampler::start(vec![Box::new(TenWatts { start: Instant::now() })], 200.0);
-        let start = sampler.edge();
+        let start = sampler.opening();
         std::thread::sleep(Duration::from_millis(300));
-        let end = sampler.edge();
+        let end = sampler.closing(clock::monotonic_ns());
+        let states = sampler.states_since(0);
+        assert_eq!(states[0].1.last().unwrap().state.temperature_c, Some(40));
         let recording = sampler.finish();
-        let energy = recording.energy(&start, &end);
+        let energy = recording.energy(&start, &end, None);
         let device = &energy.devices[0];
-        let expected_j = clock::seconds_between(start.t_ns, end.t_ns) * 10.0;
+        let expected_j = clock::seconds_between(device.start.t_ns, device.end.t_ns) * 10.0;
         assert!((device.counter_j.unwrap() - expected_j).abs() < 0.05);
         assert!((device.curve_j.unwrap() - expected_j).abs() < 1e-6);
         assert!(device.samples > 20, "{} samples", device.samples);
     }
 
     #[test]
+    fn without_samples_there_are_counters_and_nothing_else() {
+        let mut sampler = Sampler::start(vec![Box::new(TenWatts { start: Instant::now() })], 0.0);
+        let start = sampler.edge();
+        std::thread::sleep(Duration::from_millis(50));
+        let end = sampler.edge();
+        let device = sampler.finish().energy(&start, &end, None).devices.remove(0);
+        assert!(device.counter_j.unwrap() > 0.4);
+        assert_eq!((device.curve_j, device.samples), (None, 0));
+    }
+
+    #[test]
     fn without_sources_edges_are_times() {
         let mut sampler = Sampler::start(Vec::new(), 10.0);
-        assert!(sampler.edge().counters_j.is_empty());
+        assert!(sampler.edge().readings.is_empty() && sampler.opening().readings.is_empty());
         assert!(sampler.finish().domains.is_empty());
     }
 }

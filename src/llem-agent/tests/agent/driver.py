@@ -23,16 +23,23 @@ def fault(name):
     return FAULT == name
 
 
+def busy(state):
+    """Tells the scripted GPU, where there is one, that it works from now on, or does not."""
+    if "LOAD_FILE" in os.environ:
+        with open(os.environ["LOAD_FILE"], "a") as file:
+            file.write(f"{state} {time.monotonic_ns()}\n")
+
+
 def hang():
     time.sleep(3600)
 
 
-def run_pass(workload, number):
+def run_pass(workload, number, prefill_only):
     records = []
     start = time.monotonic_ns()
     for line in workload:
         submit = time.monotonic_ns()
-        count = line["output_tokens"] + fault("padding_in_records") - fault("too_few_tokens")
+        count = 1 if prefill_only else line["output_tokens"] + fault("padding_in_records") - fault("too_few_tokens")
         stamps = [time.monotonic_ns() for _ in range(count)]
         if fault("stamps_backwards"):
             stamps.reverse()
@@ -46,7 +53,9 @@ def run_pass(workload, number):
                 "output_ids": list(range(count)),
             }
         )
+    busy("on")
     time.sleep(PASS_S)
+    busy("off")
     done = {
         "message": "pass_done",
         "pass": number,
@@ -115,7 +124,7 @@ def in_window():
 
 def main():
     at_import()
-    say(message="hello", protocol_version=1, engine="stand-in", engine_version="1.0", libraries={"python": "3"})
+    say(message="hello", protocol_version=2, engine="stand-in", engine_version="1.0", libraries={"python": "3"})
     workload, kept = [], []
     for line in sys.stdin:
         request = json.loads(line)
@@ -124,12 +133,12 @@ def main():
             at_load()
             with open(request["workload"]) as file:
                 workload = [json.loads(row) for row in file]
-            devices = [{"kind": "cpu"}]
+            devices = [{"kind": "gpu", "uuid": os.environ["GPU"]}] if "GPU" in os.environ else [{"kind": "cpu"}]
             say(message="loaded", parameters=7, dtype="float32", devices=devices, settings={}, requests=len(workload))
         elif kind == "pass":
             if request["record"]:
                 in_window()
-            records, done = run_pass(workload, request["pass"])
+            records, done = run_pass(workload, request["pass"], request["prefill_only"])
             if request["record"]:
                 kept.extend(records)
             say(**done)

@@ -73,15 +73,31 @@ impl Bench {
             measurement: MeasurementSpec {
                 baseline_s: 0.0,
                 warmup_passes: 1,
-                warmup_min_s: 0.0,
+                thermal_floor_s: 0.0,
+                thermal_gate_timeout_s: 0.0,
                 window_min_s: 0.0,
                 window_min_passes: 2,
+                prefill_min_s: 0.0,
                 sample_hz: 10.0,
+                allow_mig: false,
             },
             timeouts_s: BTreeMap::from([(Phase::Import, 30.0), (Phase::Load, 30.0), (Phase::Window, 30.0)]),
             gpus: Vec::new(),
+            powercap: None,
         };
         Self { directory, job }
+    }
+
+    /// Gives the run a sensor: a processor package whose counter stands still.
+    pub(crate) fn with_sensor(&mut self) {
+        let zone = self.path("powercap/intel-rapl:0");
+        fs_err::create_dir_all(&zone).unwrap();
+        for (name, content) in
+            [("name", "package-0"), ("energy_uj", "1000000"), ("max_energy_range_uj", "262143328850")]
+        {
+            fs_err::write(zone.join(name), format!("{content}\n")).unwrap();
+        }
+        self.job.powercap = Some(self.path("powercap"));
     }
 
     /// A path beside the results.
@@ -149,31 +165,6 @@ impl Outcome {
             other => panic!("the last event is {other:?}; stderr: {}", self.stderr),
         }
     }
-}
-
-/// Whether a run without GPUs has something to sample: processor counters that exist and can all be read. Looked up
-/// in the files, so that the agent is not its own witness.
-pub(crate) fn has_sensor() -> bool {
-    let entries = fs_err::read_dir("/sys/class/powercap").into_iter().flatten().flatten();
-    let counted = entries.map(|entry| entry.path()).filter(|zone| {
-        let name = fs_err::read_to_string(zone.join("name")).unwrap_or_default();
-        let is_rapl = zone.file_name().unwrap().to_string_lossy().starts_with("intel-rapl:");
-        is_rapl && (name.starts_with("package") || name.trim() == "dram")
-    });
-    let readable: Vec<bool> = counted.map(|zone| fs_err::read(zone.join("energy_uj")).is_ok()).collect();
-    !readable.is_empty() && readable.iter().all(|is_readable| *is_readable)
-}
-
-/// False, with a line that says why, where nothing can be sampled and runs have no baseline.
-pub(crate) fn has_baseline() -> bool {
-    let found = has_sensor();
-    if !found {
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: no readable /sys/class/powercap/intel-rapl:*/energy_uj, so there is no baseline"
-        );
-    }
-    found
 }
 
 /// Sends a signal.

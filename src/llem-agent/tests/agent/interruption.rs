@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use llem_protocol::{EventBody, FailureClass, Phase};
 
-use crate::harness::{Bench, bench, has_baseline, is_alive, signal};
+use crate::harness::{Bench, bench, is_alive, signal};
 
 #[test]
 fn a_signal_in_any_phase_leaves_a_report_within_five_seconds() {
@@ -20,13 +20,12 @@ fn a_signal_in_any_phase_leaves_a_report_within_five_seconds() {
     ] {
         let Some(mut bench) = bench(fault) else { return };
         if phase == Phase::Baseline {
-            if !has_baseline() {
-                continue;
-            }
+            bench.with_sensor();
             bench.job.measurement.baseline_s = 60.0;
         }
         if phase == Phase::Warmup {
-            bench.job.measurement.warmup_min_s = 60.0;
+            bench.with_sensor();
+            bench.job.measurement.thermal_floor_s = 60.0;
         }
         let reached = Instant::now();
         let outcome =
@@ -44,7 +43,8 @@ fn a_second_signal_ends_the_agent_and_the_driver_at_once() {
     let Some(mut bench) = bench("grandchild") else { return };
     let pid_file = bench.path("pid");
     bench.job.driver.env.insert("PID_FILE".to_owned(), pid_file.display().to_string());
-    bench.job.measurement.warmup_min_s = 60.0;
+    bench.with_sensor();
+    bench.job.measurement.thermal_floor_s = 60.0;
     let mut child = bench.command().spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("\"warmup\"")));

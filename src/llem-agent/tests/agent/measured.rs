@@ -1,17 +1,18 @@
 //! Runs that end well.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use llem_protocol::{Event, EventBody, Phase, ReasonCode, files};
 use sha2::{Digest, Sha256};
 
-use crate::harness::{OUTPUT_TOKENS, REQUESTS, bench, has_sensor};
+use crate::harness::{OUTPUT_TOKENS, REQUESTS, bench};
 
 #[test]
 fn a_good_run_leaves_exact_files_and_events_in_order() {
     let Some(mut bench) = bench("none") else { return };
+    bench.with_sensor();
     bench.job.measurement.baseline_s = 0.1;
+    bench.job.measurement.prefill_min_s = 0.05;
     let outcome = bench.run();
     assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
     let seqs: Vec<u64> = outcome.events.iter().map(|event| event.seq).collect();
@@ -19,18 +20,18 @@ fn a_good_run_leaves_exact_files_and_events_in_order() {
     assert!(outcome.events.is_sorted_by_key(|event| event.t_ns));
     assert!(matches!(&outcome.events[0].body, EventBody::Hello { run_id, .. } if run_id == "001-test-c1"));
 
-    let mut expected = vec![
+    let expected = vec![
         Phase::Environment,
         Phase::Baseline,
         Phase::Import,
         Phase::Load,
         Phase::Warmup,
         Phase::Window,
+        Phase::Prefill,
         Phase::Collect,
         Phase::Shutdown,
         Phase::Write,
     ];
-    expected.retain(|phase| *phase != Phase::Baseline || has_sensor());
     let marks: Vec<(Phase, bool)> = outcome.events.iter().filter_map(|event| phase_mark(&event.body)).collect();
     let whole: Vec<(Phase, bool)> = expected.iter().flat_map(|phase| [(*phase, true), (*phase, false)]).collect();
     assert_eq!(marks, whole);
@@ -54,20 +55,21 @@ fn a_good_run_leaves_exact_files_and_events_in_order() {
 }
 
 #[test]
-fn without_a_sensor_no_time_is_spent_on_a_baseline() {
-    if has_sensor() {
-        let _ = writeln!(std::io::stderr(), "skipped: this machine has a sensor, so runs have a baseline");
-        return;
-    }
+fn without_a_sensor_no_time_is_spent_on_what_only_a_sensor_sees() {
     let Some(mut bench) = bench("none") else { return };
     bench.job.measurement.baseline_s = 60.0;
+    bench.job.measurement.thermal_floor_s = 60.0;
+    bench.job.measurement.prefill_min_s = 60.0;
     let start = Instant::now();
     let outcome = bench.run();
     assert_eq!(outcome.status, Some(0), "{}", outcome.stderr);
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    let begun = |event: &Event| phase_mark(&event.body).is_some_and(|(phase, _)| phase == Phase::Baseline);
+    let only_with_sensor = |phase: Phase| matches!(phase, Phase::Baseline | Phase::Prefill | Phase::ThermalGate);
+    let begun = |event: &Event| phase_mark(&event.body).is_some_and(|(phase, _)| only_with_sensor(phase));
     assert!(!outcome.events.iter().any(begun));
-    assert!(bench.report().unwrap().phases.iter().all(|span| span.phase != Phase::Baseline));
+    let report = bench.report().unwrap();
+    assert!(report.phases.iter().all(|span| !only_with_sensor(span.phase)));
+    assert!(!report.warmup.unwrap().floor_applied);
 }
 
 #[test]
@@ -96,7 +98,8 @@ fn short_windows_and_missing_sensors_are_said() {
 #[test]
 fn warm_up_has_both_its_passes_and_its_time() {
     let Some(mut bench) = bench("none") else { return };
-    bench.job.measurement.warmup_min_s = 0.3;
+    bench.with_sensor();
+    bench.job.measurement.thermal_floor_s = 0.3;
     bench.job.measurement.window_min_s = 0.3;
     bench.job.driver.env.insert("PASS_S".to_owned(), "0.05".to_owned());
     assert_eq!(bench.run().status, Some(0));
@@ -104,6 +107,8 @@ fn warm_up_has_both_its_passes_and_its_time() {
     let window = report.window.unwrap();
     assert!(window.passes[0].pass >= 3 && window.passes.len() >= 3, "{:?}", window.passes);
     assert!(window.end_ns - window.start_ns >= 300_000_000);
+    let warmup = report.warmup.unwrap();
+    assert!(warmup.floor_applied && warmup.passes == window.passes[0].pass && warmup.seconds >= 0.3, "{warmup:?}");
 }
 
 #[test]

@@ -21,17 +21,23 @@ pub(crate) fn dry_run(study: &StudyConfig, format: Format, printer: Printer) -> 
     }
 }
 
-/// Seconds that the settings alone ask for: windows, the least warm-up, gaps. Loading and whole passes come on top and are not known
-/// before, nor is whether there is a sensor whose idle power is waited for.
-fn least_seconds(study: &StudyConfig, plan: &[PlannedRun]) -> f64 {
-    let measured: f64 = plan
-        .iter()
-        .filter_map(|run| study.experiments.get(run.experiment))
-        .map(|experiment| {
-            let measurement = &experiment.config.measurement;
-            measurement.min_seconds
-        })
-        .sum();
+/// Seconds that the settings alone ask for. Loading and whole passes come on top and are not known before.
+struct Least {
+    /// Windows and rests, on any machine.
+    anywhere: f64,
+    /// With idle baseline, thermal floor and prefill passes, which are for machines with a readable power sensor; the thermal gate may
+    /// open at once.
+    with_sensor: f64,
+}
+
+fn least_seconds(study: &StudyConfig, plan: &[PlannedRun]) -> Least {
+    let measurements = || {
+        let experiments = plan.iter().filter_map(|run| study.experiments.get(run.experiment));
+        experiments.map(|experiment| &experiment.config.measurement)
+    };
+    let windows: f64 = measurements().map(|m| m.min_seconds).sum();
+    let around: f64 =
+        measurements().map(|m| m.baseline_seconds + m.thermal_floor_seconds + m.prefill_min_seconds).sum();
     let gaps: f64 = plan
         .windows(2)
         .map(|pair| match pair {
@@ -39,19 +45,29 @@ fn least_seconds(study: &StudyConfig, plan: &[PlannedRun]) -> f64 {
             _ => study.execution.cycle_gap_seconds.max(study.execution.experiment_gap_seconds),
         })
         .sum();
-    measured + gaps
+    Least { anywhere: windows + gaps, with_sensor: windows + gaps + around }
+}
+
+/// `at least 4 min 0 s; where a power sensor is readable 12 min 0 s`.
+fn at_least(least: &Least) -> String {
+    let anywhere = format!("at least {}", duration(least.anywhere));
+    if least.with_sensor > least.anywhere {
+        format!("{anywhere}; where a power sensor is readable {}", duration(least.with_sensor))
+    } else {
+        anywhere
+    }
 }
 
 fn human(study: &StudyConfig, plan: &[PlannedRun], all: bool) -> String {
     let execution = &study.execution;
     let mut text = format!(
-        "{}: {}, {} ({}, {}), at least {}\n\n",
+        "{}: {}, {} ({}, {})\n{}\n\n",
         study.name,
         table::count(study.experiments.len(), "experiment"),
         table::count(plan.len(), "run"),
         table::count(execution.n_cycles as usize, "cycle"),
         table::value(&serde_json::to_value(execution.cycle_order).unwrap_or_default()),
-        duration(least_seconds(study, plan)),
+        at_least(&least_seconds(study, plan)),
     );
     let limit = if all { usize::MAX } else { SHOWN };
     text.push_str(&experiments(study, limit));
@@ -62,7 +78,8 @@ fn human(study: &StudyConfig, plan: &[PlannedRun], all: bool) -> String {
     let numbers: Vec<String> = plan.iter().take(limit).map(|run| (run.experiment + 1).to_string()).collect();
     let more = if plan.len() > limit { " …" } else { "" };
     let _ = writeln!(text, "\norder of the runs, by number: {}{more}", numbers.join(" "));
-    text.push_str("time: window and rests only; loading, warm-up and whole passes come on top\n");
+    text.push_str("time: windows and rests, with a sensor also idle baseline, thermal floor and prefill passes;\n");
+    text.push_str("loading and the rest of whole passes come on top\n");
     text
 }
 
@@ -103,13 +120,15 @@ fn as_json(study: &StudyConfig, plan: &[PlannedRun]) -> serde_json::Value {
             Some(json!({"number": run.number, "experiment_id": experiment.id, "cycle": run.cycle}))
         })
         .collect();
+    let least = least_seconds(study, plan);
     json!({
         "schema_version": llem::result::SCHEMA_VERSION,
         "name": study.name,
         "profile": study.profile.name(),
         "design_hash": study.design_hash(),
         "execution": study.execution,
-        "least_seconds": least_seconds(study, plan),
+        "least_seconds": least.anywhere,
+        "least_seconds_with_sensor": least.with_sensor,
         "experiments": experiments,
         "merged": study.merged,
         "runs": runs,
@@ -132,7 +151,14 @@ pub(crate) fn duration(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::duration;
+    use super::{Least, at_least, duration};
+
+    #[test]
+    fn the_time_with_a_sensor_is_said_when_it_is_longer() {
+        let text = |anywhere, with_sensor| at_least(&Least { anywhere, with_sensor });
+        assert_eq!(text(240.0, 720.0), "at least 4 min 0 s; where a power sensor is readable 12 min 0 s");
+        assert_eq!(text(2.0, 2.0), "at least 2 s");
+    }
 
     #[test]
     fn durations_are_short() {

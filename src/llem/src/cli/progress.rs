@@ -143,7 +143,11 @@ impl Progress {
         self.finished_s.push(seconds);
         let head = format!("[{number}/{}] {}", self.runs, name(&row.label, row.cycle));
         let text = match (&row.metrics, &row.failure) {
-            (Some(metrics), _) => format!("{head}  {}  {seconds:.1} s", figures(metrics)),
+            (Some(metrics), None) => format!("{head}  {}  {seconds:.1} s", figures(metrics)),
+            (Some(metrics), Some(failure)) => {
+                let figures = figures(metrics);
+                format!("{head}  {}  {figures}  {seconds:.1} s\n{}", row.status.name(), explain(failure, directory))
+            }
             (None, Some(failure)) => format!("{head}  {}\n{}", row.status.name(), explain(failure, directory)),
             (None, None) => format!("{head}  {}", row.status.name()),
         };

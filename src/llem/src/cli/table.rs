@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use llem::result::{ExperimentResult, RunStatus, Spread, StudyResult};
+use llem::result::{COVERAGE_FACTOR, ExperimentResult, MeanUncertainty, Spread, StudyResult};
 use llem::runner::docker::ImageRow;
 use serde_json::Value;
 
@@ -138,7 +138,8 @@ fn decimals(value: f64) -> usize {
 fn footnotes(result: &StudyResult) -> Vec<String> {
     let mut notes = vec!["mean ± standard deviation over runs; TTFT and ITL are medians within a run".to_owned()];
     let runs: Vec<_> = result.experiments.iter().flat_map(|experiment| &experiment.runs).collect();
-    let invalid = runs.iter().filter(|run| run.status == RunStatus::Completed && !run.valid).count();
+    notes.extend(energy(result));
+    let invalid = runs.iter().filter(|run| run.metrics.is_some() && !run.valid).count();
     if invalid > 0 {
         notes.push(format!("not valid: {} of {}", count(invalid, "run"), runs.len()));
     }
@@ -157,11 +158,58 @@ fn footnotes(result: &StudyResult) -> Vec<String> {
     notes
 }
 
+/// What J/token means and how sure it is; nothing for a study without energy.
+fn energy(result: &StudyResult) -> Option<String> {
+    let summaries = result.experiments.iter().map(|experiment| &experiment.summary);
+    let known: Vec<MeanUncertainty> =
+        summaries.clone().filter_map(|summary| summary.energy_per_output_token_j_uncertainty).collect();
+    let has_energy = summaries.clone().any(|summary| summary.energy_per_output_token_j.is_some());
+    let text = "J/token is gross, with what the devices take when idle";
+    match (has_energy, range(&known, |u| u.expanded_percent)) {
+        (false, _) => None,
+        (true, None) => Some(format!("{text}; its uncertainty is not known")),
+        (true, Some(expanded)) => {
+            let same = range(&known, |u| u.comparison_percent.map(|percent| COVERAGE_FACTOR * percent));
+            let same = same.map(|same| format!("; {same} between experiments on the same device")).unwrap_or_default();
+            Some(format!("{text}; expanded uncertainty (k = 2) of its mean: {expanded}{same}"))
+        }
+    }
+}
+
+/// `±5.8 %`, or `±5.8 to ±6.2 %` where experiments differ.
+fn range(known: &[MeanUncertainty], percent: impl Fn(&MeanUncertainty) -> Option<f64>) -> Option<String> {
+    let mut values: Vec<f64> = known.iter().filter_map(percent).collect();
+    values.sort_by(f64::total_cmp);
+    let (least, most) = (format!("{:.1}", values.first()?), format!("{:.1}", values.last()?));
+    Some(if least == most { format!("±{least} %") } else { format!("±{least} to ±{most} %") })
+}
+
 #[cfg(test)]
 mod tests {
-    use llem::result::Spread;
+    use llem::result::{MeanUncertainty, Spread};
 
-    use super::{count, number, short, spread};
+    use super::{count, number, range, short, spread};
+
+    #[test]
+    fn uncertainties_of_all_experiments_are_one_range() {
+        let known = |expanded| MeanUncertainty {
+            gain: 0.0,
+            within_runs: 0.0,
+            repeatability: None,
+            combined: 0.0,
+            expanded: 0.0,
+            comparison: 0.0,
+            expanded_percent: expanded,
+            comparison_percent: None,
+        };
+        let of = |values: &[Option<f64>]| {
+            let all: Vec<_> = values.iter().map(|value| known(*value)).collect();
+            range(&all, |u| u.expanded_percent)
+        };
+        assert_eq!(of(&[Some(6.21), Some(5.83), None]).as_deref(), Some("±5.8 to ±6.2 %"));
+        assert_eq!(of(&[Some(5.81), Some(5.79)]).as_deref(), Some("±5.8 %"));
+        assert_eq!(of(&[None]), None);
+    }
 
     #[test]
     fn numbers_have_four_significant_digits() {

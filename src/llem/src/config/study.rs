@@ -12,7 +12,7 @@ use super::execution::ExecutionConfig;
 use super::experiment::ExperimentConfig;
 use super::identity;
 use super::problem::{ConfigError, Problem};
-use super::rules;
+use super::rules::{self, Surroundings};
 use super::schema::{CheckedSchema, STUDY};
 use super::source::Source;
 use crate::sweep;
@@ -103,7 +103,8 @@ impl StudyConfig {
         let mut base = profile.base();
         assign::overlay(&mut base, source.value.clone());
         let execution = execution(&source, &base, profile, &mut problems);
-        let resolved = sweep::resolve(&source, &base, &execution, &mut problems);
+        let surroundings = Surroundings { execution: &execution, profile, study_dir: source.directory() };
+        let resolved = sweep::resolve(&source, &base, surroundings, &mut problems);
         if !problems.is_empty() {
             return Err(ConfigError::new(problems));
         }
@@ -120,12 +121,14 @@ impl StudyConfig {
         })
     }
 
-    /// A study of one experiment that did not come from a file.
+    /// A study of one experiment that did not come from a file, under the rules of the default profile.
     pub fn single(name: &str, experiment: ExperimentConfig, execution: ExecutionConfig) -> Result<Self, ConfigError> {
+        let profile = Profile::default();
+        let surroundings = Surroundings { execution: &execution, profile, study_dir: Path::new("") };
         let mut findings: Vec<Finding> = rules::name(name, "/name").into_iter().collect();
         let value = serde_json::to_value(&experiment).unwrap_or_default();
         findings.extend(check(&STUDY, &value));
-        findings.extend(rules::experiment(&experiment, &execution, Path::new("")));
+        findings.extend(rules::experiment(&experiment, surroundings));
         findings.extend(rules::sections(&value, &[experiment.backend]));
         findings.extend(check(&STUDY, &serde_json::json!({ "execution": &execution })));
         if !findings.is_empty() {
@@ -137,7 +140,7 @@ impl StudyConfig {
         Ok(Self {
             name: name.to_owned(),
             source: None,
-            profile: Profile::default(),
+            profile,
             execution,
             experiments: vec![experiment],
             merged: Vec::new(),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backend::Backend;
 use super::check::Finding;
+use super::energy::{Calibration, Carbon};
 use super::problem::{ConfigError, Problem};
 use super::rules;
 use super::schema::USER;
@@ -19,7 +20,7 @@ use super::study::{prune, read_bounded};
 const PATH_VARIABLE: &str = "LLEM_CONFIG";
 
 /// How this machine runs experiments. Absent fields are found out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "llem user configuration")]
 pub struct UserConfig {
@@ -49,6 +50,10 @@ pub struct UserConfig {
     pub cache_dir: Option<PathBuf>,
     /// Address of the Docker daemon, e.g. `unix:///run/user/1000/docker.sock`; absent: `DOCKER_HOST`, then the usual socket.
     pub docker_host: Option<String>,
+    /// Corrections of power sensors against an external meter; sensors without one count as sure to ±5 %.
+    pub calibration: Vec<Calibration>,
+    /// Carbon intensity of the electricity and the site's overhead; absent: CO2 is null.
+    pub carbon: Option<Carbon>,
 }
 
 /// Where an engine runs.

@@ -122,7 +122,7 @@ fn failure(name: &str, problem: &str) -> Failure {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use llem_protocol::{FailureClass, Job, PowerSample, files};
+    use llem_protocol::{FailureClass, Job, PowerSample, REPORT_SCHEMA_VERSION, files};
     use serde_json::json;
     use sha2::{Digest, Sha256};
 
@@ -162,7 +162,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let clock = json!({"monotonic_ns": 1, "realtime_ns": 2});
         let report = json!({
-            "schema_version": 1, "run_id": run_id, "agent_version": "0", "clock_start": clock, "clock_end": clock,
+            "schema_version": REPORT_SCHEMA_VERSION, "run_id": run_id, "agent_version": "0", "clock_start": clock, "clock_end": clock,
             "environment": {"gpus": []}, "phases": [], "reasons": [], "request_records": 0, "power_samples": 0
         });
         let text = serde_json::to_vec(&report).unwrap();

@@ -1,10 +1,11 @@
 //! From stamps and counters to figures.
 
-use llem_protocol::{DeviceEnergy, PowerDomain, PowerSourceKind, RequestRecord, WindowRecord};
+use llem_protocol::{PowerDomain, PowerSourceKind, RequestRecord, WindowRecord};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Distribution;
+use super::energy::{EnergyContext, EnergyFigures, Work, energy_figures};
 
 /// The figures of one run. All of them are about the window; padding is never counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,21 +36,6 @@ pub struct Metrics {
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// Energy of the window.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EnergyFigures {
-    /// Energy in joules by hardware counters: of the experiment's GPUs, or of processor packages and memory for a run on the processor.
-    pub energy_j: Option<f64>,
-    /// `energy_j` per generated token.
-    pub energy_per_output_token_j: Option<f64>,
-    /// `energy_j` per second of window, in watts.
-    pub mean_power_w: Option<f64>,
-    /// Highest sampled power in watts, summed over the domains that `energy_j` covers; an upper bound, for peaks need not coincide.
-    pub peak_power_w: Option<f64>,
-    /// Every sensor domain, also those that `energy_j` leaves out.
-    pub domains: Vec<DeviceEnergy>,
-}
-
 /// Records that cannot be true.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RunMetricsError {
@@ -74,11 +60,11 @@ pub enum RunMetricsError {
     },
 }
 
-/// Computes the figures of a window. `on_gpu` decides which sensor domains are summed.
+/// Computes the figures of a window.
 pub fn run_metrics(
     window: &WindowRecord,
     requests: &[RequestRecord],
-    on_gpu: bool,
+    energy: &EnergyContext<'_>,
     peak_memory_bytes: Option<u64>,
 ) -> Result<Metrics, RunMetricsError> {
     let window_s = seconds(window.start_ns, window.end_ns).filter(|s| *s > 0.0).ok_or(RunMetricsError::Window)?;
@@ -87,6 +73,7 @@ pub fn run_metrics(
         check_stamps(window, request)?;
     }
     let prompt_tokens = requests.iter().map(|r| u64::from(r.prompt_tokens)).sum();
+    let work = Work { seconds: window_s, requests: requests.len() as u64, prompt_tokens, output_tokens };
     Ok(Metrics {
         window_s,
         passes: window.passes.len() as u64,
@@ -98,7 +85,7 @@ pub fn run_metrics(
         ttft_ms: Distribution::of(requests.iter().filter_map(ttft_ms).collect()),
         itl_ms: Distribution::of(requests.iter().flat_map(itl_ms).collect()),
         e2e_ms: Distribution::of(requests.iter().filter_map(e2e_ms).collect()),
-        energy: energy(window, window_s, output_tokens, on_gpu),
+        energy: energy_figures(window, work, energy),
         peak_memory_bytes,
     })
 }
@@ -142,24 +129,6 @@ fn check_stamps(window: &WindowRecord, request: &RequestRecord) -> Result<(), Ru
     Ok(())
 }
 
-fn energy(window: &WindowRecord, window_s: f64, output_tokens: u64, on_gpu: bool) -> EnergyFigures {
-    let domains = window.energy.devices.clone();
-    let wanted = if on_gpu { PowerSourceKind::Nvml } else { PowerSourceKind::Rapl };
-    let summed: Vec<&DeviceEnergy> = domains.iter().filter(|d| d.domain.source == wanted).collect();
-    // One missing counter makes the sum unknown, never smaller.
-    let total = |figure: fn(&DeviceEnergy) -> Option<f64>| -> Option<f64> {
-        if summed.is_empty() { None } else { summed.iter().map(|d| figure(d)).sum() }
-    };
-    let energy_j = total(|d| d.energy_j);
-    EnergyFigures {
-        energy_j,
-        energy_per_output_token_j: energy_j.filter(|_| output_tokens > 0).map(|j| j / output_tokens as f64),
-        mean_power_w: energy_j.map(|j| j / window_s),
-        peak_power_w: total(|d| d.peak_w),
-        domains,
-    }
-}
-
 /// Seconds between two stamps, or nothing when they are in the wrong order.
 fn seconds(from_ns: u64, to_ns: u64) -> Option<f64> {
     to_ns.checked_sub(from_ns).map(|ns| ns as f64 / 1e9)
@@ -180,12 +149,9 @@ pub(super) fn domain_name(domain: &PowerDomain) -> String {
 
 #[cfg(test)]
 mod tests {
-    use llem_protocol::{
-        DeviceEnergy, EdgeRecord, EnergyReport, PassRecord, PowerDomain, PowerScope, PowerSourceKind, RequestRecord,
-        SelfUsage, WindowRecord,
-    };
+    use llem_protocol::{EnergyReport, PassRecord, RequestRecord, SelfUsage, WindowRecord};
 
-    use super::{RunMetricsError, run_metrics};
+    use super::{EnergyContext, RunMetricsError, run_metrics};
 
     const S: u64 = 1_000_000_000;
     const MS: u64 = 1_000_000;
@@ -202,37 +168,15 @@ mod tests {
         }
     }
 
-    fn window(output_tokens: u64, devices: Vec<DeviceEnergy>) -> WindowRecord {
+    fn window(output_tokens: u64) -> WindowRecord {
         let pass = PassRecord { pass: 3, start_ns: 10 * S, end_ns: 12 * S, prompt_tokens: 10, output_tokens };
         WindowRecord {
             start_ns: 10 * S,
             end_ns: 12 * S,
             passes: vec![pass],
-            energy: EnergyReport { devices },
+            energy: EnergyReport::default(),
             split: Vec::new(),
             agent: SelfUsage::default(),
-        }
-    }
-
-    fn device(source: PowerSourceKind, id: &str, energy_j: Option<f64>) -> DeviceEnergy {
-        let edge = |t_ns| EdgeRecord { t_ns, aligned: true, bracket_ms: 3.0, counter_j: energy_j.map(|_| 0.0) };
-        DeviceEnergy {
-            domain: PowerDomain { source, id: id.into(), scope: PowerScope::Gpu },
-            start: edge(10 * S),
-            end: edge(12 * S),
-            energy_j,
-            method: None,
-            edge_u_j: energy_j.map(|_| 1.0),
-            sampling_u_j: energy_j.map(|_| 0.0),
-            counter_j: energy_j,
-            curve_j: None,
-            curve_u_j: None,
-            curve_kind: None,
-            lead_j: None,
-            tail_j: None,
-            mean_w: None,
-            peak_w: Some(100.0),
-            samples: 3,
         }
     }
 
@@ -245,7 +189,7 @@ mod tests {
 
     #[test]
     fn latencies_and_rates_come_from_stamps() {
-        let m = run_metrics(&window(4, vec![]), &two_requests(), false, None).unwrap();
+        let m = run_metrics(&window(4), &two_requests(), &EnergyContext::default(), None).unwrap();
         let (ttft, itl, e2e) = (m.ttft_ms.unwrap(), m.itl_ms.unwrap(), m.e2e_ms.unwrap());
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b}");
         close(ttft.mean, 200.0);
@@ -259,24 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn energy_is_that_of_the_experiments_devices_and_never_invented() {
-        let gpu = |j| device(PowerSourceKind::Nvml, "GPU-a", j);
-        let cpu = device(PowerSourceKind::Rapl, "package-0", Some(50.0));
-        let of = |devices, on_gpu| run_metrics(&window(4, devices), &two_requests(), on_gpu, None).unwrap().energy;
-        let both = of(vec![gpu(Some(300.0)), cpu.clone()], true);
-        assert_eq!(both.energy_j, Some(300.0));
-        assert_eq!(both.energy_per_output_token_j, Some(75.0));
-        assert_eq!(both.mean_power_w, Some(150.0));
-        assert_eq!(of(vec![gpu(Some(300.0)), cpu.clone()], false).energy_j, Some(50.0));
-        assert_eq!(of(vec![gpu(Some(300.0)), gpu(None)], true).energy_j, None);
-        assert_eq!(of(vec![cpu], true).energy_j, None);
-        assert_eq!(of(vec![], false).energy_j, None);
-    }
-
-    #[test]
     fn records_that_cannot_be_true_are_refused() {
         let refuse = |tokens, requests: Vec<RequestRecord>| {
-            run_metrics(&window(tokens, vec![]), &requests, false, None).unwrap_err()
+            run_metrics(&window(tokens), &requests, &EnergyContext::default(), None).unwrap_err()
         };
         // 568 reported for 4 generated: padding counted.
         assert_eq!(refuse(568, two_requests()), RunMetricsError::OutputTokens { passes: 568, requests: 4 });
@@ -284,8 +213,8 @@ mod tests {
         assert_eq!(refuse(1, vec![request(7, 9 * S, &[11 * S])]), stamp(7));
         assert_eq!(refuse(1, vec![request(8, 10 * S, &[13 * S])]), stamp(8));
         assert_eq!(refuse(2, vec![request(9, 10 * S, &[11 * S, 11 * S - 1])]), stamp(9));
-        let mut backwards = window(0, vec![]);
+        let mut backwards = window(0);
         backwards.end_ns = backwards.start_ns;
-        assert_eq!(run_metrics(&backwards, &[], false, None).unwrap_err(), RunMetricsError::Window);
+        assert_eq!(run_metrics(&backwards, &[], &EnergyContext::default(), None).unwrap_err(), RunMetricsError::Window);
     }
 }

@@ -16,22 +16,33 @@
 //! ```
 
 mod collect;
+mod energy;
+mod flops;
 mod journal;
 mod metrics;
 mod parquet;
 mod record;
+mod split;
 mod store;
 mod summary;
+mod uncertainty;
+mod upgrade;
 
 pub use collect::{Collected, collect};
+pub use energy::{DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy};
+pub use flops::{FlopsReference, ParametersSource};
 pub use journal::{Journal, JournalEvent};
-pub use metrics::{EnergyFigures, Metrics, RunMetricsError, run_metrics};
+pub use metrics::{Metrics, RunMetricsError, run_metrics};
 pub use record::{
     ExperimentResult, ExperimentSummary, ModelIdentity, RunResult, RunRow, RunStatus, StudyResult, StudyStatus,
     WorkloadIdentity,
 };
+pub use split::{PrefillDecodeEnergy, SplitMethod};
 pub use store::{RunDirectory, StoreError, StudyDirectory};
 pub use summary::{Distribution, Spread};
+pub use uncertainty::{COVERAGE_FACTOR, GAIN_BOUND, MeanUncertainty, UncertaintyBudget};
+pub use upgrade::RecordError;
 
-/// Version of `result.json`, `study.json`, `journal.jsonl` and the Parquet files. `job.json` has its own.
-pub const SCHEMA_VERSION: u32 = 1;
+/// Version of `result.json`, `study.json`, `journal.jsonl` and the Parquet files. `job.json` has its own. Older ones are read by
+/// [`RunResult::from_json`] and [`StudyResult::from_json`].
+pub const SCHEMA_VERSION: u32 = 2;

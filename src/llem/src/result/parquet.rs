@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_array::builder::{ListBuilder, UInt32Builder, UInt64Builder};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{Field, Schema};
-use llem_protocol::{PowerSample, RequestRecord};
+use llem_protocol::{CurveKind, PowerSample, RequestRecord};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
@@ -16,7 +16,7 @@ use parquet::file::properties::WriterProperties;
 use super::metrics::{domain_name, e2e_ms, itl_ms, ttft_ms};
 use super::record::ExperimentResult;
 use super::store::write_atomic;
-use super::{Distribution, SCHEMA_VERSION, Spread, StoreError, StudyResult};
+use super::{Distribution, MeanUncertainty, SCHEMA_VERSION, Spread, StoreError, StudyResult};
 
 /// A column: name, meaning, values.
 type Column = (&'static str, &'static str, ArrayRef);
@@ -51,9 +51,17 @@ pub(super) fn write_samples(path: &Path, samples: &[PowerSample]) -> Result<(), 
     let columns: Vec<Column> = vec![
         ("t_ns", "time of the reading, CLOCK_MONOTONIC", u64s(samples, |s| Some(s.t_ns))),
         ("domain", "what the sensor covers, source:id", texts(samples, |s| domain_name(&s.domain))),
-        ("power_w", "power; null when the reading failed", f64s(samples, |s| s.power_w)),
+        ("power_w", "power; null when the reading failed, or is of something else", f64s(samples, |s| s.power_w)),
+        (
+            "curve_kind",
+            "what power_w means: mean, instant or moving_average",
+            maybe_texts(samples, |s| s.curve_kind.map(curve_kind)),
+        ),
+        ("power_average_w", "the driver's moving average over one second", f64s(samples, |s| s.power_average_w)),
         ("temperature_c", "temperature", f64s(samples, |s| s.temperature_c)),
         ("clock_mhz", "clock of the compute units", f64s(samples, |s| s.clock_mhz)),
+        ("memory_clock_mhz", "clock of the device's memory", f64s(samples, |s| s.memory_clock_mhz)),
+        ("throttle_reasons", "NVML's clocks-event reasons, a bit mask", u64s(samples, |s| s.throttle_reasons)),
         ("memory_used_bytes", "memory in use on the device", u64s(samples, |s| s.memory_used_bytes)),
     ];
     write(path, columns)
@@ -88,8 +96,41 @@ pub(super) fn write_experiments(path: &Path, study: &StudyResult) -> Result<(), 
     spread("energy_j", "energy_j_sd", "energy of the window, mean over runs", |e| e.summary.energy_j);
     let j = "energy per generated token, mean over runs";
     spread("energy_per_output_token_j", "energy_per_output_token_j_sd", j, |e| e.summary.energy_per_output_token_j);
+    let net = "energy of the window less that of idling, mean over runs";
+    spread("energy_net_j", "energy_net_j_sd", net, |e| e.summary.energy_net_j);
+    let net = "energy per generated token less that of idling, mean over runs";
+    spread("energy_net_per_output_token_j", "energy_net_per_output_token_j_sd", net, |e| {
+        e.summary.energy_net_per_output_token_j
+    });
     spread("mean_power_w", "mean_power_w_sd", "mean power, mean over runs", |e| e.summary.mean_power_w);
+    spread("co2_g", "co2_g_sd", "CO2 equivalent of energy_j, mean over runs", |e| e.summary.co2_g);
+    columns.extend(uncertainties(rows));
     write(path, columns)
+}
+
+/// How sure the means of the energies are.
+fn uncertainties(rows: &[ExperimentResult]) -> Vec<Column> {
+    let total =
+        |figure: fn(&MeanUncertainty) -> f64| f64s(rows, |e| e.summary.energy_j_uncertainty.as_ref().map(figure));
+    let per_token = |figure: fn(&MeanUncertainty) -> f64| {
+        f64s(rows, |e| e.summary.energy_per_output_token_j_uncertainty.as_ref().map(figure))
+    };
+    let expanded = "expanded uncertainty (k = 2) of the mean, the sensors' gain included";
+    let comparison = "standard uncertainty of the mean without the sensors' gain, for comparisons on the same device";
+    vec![
+        ("energy_j_expanded_u", expanded, total(|u| u.expanded)),
+        ("energy_j_comparison_u", comparison, total(|u| u.comparison)),
+        ("energy_per_output_token_j_expanded_u", expanded, per_token(|u| u.expanded)),
+        ("energy_per_output_token_j_comparison_u", comparison, per_token(|u| u.comparison)),
+    ]
+}
+
+fn curve_kind(kind: CurveKind) -> &'static str {
+    match kind {
+        CurveKind::Mean => "mean",
+        CurveKind::Instant => "instant",
+        CurveKind::MovingAverage => "moving_average",
+    }
 }
 
 fn u32s<T>(rows: &[T], value: impl Fn(&T) -> Option<u32>) -> ArrayRef {
@@ -106,6 +147,10 @@ fn f64s<T>(rows: &[T], value: impl Fn(&T) -> Option<f64>) -> ArrayRef {
 
 fn texts<T>(rows: &[T], value: impl Fn(&T) -> String) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(rows.iter().map(value)))
+}
+
+fn maybe_texts<T>(rows: &[T], value: impl Fn(&T) -> Option<&'static str>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<StringArray>())
 }
 
 /// Writes a table whose columns say what they mean.
@@ -172,7 +217,7 @@ mod tests {
         let file = fs_err::File::open(&path).unwrap().into_file();
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
         let metadata = builder.metadata().file_metadata().key_value_metadata().unwrap();
-        assert!(metadata.iter().any(|pair| pair.key == "schema_version" && pair.value.as_deref() == Some("1")));
+        assert!(metadata.iter().any(|pair| pair.key == "schema_version" && pair.value.as_deref() == Some("2")));
         let meaning = builder.schema().field_with_name("ttft_ms").unwrap().metadata().get("description").cloned();
         assert_eq!(meaning.as_deref(), Some("from submit to the first token"));
     }
@@ -188,8 +233,8 @@ mod tests {
             power_w,
             curve_kind: power_w.map(|_| CurveKind::Mean),
             power_average_w: None,
-            memory_clock_mhz: None,
-            throttle_reasons: None,
+            memory_clock_mhz: Some(2619.0),
+            throttle_reasons: power_w.map(|_| 4),
             temperature_c: None,
             clock_mhz: Some(1980.0),
             memory_used_bytes: None,
@@ -197,10 +242,15 @@ mod tests {
         write_samples(&path, &[sample(Some(300.0)), sample(None)]).unwrap();
         let batch = read(&path);
         assert_eq!(batch.column_by_name("power_w").unwrap().null_count(), 1);
+        let kinds = batch.column_by_name("curve_kind").unwrap().as_string::<i32>();
+        assert_eq!((kinds.value(0), kinds.is_null(1)), ("mean", true));
+        let reasons = batch.column_by_name("throttle_reasons").unwrap().as_primitive::<UInt64Type>();
+        assert_eq!((reasons.value(0), reasons.is_null(1)), (4, true));
+        assert_eq!(batch.column_by_name("power_average_w").unwrap().null_count(), 2);
         assert_eq!(batch.column_by_name("domain").unwrap().as_string::<i32>().value(0), "nvml:GPU-a");
         write_samples(&path, &[]).unwrap();
         let file = fs_err::File::open(&path).unwrap().into_file();
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
-        assert_eq!((builder.metadata().file_metadata().num_rows(), builder.schema().fields().len()), (0, 6));
+        assert_eq!((builder.metadata().file_metadata().num_rows(), builder.schema().fields().len()), (0, 10));
     }
 }

@@ -1,9 +1,12 @@
 //! The records in `result.json` and `study.json`.
 
-use llem_protocol::{ClockPair, EngineReport, EnvironmentReport, Failure, PhaseRecord, Reason, Severity, WindowRecord};
+use llem_protocol::{
+    BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, PhaseRecord, PrefillRecord, Reason, Severity,
+    ThermalGateRecord, WarmupRecord, WindowRecord,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Metrics, Spread};
+use super::{FlopsReference, MeanUncertainty, Metrics, PhaseEnergy, Spread};
 use crate::config::{ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::runner::ContainerRecord;
 use crate::workload::DatasetProvenance;
@@ -76,8 +79,26 @@ pub struct RunResult {
     pub environment: Option<EnvironmentReport>,
     /// Every phase with its times and energy.
     pub phases: Vec<PhaseRecord>,
+    /// Energy of every phase, summed over the sensors that count.
+    #[serde(default)]
+    pub phase_energy: Vec<PhaseEnergy>,
+    /// Idle power before the engine existed, where it was measured.
+    #[serde(default)]
+    pub baseline: Option<BaselineRecord>,
+    /// How the run was warmed up.
+    #[serde(default)]
+    pub warmup: Option<WarmupRecord>,
+    /// How waiting for steady clocks and temperatures ended.
+    #[serde(default)]
+    pub thermal_gate: Option<ThermalGateRecord>,
     /// The window with its passes.
     pub window: Option<WindowRecord>,
+    /// The passes that generated one token per request, where there were any.
+    #[serde(default)]
+    pub prefill: Option<PrefillRecord>,
+    /// Floating-point operations of the window by a formula, for reference only.
+    #[serde(default)]
+    pub flops: Option<FlopsReference>,
     /// Both clocks at the agent's start: joins `*_ns` with wall-clock time.
     pub clock_start: Option<ClockPair>,
     /// Both clocks at the agent's end.
@@ -235,10 +256,25 @@ pub struct ExperimentSummary {
     pub e2e_p50_ms: Option<Spread>,
     /// Energy of the window in joules.
     pub energy_j: Option<Spread>,
+    /// How sure the mean of `energy_j` is.
+    #[serde(default)]
+    pub energy_j_uncertainty: Option<MeanUncertainty>,
     /// Joules per generated token.
     pub energy_per_output_token_j: Option<Spread>,
+    /// How sure the mean of `energy_per_output_token_j` is.
+    #[serde(default)]
+    pub energy_per_output_token_j_uncertainty: Option<MeanUncertainty>,
+    /// Energy of the window less that of idling, in joules.
+    #[serde(default)]
+    pub energy_net_j: Option<Spread>,
+    /// Joules per generated token less those of idling.
+    #[serde(default)]
+    pub energy_net_per_output_token_j: Option<Spread>,
     /// Mean power in watts.
     pub mean_power_w: Option<Spread>,
+    /// Grams of CO2 equivalent of the window.
+    #[serde(default)]
+    pub co2_g: Option<Spread>,
 }
 
 impl ExperimentSummary {
@@ -250,6 +286,8 @@ impl ExperimentSummary {
         let spread = |figure: &dyn Fn(&Metrics) -> Option<f64>| {
             Spread::of(&used.iter().filter_map(|m| figure(m)).collect::<Vec<_>>())
         };
+        let energy_j = spread(&|m| m.energy.energy_j);
+        let energy_per_output_token_j = spread(&|m| m.energy.energy_per_output_token_j);
         Self {
             runs: used.len() as u64,
             valid: any_valid,
@@ -257,9 +295,16 @@ impl ExperimentSummary {
             ttft_p50_ms: spread(&|m| m.ttft_ms.map(|d| d.p50)),
             itl_p50_ms: spread(&|m| m.itl_ms.map(|d| d.p50)),
             e2e_p50_ms: spread(&|m| m.e2e_ms.map(|d| d.p50)),
-            energy_j: spread(&|m| m.energy.energy_j),
-            energy_per_output_token_j: spread(&|m| m.energy.energy_per_output_token_j),
+            energy_j,
+            energy_j_uncertainty: MeanUncertainty::of(&used, energy_j, |_| 1.0),
+            energy_per_output_token_j,
+            energy_per_output_token_j_uncertainty: MeanUncertainty::of(&used, energy_per_output_token_j, |m| {
+                m.output_tokens as f64
+            }),
+            energy_net_j: spread(&|m| m.energy.energy_net_j),
+            energy_net_per_output_token_j: spread(&|m| m.energy.energy_net_per_output_token_j),
             mean_power_w: spread(&|m| m.energy.mean_power_w),
+            co2_g: spread(&|m| m.energy.co2_g),
         }
     }
 }

@@ -16,6 +16,9 @@ use super::{
     runner_failure,
 };
 
+/// Where the kernel shows its RAPL zones. Without them the agent says so in its result.
+const POWERCAP: &str = "/sys/class/powercap";
+
 /// Runs agents as processes of this machine, each in its own process group.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessRunner;
@@ -35,7 +38,7 @@ impl Runner for ProcessRunner {
             workload: files.workload.clone(),
             model_dir: files.model_dir.clone(),
             driver: driver(&files.driver),
-            powercap: None,
+            powercap: Some(POWERCAP.into()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, RunnerKind, UserConfig};
-use crate::runner::docker::{BindMount, Engine, EngineError, MachineConfig, remove_orphans};
+use crate::runner::docker::{BindMount, Engine, EngineError, MachineConfig, host_powercap, remove_orphans};
 use crate::runner::{DockerRunner, ProcessRunner, Runner};
 
 /// The runners of a study.
@@ -125,5 +125,6 @@ fn machine(user: &UserConfig) -> MachineConfig {
             .collect(),
         devices: user.devices.iter().map(PathBuf::from).collect(),
         cap_add: user.cap_add.clone(),
+        powercap: host_powercap(),
     }
 }

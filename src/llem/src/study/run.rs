@@ -8,7 +8,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use llem_protocol::{
     EngineSpec, Failure, FailureClass, JOB_SCHEMA_VERSION, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION,
-    Phase, Reason, Report, RequestRecord, WorkloadRef, files,
+    Phase, Reason, ReasonCode, Report, RequestRecord, Severity, WorkloadRef, files,
 };
 
 use tracing::debug;
@@ -18,8 +18,8 @@ use super::{Programs, StudyError, StudyEvent};
 use crate::config::{ExecutionConfig, Experiment, ExperimentConfig, GpuAccess, UserConfig};
 use crate::printable::printable;
 use crate::result::{
-    Collected, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
-    WorkloadIdentity, collect, run_metrics,
+    Collected, EnergyContext, FlopsReference, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus,
+    SCHEMA_VERSION, StudyDirectory, WorkloadIdentity, collect, phase_energy, run_metrics,
 };
 use crate::runner::{HostFiles, Limits, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus};
 
@@ -60,8 +60,8 @@ pub(super) async fn carry_out(
         context.directory.keep_lock_file();
     }
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
-    let on_gpu = !spec.job.gpus.is_empty();
-    let result = judge(context, outcome, &collected, failure, on_gpu, started, clock.elapsed().as_secs_f64());
+    let gpus = &spec.job.gpus;
+    let result = judge(context, outcome, &collected, failure, gpus, started, clock.elapsed().as_secs_f64());
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     Ok((row(&result, &context.experiment.label), directory.path().to_owned()))
@@ -201,19 +201,30 @@ fn judge(
     outcome: RunOutcome,
     collected: &Collected,
     failure: Option<Failure>,
-    on_gpu: bool,
+    gpus: &[String],
     started: Timestamp,
     wall_s: f64,
 ) -> RunResult {
     let report = collected.report.as_ref();
-    let (metrics, failure) = figures(report, &collected.requests, failure, on_gpu, outcome.report_sha256.is_some());
+    let energy = EnergyContext {
+        gpus,
+        baseline: report.and_then(|r| r.baseline.as_ref()),
+        prefill: report.and_then(|r| r.prefill.as_ref()),
+        calibrations: &context.user.calibration,
+        carbon: context.user.carbon.as_ref(),
+    };
+    let announced = outcome.report_sha256.is_some();
+    let (metrics, failure) = figures(report, &collected.requests, failure, &energy, announced);
+    let mut reasons = report.map(|r| r.reasons.iter().map(readable).collect::<Vec<_>>()).unwrap_or_default();
+    reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
+    let failure = failure.or_else(|| not_valid(context.execution, &reasons));
     let status = match &failure {
         None => RunStatus::Completed,
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
         Some(_) => RunStatus::Failed,
     };
-    let reasons = report.map(|r| r.reasons.iter().map(readable).collect::<Vec<_>>()).unwrap_or_default();
     let prepared = context.prepared;
+    let flops = metrics.as_ref().map(|m| FlopsReference::of(&prepared.model.dir(), &prepared.model.geometry, m));
     RunResult {
         schema_version: SCHEMA_VERSION,
         run_id: context.run_id.to_owned(),
@@ -246,8 +257,14 @@ fn judge(
         runner: context.runner.kind().to_owned(),
         container: outcome.container,
         environment: report.map(|r| r.environment.clone()),
+        phase_energy: report.map(|r| phase_energy(&r.phases, &energy)).unwrap_or_default(),
         phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
+        baseline: report.and_then(|r| r.baseline.clone()),
+        warmup: report.and_then(|r| r.warmup),
+        thermal_gate: report.and_then(|r| r.thermal_gate.clone()),
         window: report.and_then(|r| r.window.clone()),
+        prefill: report.and_then(|r| r.prefill.clone()),
+        flops,
         clock_start: report.map(|r| r.clock_start),
         clock_end: report.map(|r| r.clock_end),
         agent_version: report.map(|r| r.agent_version.clone()),
@@ -261,7 +278,7 @@ fn figures(
     report: Option<&Report>,
     requests: &[RequestRecord],
     failure: Option<Failure>,
-    on_gpu: bool,
+    energy: &EnergyContext<'_>,
     announced: bool,
 ) -> (Option<Metrics>, Option<Failure>) {
     let protocol = |message: String| {
@@ -277,10 +294,30 @@ fn figures(
         return (None, Some(failure.clone()));
     }
     let peak = report.engine.as_ref().and_then(|e| e.peak_memory_bytes);
-    match run_metrics(window, requests, on_gpu, peak) {
+    match run_metrics(window, requests, energy, peak) {
         Ok(metrics) => (Some(metrics), None),
         Err(error) => (None, protocol(error.to_string())),
     }
+}
+
+/// Energy without a carbon intensity leaves CO2 null.
+fn no_carbon_intensity(metrics: &Metrics) -> Option<Reason> {
+    let energy = &metrics.energy;
+    let is_missing = energy.energy_j.is_some() && energy.carbon.is_none();
+    is_missing.then(|| Reason::new(ReasonCode::NoCarbonIntensity, "the user config has no `carbon`"))
+}
+
+/// The failure of a measured run whose reasons `execution.strict` does not let pass.
+fn not_valid(execution: &ExecutionConfig, reasons: &[Reason]) -> Option<Failure> {
+    let against: Vec<&str> =
+        reasons.iter().filter(|r| r.severity == Severity::Invalid).map(|r| r.code.code()).collect();
+    let message = format!("`execution.strict` is set and the run has reasons against it: {}", against.join(", "));
+    (execution.strict && !against.is_empty()).then(|| Failure {
+        class: FailureClass::NotValid,
+        phase: Phase::Window,
+        message,
+        log_tail: Vec::new(),
+    })
 }
 
 fn row(result: &RunResult, label: &str) -> RunRow {

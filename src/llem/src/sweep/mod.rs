@@ -29,7 +29,7 @@ mod report;
 
 use serde_json::Value;
 
-use crate::config::{Backend, ExecutionConfig, Experiment, Finding, MergedPoint, Problem, Source, section_rules};
+use crate::config::{Backend, Experiment, Finding, MergedPoint, Problem, Source, Surroundings, section_rules};
 use axes::{Axis, Choice, Grammar};
 use points::Points;
 
@@ -61,7 +61,7 @@ struct Design {
 pub(crate) fn resolve(
     source: &Source,
     base: &Value,
-    execution: &ExecutionConfig,
+    surroundings: Surroundings<'_>,
     problems: &mut Vec<Problem>,
 ) -> Resolved {
     let mut grammar = Grammar::new(source);
@@ -77,7 +77,7 @@ pub(crate) fn resolve(
     if impossible {
         return Resolved::default();
     }
-    Points::new(source, &with_any_model(base, problems), execution, &design).resolve(problems)
+    Points::new(source, &with_any_model(base, problems), surroundings, &design).resolve(problems)
 }
 
 /// When a problem took the model away, any model lets the other rules be checked.

@@ -9,7 +9,7 @@ use super::axes::{Assignment, Choice, applies, matches};
 use super::report::PointProblems;
 use super::{Design, Resolved, label, own_backend};
 use crate::config::{
-    Backend, ExecutionConfig, Experiment, ExperimentConfig, Finding, MergedPoint, Problem, STUDY_SCHEMA, Source, check,
+    Backend, Experiment, ExperimentConfig, Finding, MergedPoint, Problem, STUDY_SCHEMA, Source, Surroundings, check,
     dotted, experiment_rules, get, set,
 };
 
@@ -19,7 +19,7 @@ const STUDY_KEYS: [&str; 6] = ["name", "backend", "execution", "sweep", "experim
 pub(super) struct Points<'d> {
     source: &'d Source,
     base: &'d Value,
-    execution: &'d ExecutionConfig,
+    surroundings: Surroundings<'d>,
     design: &'d Design,
     problems: PointProblems,
     found: Vec<Found>,
@@ -50,12 +50,25 @@ struct Point<'d> {
 }
 
 impl<'d> Points<'d> {
-    pub(super) fn new(source: &'d Source, base: &'d Value, execution: &'d ExecutionConfig, design: &'d Design) -> Self {
+    pub(super) fn new(source: &'d Source, base: &'d Value, surroundings: Surroundings<'d>, design: &'d Design) -> Self {
         let empty = (PointProblems::default(), Vec::new(), HashMap::new(), Vec::new(), HashSet::new());
         let (problems, found, index_of, merged, excluded_by) = empty;
         let keys = assigned_keys(design);
         let shorts = label::short_keys(&keys);
-        Self { source, base, execution, design, problems, found, index_of, merged, excluded_by, keys, shorts, made: 0 }
+        Self {
+            source,
+            base,
+            surroundings,
+            design,
+            problems,
+            found,
+            index_of,
+            merged,
+            excluded_by,
+            keys,
+            shorts,
+            made: 0,
+        }
     }
 
     pub(super) fn resolve(mut self, problems: &mut Vec<Problem>) -> Resolved {
@@ -154,7 +167,7 @@ impl<'d> Points<'d> {
             return;
         }
         self.made += 1;
-        for finding in experiment_rules(&config, self.execution, self.source.directory()) {
+        for finding in experiment_rules(&config, self.surroundings) {
             self.report(point, finding);
         }
         let id = config.id();

@@ -20,20 +20,30 @@ use serde_json::Value;
 
 use super::backend::Backend;
 use super::check::Finding;
+use super::defaults::Profile;
 use super::execution::ExecutionConfig;
 use super::experiment::ExperimentConfig;
 use super::image;
 
 pub(crate) use user::rules as user;
 
+/// What surrounds an experiment.
+#[derive(Clone, Copy)]
+pub(crate) struct Surroundings<'a> {
+    /// How its study is carried out.
+    pub(crate) execution: &'a ExecutionConfig,
+    /// Where the study's defaults come from.
+    pub(crate) profile: Profile,
+    /// What relative paths are relative to.
+    pub(crate) study_dir: &'a Path,
+}
+
 /// Everything that is wrong with one complete experiment.
-///
-/// Relative paths are relative to `study_dir`; `execution` is how the study is carried out.
-pub(crate) fn experiment(config: &ExperimentConfig, execution: &ExecutionConfig, study_dir: &Path) -> Vec<Finding> {
+pub(crate) fn experiment(config: &ExperimentConfig, surroundings: Surroundings<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     model::rules(config, &mut findings);
-    workload::rules(&config.workload, study_dir, &mut findings);
-    measurement::rules(&config.measurement, execution, &mut findings);
+    workload::rules(&config.workload, surroundings.study_dir, &mut findings);
+    measurement::rules(&config.measurement, surroundings, &mut findings);
     lengths::rules(config, &mut findings);
     sampling::rules(config, &mut findings);
     lora::rules(config, &mut findings);

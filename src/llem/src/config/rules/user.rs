@@ -19,6 +19,7 @@ pub(crate) fn rules(config: &UserConfig) -> Vec<Finding> {
     mounts(config, &mut findings);
     environment(config, &mut findings);
     containers(config, &mut findings);
+    calibration(config, &mut findings);
     findings
 }
 
@@ -95,6 +96,34 @@ fn environment(config: &UserConfig, findings: &mut Vec<Finding>) {
             findings.push(Finding::value(pointer, "a variable cannot hold a null character"));
         }
     }
+}
+
+fn calibration(config: &UserConfig, findings: &mut Vec<Finding>) {
+    let mut devices = HashSet::new();
+    for (index, entry) in config.calibration.iter().enumerate() {
+        let place = |field: &str| format!("/calibration/{index}/{field}");
+        if !is_sensor(&entry.device) {
+            let message = format!("`{}` is not the id of a sensor", key(&entry.device));
+            let hint =
+                "results list the ids of their sensors: `GPU-…` of a graphics processor, `package-0`, `dram-0` …";
+            findings.push(Finding::value(place("device"), message).hint(hint));
+        } else if !devices.insert(&entry.device) {
+            let message = format!("`{}` is calibrated twice", entry.device);
+            findings.push(Finding::value(place("device"), message).hint("keep the newer entry"));
+        }
+        if entry.date.parse::<jiff::civil::Date>().is_err() {
+            let message = format!("`{}` is not a date", key(&entry.date));
+            findings.push(Finding::value(place("date"), message).hint("write it as `2026-11-22`"));
+        }
+    }
+}
+
+/// Whether energy can be measured under this id: a whole GPU, a processor package or its memory.
+fn is_sensor(device: &str) -> bool {
+    // Packages of several dies are `package-0-die-1`.
+    let starts_with_digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    let numbered = |prefix| device.strip_prefix(prefix).is_some_and(starts_with_digit);
+    device.strip_prefix("GPU-").is_some_and(|rest| !rest.is_empty()) || numbered("package-") || numbered("dram-")
 }
 
 fn containers(config: &UserConfig, findings: &mut Vec<Finding>) {

@@ -54,6 +54,20 @@ pub struct MachineConfig {
     pub devices: Vec<PathBuf>,
     /// Capabilities to keep; all others are dropped.
     pub cap_add: Vec<String>,
+    /// The kernel's RAPL zones, which containers may read; see [`host_powercap`].
+    pub powercap: Option<PathBuf>,
+}
+
+/// Where this machine has RAPL zones. These are the real directories: `/sys/class/powercap` holds links, which lead nowhere in a
+/// container, and engines hide the real path there, too (CVE-2020-8694).
+pub fn host_powercap() -> Option<PathBuf> {
+    let root = PathBuf::from("/sys/devices/virtual/powercap");
+    has_zones(&root).then_some(root)
+}
+
+fn has_zones(root: &Path) -> bool {
+    let is_rapl = |entry: fs_err::DirEntry| entry.file_name().to_string_lossy().starts_with("intel-rapl");
+    fs_err::read_dir(root).is_ok_and(|entries| entries.flatten().any(is_rapl))
 }
 
 /// A directory or file of this machine inside the container.
@@ -214,7 +228,7 @@ impl Runner for DockerRunner {
             workload: inside::WORKLOAD.into(),
             model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
             driver: spec::driver(&files.driver),
-            powercap: None,
+            powercap: self.machine.powercap.as_ref().map(|_| inside::POWERCAP.into()),
         }
     }
 
@@ -308,7 +322,17 @@ fn engine_failure(error: &EngineError) -> Failure {
 mod tests {
     use llem_protocol::FailureClass;
 
-    use super::{EngineError, engine_failure};
+    use super::{EngineError, engine_failure, has_zones};
+
+    #[test]
+    fn a_machine_without_zones_mounts_none() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!has_zones(&root.path().join("absent")) && !has_zones(root.path()));
+        fs_err::create_dir(root.path().join("dtpm")).unwrap();
+        assert!(!has_zones(root.path()));
+        fs_err::create_dir(root.path().join("intel-rapl")).unwrap();
+        assert!(has_zones(root.path()));
+    }
 
     #[test]
     fn refusals_have_classes() {

@@ -29,6 +29,8 @@ pub(super) mod inside {
     pub(in super::super) const MODEL: &str = "/llem/model";
     /// The results volume.
     pub(in super::super) const OUT: &str = "/llem/out";
+    /// The host's RAPL zones.
+    pub(in super::super) const POWERCAP: &str = "/llem/powercap";
 }
 
 /// How a driver is started inside. An image that llem made for the embedded backend has its driver already.
@@ -118,6 +120,7 @@ fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> HostC
 fn mounts(spec: &RunSpec, machine: &MachineConfig) -> Vec<Mount> {
     let mut mounts = vec![bind(&spec.files.output_dir, Path::new(inside::OUT), false)];
     mounts.extend(spec.files.model_dir.as_deref().map(|dir| bind(dir, Path::new(inside::MODEL), true)));
+    mounts.extend(machine.powercap.as_deref().map(|zones| bind(zones, Path::new(inside::POWERCAP), true)));
     mounts.extend(machine.mounts.iter().map(|m| bind(&m.source, &m.target, m.read_only)));
     mounts
 }
@@ -240,11 +243,12 @@ mod tests {
     #[test]
     fn only_the_results_are_writable() {
         let share = BindMount { source: "/data".into(), target: "/data".into(), read_only: true };
-        let machine = MachineConfig { mounts: vec![share], ..MachineConfig::default() };
+        let powercap = Some("/sys/devices/virtual/powercap".into());
+        let machine = MachineConfig { mounts: vec![share], powercap, ..MachineConfig::default() };
         let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "0:0");
         let mounts = body.host_config.unwrap().mounts.unwrap();
         let shown: Vec<_> = mounts.iter().map(|m| (m.target.as_deref().unwrap(), m.read_only.unwrap())).collect();
-        assert_eq!(shown, [("/llem/out", false), ("/llem/model", true), ("/data", true)]);
+        assert_eq!(shown, [("/llem/out", false), ("/llem/model", true), ("/llem/powercap", true), ("/data", true)]);
     }
 
     #[test]

@@ -1,0 +1,37 @@
+"""An independent reader of a GPU's energy counter: nothing but ctypes, in a process of its own.
+
+usage: reader.py UUID FILE     reads until stdin is closed; appends `before_ns after_ns millijoules` at every change
+"""
+
+import ctypes
+import select
+import sys
+import time
+
+
+def main(uuid, path):
+    nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    check(nvml.nvmlInit_v2(), "nvmlInit")
+    device = ctypes.c_void_p()
+    check(nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(device)), f"GPU {uuid}")
+    last, energy = None, ctypes.c_ulonglong()
+    before_value = time.monotonic_ns()
+    with open(path, "w", encoding="ascii") as file:
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            before = time.monotonic_ns()
+            check(nvml.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(energy)), "energy counter")
+            after = time.monotonic_ns()
+            if energy.value != last:
+                # The counter changed between the beginning of the last read with the old value and the end of this one.
+                file.write(f"{before_value} {after} {energy.value}\n")
+                file.flush()
+                last = energy.value
+            before_value = before
+
+
+def check(code, what):
+    if code != 0:
+        sys.exit(f"reader: {what}: NVML error {code}")
+
+
+main(sys.argv[1], sys.argv[2])
