@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use llem::runner::docker::{Engine, MachineConfig};
-use llem::runner::{DockerRunner, HostFiles, Limits, RunSpec, Runner, Stop};
+use llem::runner::{DockerRunner, DriverFiles, HostFiles, Limits, RunSpec, Runner, Stop};
 use llem_protocol::{JOB_SCHEMA_VERSION, PROTOCOL_VERSION};
 use serde_json::json;
 
@@ -52,7 +52,7 @@ fn spec(directory: &Path) -> RunSpec {
             workload: path("workload"),
             model_dir: Some(path("model")),
             agent: path("agent"),
-            candle: path("candle"),
+            driver: DriverFiles::Program(path("candle")),
         },
         job: serde_json::from_value(job).unwrap(),
         job_file: path("job.json"),
