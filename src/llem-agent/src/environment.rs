@@ -1,11 +1,13 @@
 //! The machine as seen from inside the container. What cannot be read is absent.
 
 use std::ffi::CStr;
+use std::path::Path;
 
 use fs_err::read_to_string;
 use llem_protocol::EnvironmentReport;
 
 use crate::cgroup::MemoryCgroup;
+use crate::packages::{conda_packages, conda_prefixes, system_packages};
 use crate::power::GpuFacts;
 
 /// Reads the machine.
@@ -23,7 +25,8 @@ pub(crate) fn read_environment(memory: &MemoryCgroup, gpus: GpuFacts) -> Environ
         libc: libc_version(),
         nvidia_driver: gpus.driver,
         gpus: gpus.gpus,
-        ..EnvironmentReport::default()
+        system_packages: system_packages(Path::new("/")),
+        conda_packages: conda_packages(&conda_prefixes()),
     }
 }
 

@@ -14,6 +14,7 @@ mod inbox;
 mod job;
 mod lines;
 mod output;
+mod packages;
 mod phases;
 mod power;
 mod process_tree;

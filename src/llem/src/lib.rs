@@ -1,6 +1,8 @@
 //! llem measures what an LLM deployment costs in energy and time, reproducibly.
 
 pub mod config;
+pub mod gpu_watch;
+pub mod host;
 pub mod hub;
 pub mod model;
 pub mod plan;

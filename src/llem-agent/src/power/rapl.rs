@@ -20,6 +20,9 @@ use crate::clock;
 /// A wrap-around that would mean more power than this is a reset. No processor package draws 10 kW.
 const MAX_PLAUSIBLE_W: f64 = 10_000.0;
 
+/// The directory of the control type, in which the zones lie.
+const CONTROL_TYPE: &str = "intel-rapl";
+
 /// Time between two refreshes of the counters: about 1 ms (Intel, Software Developer's Manual, volume 3, RAPL interfaces).
 const COUNTER_PERIOD: Duration = Duration::from_millis(1);
 
@@ -126,13 +129,14 @@ impl PowerSource for Rapl {
     }
 }
 
-/// The zones of a powercap directory and those inside them, in the order of their names.
+/// The zones of a powercap directory, of the control type in it, and those inside them, in the order of their names.
 fn zone_directories(root: &Path) -> std::io::Result<Vec<PathBuf>> {
     let zones_in = |directory: &Path| -> std::io::Result<Vec<PathBuf>> {
         let entries = fs_err::read_dir(directory)?.flatten().map(|entry| entry.path());
         Ok(entries.filter(|path| zone_name(path).is_some()).collect())
     };
     let mut found = zones_in(root)?;
+    found.extend(zones_in(&root.join(CONTROL_TYPE)).unwrap_or_default());
     for package in found.clone() {
         found.extend(zones_in(&package).unwrap_or_default());
     }
@@ -282,17 +286,31 @@ mod tests {
 
     #[test]
     fn zones_inside_their_packages_are_found_once() {
+        let ids = |root: &Path| {
+            let source = Rapl::open(Some(root)).ok().unwrap();
+            source.domains().into_iter().map(|domain| domain.id).collect::<Vec<_>>()
+        };
+        // As the kernel has them in /sys/devices/virtual/powercap.
         let root = tempfile::tempdir().unwrap();
-        zone(root.path(), "intel-rapl:0", "package-0", 1);
-        zone(root.path(), "intel-rapl:0/intel-rapl:0:1", "dram", 2);
-        zone(root.path(), "intel-rapl:1", "package-1", 3);
-        let nested = Rapl::open(Some(root.path())).ok().unwrap();
-        let ids = |source: &Rapl| source.domains().into_iter().map(|domain| domain.id).collect::<Vec<_>>();
-        assert_eq!(ids(&nested), ["package-0", "dram-0", "package-1"]);
-        std::os::unix::fs::symlink(root.path().join("intel-rapl:0/intel-rapl:0:1"), root.path().join("intel-rapl:0:1"))
-            .unwrap();
-        assert_eq!(ids(&Rapl::open(Some(root.path())).ok().unwrap()), ["package-0", "dram-0", "package-1"]);
-        assert_eq!(nested.domains()[1].scope, PowerScope::Memory);
+        zone(root.path(), "intel-rapl/intel-rapl:0", "package-0", 1);
+        zone(root.path(), "intel-rapl/intel-rapl:0/intel-rapl:0:1", "dram", 2);
+        zone(root.path(), "intel-rapl/intel-rapl:1", "package-1", 3);
+        assert_eq!(ids(root.path()), ["package-0", "dram-0", "package-1"]);
+        // As it shows them in /sys/class/powercap beside that.
+        let class = tempfile::tempdir().unwrap();
+        let zones = root.path().join("intel-rapl");
+        for (name, target) in [
+            ("intel-rapl", zones.clone()),
+            ("intel-rapl:0", zones.join("intel-rapl:0")),
+            ("intel-rapl:0:1", zones.join("intel-rapl:0/intel-rapl:0:1")),
+            ("intel-rapl:1", zones.join("intel-rapl:1")),
+        ] {
+            std::os::unix::fs::symlink(target, class.path().join(name)).unwrap();
+        }
+        assert_eq!(ids(class.path()), ["package-0", "dram-0", "package-1"]);
+        let scopes: Vec<PowerScope> =
+            Rapl::open(Some(class.path())).ok().unwrap().domains().iter().map(|domain| domain.scope).collect();
+        assert_eq!(scopes, [PowerScope::Package, PowerScope::Memory, PowerScope::Package]);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{FlopsReference, MeanUncertainty, Metrics, PhaseEnergy, Spread};
 use crate::config::{ExecutionConfig, ExperimentConfig, MergedPoint};
+use crate::gpu_watch::GpuProcess;
+use crate::host::HostSnapshot;
 use crate::runner::ContainerRecord;
 use crate::workload::DatasetProvenance;
 
@@ -77,6 +79,12 @@ pub struct RunResult {
     pub container: Option<ContainerRecord>,
     /// The machine as seen from inside.
     pub environment: Option<EnvironmentReport>,
+    /// The machine as seen from outside.
+    #[serde(default)]
+    pub host: Option<HostSnapshot>,
+    /// Processes that were on any GPU of the machine while the run lasted; empty for a run without GPUs.
+    #[serde(default)]
+    pub gpu_processes: Vec<GpuProcess>,
     /// Every phase with its times and energy.
     pub phases: Vec<PhaseRecord>,
     /// Energy of every phase, summed over the sensors that count.
@@ -109,6 +117,9 @@ pub struct RunResult {
     pub agent_sha256: String,
     /// The controller's version.
     pub llem_version: String,
+    /// Commit that the controller was built from, with `+dirty` when its sources differed; null when it was not built from a clone.
+    #[serde(default)]
+    pub llem_commit: Option<String>,
 }
 
 impl RunResult {

@@ -146,6 +146,8 @@ pub struct RunOutcome {
     pub agent_log: Vec<u8>,
     /// The container, where there was one.
     pub container: Option<ContainerRecord>,
+    /// The agent's process on this machine, where it was started without a container.
+    pub agent_pid: Option<u32>,
     /// Things that the user should know although the run went on.
     pub warnings: Vec<String>,
     /// Whether the run's container may still be there, because the engine did not confirm its removal.

@@ -86,6 +86,7 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
             return outcome;
         }
     };
+    outcome.agent_pid = child.id();
     let mut follower = Follower::new(events, &spec.job);
     let verdict = follow(&mut child, &mut follower, stop).await;
     let phase = follower.phase();

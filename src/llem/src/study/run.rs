@@ -16,6 +16,8 @@ use tracing::debug;
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
 use crate::config::{ExecutionConfig, Experiment, ExperimentConfig, GpuAccess, UserConfig};
+use crate::gpu_watch::{Expected, GpuWatch, Owner, Watched};
+use crate::host::{HostSnapshot, LLEM_COMMIT};
 use crate::printable::printable;
 use crate::result::{
     Collected, EnergyContext, FlopsReference, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus,
@@ -35,6 +37,7 @@ pub(super) struct RunContext<'a> {
     pub(super) prepared: &'a Prepared,
     pub(super) programs: &'a Programs,
     pub(super) agent_sha256: &'a str,
+    pub(super) host: &'a HostSnapshot,
     pub(super) runner: Arc<dyn Runner>,
     pub(super) directory: &'a StudyDirectory,
     pub(super) user: &'a UserConfig,
@@ -52,7 +55,9 @@ pub(super) async fn carry_out(
     directory.write_nonce(&spec.job.nonce)?;
     let (started, clock) = (Timestamp::now(), Instant::now());
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
+    let watch = GpuWatch::start(&spec.job.gpus);
     let outcome = drive(context, &spec, notify).await;
+    let watched = futures_util::future::OptionFuture::from(watch.map(GpuWatch::finish)).await;
     for text in &outcome.warnings {
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
     }
@@ -60,8 +65,13 @@ pub(super) async fn carry_out(
         context.directory.keep_lock_file();
     }
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
+    let owner = owner(&outcome);
     let gpus = &spec.job.gpus;
-    let result = judge(context, outcome, &collected, failure, gpus, started, clock.elapsed().as_secs_f64());
+    let mut result = judge(context, outcome, &collected, failure, gpus, started, clock.elapsed().as_secs_f64());
+    if let Some(watched) = watched {
+        add_watch(&mut result, watched, owner.as_ref());
+    }
+    conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     Ok((row(&result, &context.experiment.label), directory.path().to_owned()))
@@ -217,7 +227,6 @@ fn judge(
     let (metrics, failure) = figures(report, &collected.requests, failure, &energy, announced);
     let mut reasons = report.map(|r| r.reasons.iter().map(readable).collect::<Vec<_>>()).unwrap_or_default();
     reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
-    let failure = failure.or_else(|| not_valid(context.execution, &reasons));
     let status = match &failure {
         None => RunStatus::Completed,
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
@@ -232,7 +241,7 @@ fn judge(
         experiment_id: context.experiment.id.clone(),
         cycle: context.cycle,
         status,
-        valid: RunResult::judge(status, &reasons),
+        valid: false,
         reasons,
         failure,
         started: started.to_string(),
@@ -258,6 +267,8 @@ fn judge(
         container: outcome.container,
         environment: report.map(|r| r.environment.clone()),
         phase_energy: report.map(|r| phase_energy(&r.phases, &energy)).unwrap_or_default(),
+        host: Some(context.host.clone()),
+        gpu_processes: Vec::new(),
         phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
         baseline: report.and_then(|r| r.baseline.clone()),
         warmup: report.and_then(|r| r.warmup),
@@ -270,6 +281,25 @@ fn judge(
         agent_version: report.map(|r| r.agent_version.clone()),
         agent_sha256: context.agent_sha256.to_owned(),
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
+        llem_commit: LLEM_COMMIT.map(str::to_owned),
+    }
+}
+
+/// How the processes of a run are known on this machine.
+fn owner(outcome: &RunOutcome) -> Option<Owner> {
+    let container = outcome.container.as_ref().map(|container| Owner::Container(container.id.clone()));
+    container.or(outcome.agent_pid.map(Owner::Agent))
+}
+
+/// Adds what was seen on the machine's GPUs while the run lasted.
+fn add_watch(result: &mut RunResult, watched: Watched, owner: Option<&Owner>) {
+    let parameters = result.engine.as_ref().and_then(|engine| engine.parameters);
+    let expected = result.window.as_ref().map(|window| Expected::new(window, parameters));
+    let verdict = watched.judge(owner, expected);
+    result.reasons.extend(verdict.reasons);
+    result.gpu_processes = verdict.processes;
+    if let Some(host) = &mut result.host {
+        host.nvidia = watched.gpus;
     }
 }
 
@@ -307,17 +337,17 @@ fn no_carbon_intensity(metrics: &Metrics) -> Option<Reason> {
     is_missing.then(|| Reason::new(ReasonCode::NoCarbonIntensity, "the user config has no `carbon`"))
 }
 
-/// The failure of a measured run whose reasons `execution.strict` does not let pass.
-fn not_valid(execution: &ExecutionConfig, reasons: &[Reason]) -> Option<Failure> {
+/// The last word, when all reasons are known: whether the run is valid, and whether a run that is not has failed.
+fn conclude(result: &mut RunResult, execution: &ExecutionConfig) {
     let against: Vec<&str> =
-        reasons.iter().filter(|r| r.severity == Severity::Invalid).map(|r| r.code.code()).collect();
-    let message = format!("`execution.strict` is set and the run has reasons against it: {}", against.join(", "));
-    (execution.strict && !against.is_empty()).then(|| Failure {
-        class: FailureClass::NotValid,
-        phase: Phase::Window,
-        message,
-        log_tail: Vec::new(),
-    })
+        result.reasons.iter().filter(|r| r.severity == Severity::Invalid).map(|r| r.code.code()).collect();
+    if execution.strict && result.status == RunStatus::Completed && !against.is_empty() {
+        let message = format!("`execution.strict` is set and the run has reasons against it: {}", against.join(", "));
+        let (class, phase) = (FailureClass::NotValid, Phase::Window);
+        result.failure = Some(Failure { class, phase, message, log_tail: Vec::new() });
+        result.status = RunStatus::Failed;
+    }
+    result.valid = RunResult::judge(result.status, &result.reasons);
 }
 
 fn row(result: &RunResult, label: &str) -> RunRow {

@@ -9,6 +9,7 @@ use super::prepare::{Prepared, prepare};
 use super::run::{RunContext, carry_out};
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
+use crate::host::HostSnapshot;
 use crate::plan::order::{PlannedRun, order};
 use crate::result::{
     ExperimentResult, ExperimentSummary, Journal, JournalEvent, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
@@ -69,6 +70,7 @@ struct Session {
     options: RunOptions,
     programs: Programs,
     agent_sha256: String,
+    host: HostSnapshot,
     fleet: Fleet,
     prepared: Vec<Prepared>,
     directory: StudyDirectory,
@@ -102,7 +104,21 @@ impl Session {
         })?;
         let rows = vec![Vec::new(); study.experiments.len()];
         let agent_sha256 = programs.agent_sha256()?;
-        Ok(Self { study, options, programs, agent_sha256, fleet, prepared, directory, journal, plan, started, rows })
+        let host = HostSnapshot::read();
+        Ok(Self {
+            study,
+            options,
+            programs,
+            agent_sha256,
+            host,
+            fleet,
+            prepared,
+            directory,
+            journal,
+            plan,
+            started,
+            rows,
+        })
     }
 
     async fn run(&mut self, notify: &impl Fn(StudyEvent)) -> Result<StudyResult, StudyError> {
@@ -169,6 +185,7 @@ impl Session {
             prepared,
             programs: &self.programs,
             agent_sha256: &self.agent_sha256,
+            host: &self.host,
             runner: self.fleet.runner(experiment.config.backend),
             directory: &self.directory,
             user: &self.options.user,

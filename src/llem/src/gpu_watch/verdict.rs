@@ -1,0 +1,431 @@
+//! Whose the processes are, and what that means for a run.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use llem_protocol::{Reason, ReasonCode};
+
+use super::process::ProcessFacts;
+use super::sightings::Sighting;
+use super::{Expected, GpuProcess, PERIOD, Watched};
+
+/// A process that holds less than this on a GPU holds no model there, in bytes.
+const NEXT_TO_NOTHING: u64 = 64 << 20;
+
+/// Parameters that fit into a byte in the smallest format in use.
+const PARAMETERS_PER_BYTE: u64 = 2;
+
+/// Processes that a message names.
+const NAMED: usize = 5;
+
+/// How the processes of a run are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// By the full id of its container, which is part of their control group.
+    Container(String),
+    /// By the agent's process id: it is a child subreaper, so that everything below it stays below it.
+    Agent(u32),
+}
+
+/// What a watch means for a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// What is wrong, and what could not be found out.
+    pub reasons: Vec<Reason>,
+    /// Everything that was seen.
+    pub processes: Vec<GpuProcess>,
+}
+
+/// Whose a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Own,
+    Foreign,
+    /// It cannot be looked up from here.
+    Hidden,
+}
+
+impl Owner {
+    fn has(&self, pid: u32, facts: &ProcessFacts) -> bool {
+        match self {
+            // A shorter text is no id and might be part of any path.
+            Self::Container(id) => id.len() >= 32 && facts.cgroups.contains(id.as_str()),
+            Self::Agent(agent) => pid == *agent || facts.group == *agent || facts.ancestors.contains(agent),
+        }
+    }
+}
+
+impl Watched {
+    /// Judges a run. Without a window there is nothing to judge; what was seen is kept.
+    pub fn judge(&self, owner: Option<&Owner>, expected: Option<Expected>) -> Verdict {
+        let judge = Judge { watched: self, whose: self.whose(owner) };
+        let reasons = match (expected, owner) {
+            (None, _) => Vec::new(),
+            (Some(_), None) => vec![unavailable("the run's container is not known")],
+            (Some(expected), Some(_)) => judge.reasons(expected),
+        };
+        Verdict { reasons, processes: judge.processes(owner.is_some()) }
+    }
+
+    /// For each sighting, whose it is. A process that could not be looked up on one GPU may have been known on another.
+    fn whose(&self, owner: Option<&Owner>) -> Vec<Whose> {
+        let list = &self.sightings.list;
+        let is_own = |s: &Sighting| s.facts.as_ref().zip(owner).is_some_and(|(facts, owner)| owner.has(s.pid, facts));
+        let own: BTreeSet<u32> = list.iter().filter(|s| is_own(s)).map(|s| s.pid).collect();
+        let has_hidden = !self.sees_all && list.iter().any(|s| s.facts.is_none() && !own.contains(&s.pid));
+        let whose = |s: &Sighting| match &s.facts {
+            None if own.contains(&s.pid) => Whose::Own,
+            Some(_) if is_own(s) => Whose::Own,
+            // In a PID namespace of its own, what is hidden may be the run's, and an id that is found may be another process's.
+            _ if has_hidden => Whose::Hidden,
+            _ => Whose::Foreign,
+        };
+        list.iter().map(whose).collect()
+    }
+}
+
+/// The judgement of one run.
+struct Judge<'a> {
+    watched: &'a Watched,
+    /// In the order of the sightings.
+    whose: Vec<Whose>,
+}
+
+impl Judge<'_> {
+    fn reasons(&self, expected: Expected) -> Vec<Reason> {
+        let mut reasons: Vec<Reason> = self.unavailable(expected).into_iter().map(unavailable).collect();
+        reasons.extend(self.foreign(expected));
+        reasons.extend(self.wrong_device(expected));
+        reasons.extend(self.watched.of_run.iter().filter_map(|gpu| self.not_used(gpu, expected)));
+        reasons
+    }
+
+    /// What could not be looked at.
+    fn unavailable(&self, expected: Expected) -> Vec<String> {
+        if let Some(problem) = &self.watched.problem {
+            return vec![problem.clone()];
+        }
+        let mut problems: Vec<String> = Vec::new();
+        if !self.watched.sees_all {
+            problems.push("llem runs in a PID namespace (a container) that need not show all processes".to_owned());
+        }
+        problems.extend(self.watched.of_run.iter().filter_map(|gpu| self.unwatched(gpu, expected)));
+        problems
+    }
+
+    /// Why a GPU was not looked at all through the window.
+    fn unwatched(&self, gpu: &str, expected: Expected) -> Option<String> {
+        let sightings = &self.watched.sightings;
+        let Some(looks) = sightings.gpus.iter().position(|uuid| uuid == gpu).and_then(|i| sightings.looks.get(i))
+        else {
+            return Some(format!("NVML does not list {gpu}"));
+        };
+        let unwatched_ns = looks.unwatched_ns(expected.start_ns, expected.end_ns);
+        let why = looks.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+        let seconds = unwatched_ns as f64 / 1e9;
+        (unwatched_ns > 0)
+            .then(|| format!("the processes of {gpu} could not be listed for {seconds:.1} s of the window{why}"))
+    }
+
+    fn foreign(&self, expected: Expected) -> Vec<Reason> {
+        let foreign = self.sightings(Whose::Foreign).filter(|s| self.is_of_run(s));
+        let (inside, outside): (Vec<_>, Vec<_>) = foreign.partition(|s| overlap_ns(s, expected) > 0);
+        let reason = |found: Vec<&Sighting>, when: &str| {
+            let happened = format!("{} is not of this run and was there {when}", self.name(&found));
+            (!found.is_empty()).then(|| Reason::new(ReasonCode::ForeignProcess, happened))
+        };
+        let inside = reason(inside, "in the window");
+        let outside = reason(outside, "before or after the window").map(Reason::as_note);
+        inside.into_iter().chain(outside).collect()
+    }
+
+    fn wrong_device(&self, expected: Expected) -> Option<Reason> {
+        let own = self.sightings(Whose::Own).filter(|s| !self.is_of_run(s) && overlap_ns(s, expected) > 0);
+        let elsewhere: Vec<_> = own.collect();
+        let happened = format!("{} is of this run, which was not given that GPU", self.name(&elsewhere));
+        (!elsewhere.is_empty()).then(|| Reason::new(ReasonCode::WrongDevice, happened))
+    }
+
+    /// Whether a GPU of the run did nothing for it. Where the GPU could not be watched, nobody knows.
+    fn not_used(&self, gpu: &str, expected: Expected) -> Option<Reason> {
+        if !self.unavailable(expected).is_empty() {
+            return None;
+        }
+        let in_window = |s: &&Sighting| self.gpu(s) == gpu && overlap_ns(s, expected) > 0;
+        let own: Vec<_> = self.sightings(Whose::Own).filter(in_window).collect();
+        let unknown = self.sightings(Whose::Foreign).filter(in_window).any(|s| s.facts.is_none());
+        let happened = match own.as_slice() {
+            [] if unknown => return None,
+            [] => format!("no process of the run was on {gpu} in the window"),
+            own => self.holds_nothing(own, expected)?,
+        };
+        Some(Reason::new(ReasonCode::GpuNotUsed, happened))
+    }
+
+    /// Whether processes hold too little on their GPU for its share of the model.
+    fn holds_nothing(&self, own: &[&Sighting], expected: Expected) -> Option<String> {
+        let parameters = expected.parameters?;
+        let share = parameters / PARAMETERS_PER_BYTE / self.watched.of_run.len().max(1) as u64;
+        let held = own.iter().map(|s| s.memory_bytes).sum::<Option<u64>>()?;
+        (held < NEXT_TO_NOTHING && share > NEXT_TO_NOTHING)
+            .then(|| format!("{} holds too little there for its share of {parameters} parameters", self.name(own)))
+    }
+
+    fn sightings(&self, whose: Whose) -> impl Iterator<Item = &Sighting> {
+        let list = self.watched.sightings.list.iter().zip(&self.whose);
+        list.filter(move |(_, is)| **is == whose).map(|(sighting, _)| sighting)
+    }
+
+    fn gpu(&self, sighting: &Sighting) -> &str {
+        self.watched.sightings.gpus.get(sighting.gpu).map_or("", String::as_str)
+    }
+
+    fn is_of_run(&self, sighting: &Sighting) -> bool {
+        self.watched.of_run.iter().any(|gpu| gpu == self.gpu(sighting))
+    }
+
+    /// `process 42 (python3, uid 1000, 512 MiB on GPU-…)`, for the first few.
+    fn name(&self, found: &[&Sighting]) -> String {
+        let one = |s: &&Sighting| {
+            let facts = s.facts.as_ref();
+            let name = facts.map_or("unknown", |facts| facts.name.as_str());
+            let user = facts.and_then(|facts| facts.uid).map_or("unknown user".to_owned(), |uid| format!("uid {uid}"));
+            let memory = s.memory_bytes.map_or("memory unknown".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
+            format!("process {} ({name}, {user}, {memory} on {})", s.pid, self.gpu(s))
+        };
+        let more = found.len().saturating_sub(NAMED);
+        let named = found.iter().take(NAMED).map(one).collect::<Vec<_>>().join(", ");
+        if more > 0 { format!("{named} and {more} more") } else { named }
+    }
+
+    fn processes(&self, has_owner: bool) -> Vec<GpuProcess> {
+        let list = self.watched.sightings.list.iter().zip(&self.whose);
+        let own = |whose| (has_owner && whose != Whose::Hidden).then_some(whose == Whose::Own);
+        list.map(|(sighting, whose)| self.record(sighting, own(*whose))).collect()
+    }
+
+    fn record(&self, sighting: &Sighting, own: Option<bool>) -> GpuProcess {
+        let facts = sighting.facts.as_ref();
+        let longest = |facts: &ProcessFacts| facts.cgroups.lines().max_by_key(|path| path.len()).map(str::to_owned);
+        GpuProcess {
+            gpu: self.gpu(sighting).to_owned(),
+            pid: sighting.pid,
+            name: facts.map_or("unknown", |facts| facts.name.as_str()).to_owned(),
+            uid: facts.and_then(|facts| facts.uid),
+            cgroup: facts.and_then(longest),
+            graphics: sighting.graphics,
+            memory_bytes: sighting.memory_bytes,
+            first_seen_ns: sighting.first_seen_ns,
+            last_seen_ns: sighting.last_seen_ns,
+            own,
+        }
+    }
+}
+
+/// For how long a stay, which may have lasted a period longer than it was seen, lay in the window, in nanoseconds.
+fn overlap_ns(sighting: &Sighting, expected: Expected) -> u64 {
+    let end_ns = sighting.last_seen_ns.saturating_add(PERIOD.as_nanos() as u64);
+    end_ns.min(expected.end_ns).saturating_sub(sighting.first_seen_ns.max(expected.start_ns))
+}
+
+fn unavailable(why: impl fmt::Display) -> Reason {
+    Reason::new(ReasonCode::ForeignCheckUnavailable, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use llem_protocol::{ReasonCode, Severity};
+
+    use super::super::process::{ProcessFacts, Processes};
+    use super::super::sightings::Sightings;
+    use super::{Expected, Owner, Verdict, Watched};
+    use crate::host::nvml::GpuClient;
+
+    const MS: u64 = 1_000_000;
+    const ID: &str = "4f1c0de24f1c0de24f1c0de24f1c0de24f1c0de24f1c0de24f1c0de24f1c0de2";
+
+    /// The window of all tests: from 10 s to 20 s.
+    const EXPECTED: Expected = Expected { start_ns: 10_000 * MS, end_ns: 20_000 * MS, parameters: None };
+
+    /// Own processes have ids below 100, unreadable ones of 1000 and above; process 77 is below 7.
+    struct Table;
+
+    impl Processes for Table {
+        fn start_ticks(&self, pid: u32) -> Option<u64> {
+            (pid < 1000).then_some(1)
+        }
+
+        fn facts(&self, pid: u32) -> Option<ProcessFacts> {
+            let cgroup = if pid < 100 { format!("/system.slice/docker-{ID}.scope") } else { "/user.slice".to_owned() };
+            Some(ProcessFacts {
+                start_ticks: self.start_ticks(pid)?,
+                name: "python3".to_owned(),
+                uid: Some(1000),
+                cgroups: cgroup,
+                group: if pid == 8 { 7 } else { pid },
+                ancestors: if pid == 77 { vec![50, 7, 1] } else { vec![1] },
+            })
+        }
+    }
+
+    /// A watch of the run's `GPU-a` and of `GPU-b` from 5 s to 25 s; each stay is GPU, process, first and last sight in seconds.
+    fn watched(stays: &[(usize, u32, u64, u64)]) -> Watched {
+        let mut sightings = Sightings::of(vec!["GPU-a".into(), "GPU-b".into()]);
+        for t_ns in (20..=100).map(|quarter| quarter * 250 * MS) {
+            for gpu in 0..2 {
+                let there =
+                    |(_, _, from, to): &&(usize, u32, u64, u64)| (from * 1000 * MS..=to * 1000 * MS).contains(&t_ns);
+                let clients = stays.iter().filter(|stay| stay.0 == gpu).filter(there).map(|(_, pid, ..)| GpuClient {
+                    pid: *pid,
+                    memory_bytes: Some(u64::from(*pid) << 20),
+                    graphics: false,
+                });
+                sightings.look(gpu, t_ns, &clients.collect::<Vec<_>>(), &Table);
+            }
+        }
+        Watched { of_run: vec!["GPU-a".into()], sightings, sees_all: true, ..Watched::default() }
+    }
+
+    fn judge(watched: &Watched) -> Verdict {
+        watched.judge(Some(&Owner::Container(ID.into())), Some(EXPECTED))
+    }
+
+    fn codes(verdict: &Verdict) -> Vec<(ReasonCode, Severity)> {
+        verdict.reasons.iter().map(|reason| (reason.code, reason.severity)).collect()
+    }
+
+    fn codes_of(stays: &[(usize, u32, u64, u64)]) -> Vec<(ReasonCode, Severity)> {
+        codes(&judge(&watched(stays)))
+    }
+
+    #[test]
+    fn a_run_alone_on_its_gpu_is_fine() {
+        let verdict = judge(&watched(&[(0, 70, 8, 22), (1, 500, 5, 25)]));
+        assert_eq!(codes(&verdict), []);
+        let own: Vec<_> = verdict.processes.iter().map(|p| (p.gpu.as_str(), p.pid, p.own)).collect();
+        assert_eq!(own, [("GPU-b", 500, Some(false)), ("GPU-a", 70, Some(true))]);
+    }
+
+    #[test]
+    fn a_foreign_process_in_the_window_is_named() {
+        let verdict = judge(&watched(&[(0, 70, 8, 22), (0, 500, 12, 13)]));
+        assert_eq!(codes(&verdict), [(ReasonCode::ForeignProcess, Severity::Invalid)]);
+        let message = &verdict.reasons[0].message;
+        assert!(
+            message.starts_with("process 500 (python3, uid 1000, 500 MiB on GPU-a) is not of this run"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_foreign_process_outside_the_window_is_a_note() {
+        let note = [(ReasonCode::ForeignProcess, Severity::Note)];
+        assert_eq!(codes_of(&[(0, 70, 8, 22), (0, 500, 5, 9)]), note);
+        assert_eq!(codes_of(&[(0, 70, 8, 22), (0, 500, 21, 25)]), note);
+    }
+
+    #[test]
+    fn a_stay_may_have_lasted_until_the_look_that_missed_it() {
+        let mut watched = watched(&[(0, 70, 8, 22), (0, 500, 5, 9)]);
+        watched.sightings.list.iter_mut().filter(|s| s.pid == 500).for_each(|s| s.last_seen_ns = 9_800 * MS);
+        assert_eq!(codes(&judge(&watched)), [(ReasonCode::ForeignProcess, Severity::Invalid)]);
+    }
+
+    #[test]
+    fn an_unreadable_process_is_foreign_and_not_proof_of_an_idle_gpu() {
+        let verdict = judge(&watched(&[(0, 1000, 12, 12)]));
+        assert_eq!(codes(&verdict), [(ReasonCode::ForeignProcess, Severity::Invalid)]);
+        assert!(verdict.reasons[0].message.contains("process 1000 (unknown, unknown user"));
+        assert_eq!(verdict.processes[0].name, "unknown");
+    }
+
+    #[test]
+    fn a_pid_seen_as_own_stays_own() {
+        let mut watched = watched(&[(0, 70, 8, 22), (0, 500, 12, 13)]);
+        watched.sightings.list.iter_mut().filter(|s| s.pid == 500).for_each(|s| {
+            s.pid = 70;
+            s.facts = None;
+        });
+        assert_eq!(codes(&judge(&watched)), []);
+    }
+
+    #[test]
+    fn an_idle_gpu_is_not_measured() {
+        let not_used = [(ReasonCode::GpuNotUsed, Severity::Invalid)];
+        assert_eq!(codes_of(&[]), not_used);
+        assert_eq!(codes_of(&[(0, 70, 6, 9)]), not_used, "gone before the window");
+    }
+
+    #[test]
+    fn a_gpu_that_holds_next_to_nothing_is_not_used() {
+        let expecting = |parameters, stays: &[_]| {
+            let expected = Expected { parameters: Some(parameters), ..EXPECTED };
+            codes(&watched(stays).judge(Some(&Owner::Container(ID.into())), Some(expected)))
+        };
+        let few = &[(0, 20, 8, 22), (0, 30, 8, 22)];
+        assert_eq!(expecting(1_000_000_000, few), [(ReasonCode::GpuNotUsed, Severity::Invalid)]);
+        assert_eq!(expecting(1_000_000, few), []);
+        assert_eq!(expecting(1_000_000_000, &[(0, 20, 8, 22), (0, 50, 8, 22)]), []);
+    }
+
+    #[test]
+    fn own_work_on_another_gpu_is_the_wrong_device() {
+        let verdict = judge(&watched(&[(0, 70, 8, 22), (1, 71, 8, 22)]));
+        assert_eq!(codes(&verdict), [(ReasonCode::WrongDevice, Severity::Invalid)]);
+        assert!(verdict.reasons[0].message.contains("process 71") && verdict.reasons[0].message.contains("GPU-b"));
+    }
+
+    #[test]
+    fn the_agents_processes_are_known_by_ancestors_and_group() {
+        let stays = [(0, 7, 8, 22), (0, 77, 8, 22), (0, 8, 8, 22), (0, 9, 8, 22)];
+        let verdict = watched(&stays).judge(Some(&Owner::Agent(7)), Some(EXPECTED));
+        assert_eq!(codes(&verdict), [(ReasonCode::ForeignProcess, Severity::Invalid)]);
+        let own = verdict.processes.iter().map(|p| (p.pid, p.own == Some(true)));
+        assert_eq!(own.collect::<Vec<_>>(), [(7, true), (77, true), (8, true), (9, false)]);
+    }
+
+    #[test]
+    fn a_short_or_empty_container_id_owns_nothing() {
+        for id in ["", "4f1c0de2"] {
+            let verdict = watched(&[(0, 70, 8, 22)]).judge(Some(&Owner::Container(id.into())), Some(EXPECTED));
+            assert!(codes(&verdict).contains(&(ReasonCode::ForeignProcess, Severity::Invalid)), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_watched_is_a_note_and_never_an_idle_gpu() {
+        let note = [(ReasonCode::ForeignCheckUnavailable, Severity::Note)];
+        let unloaded = Watched {
+            of_run: vec!["GPU-a".into()],
+            problem: Some("NVML cannot be used: x".into()),
+            ..Watched::default()
+        };
+        assert_eq!(codes(&judge(&unloaded)), note);
+        let unlisted = Watched { of_run: vec!["GPU-c".into()], ..watched(&[]) };
+        assert_eq!(codes(&judge(&unlisted)), note);
+        let late = Expected { end_ns: 30_000 * MS, ..EXPECTED };
+        let verdict = watched(&[]).judge(Some(&Owner::Container(ID.into())), Some(late));
+        assert_eq!(codes(&verdict), note);
+        assert!(verdict.reasons[0].message.contains("GPU-a could not be listed for 5.0 s"), "{}", verdict.reasons[0]);
+    }
+
+    #[test]
+    fn in_another_pid_namespace_hidden_processes_accuse_nobody() {
+        let inside = |stays: &[_]| judge(&Watched { sees_all: false, ..watched(stays) });
+        let note = (ReasonCode::ForeignCheckUnavailable, Severity::Note);
+        let hidden = inside(&[(0, 1000, 8, 22), (0, 500, 8, 22)]);
+        assert_eq!(codes(&hidden), [note]);
+        assert!(hidden.processes.iter().all(|process| process.own.is_none()));
+        let readable = inside(&[(0, 70, 8, 22), (0, 500, 8, 22)]);
+        assert_eq!(codes(&readable), [note, (ReasonCode::ForeignProcess, Severity::Invalid)]);
+    }
+
+    #[test]
+    fn without_a_window_nothing_is_judged_and_everything_kept() {
+        let verdict = watched(&[(0, 500, 8, 22)]).judge(Some(&Owner::Container(ID.into())), None);
+        assert_eq!((verdict.reasons.len(), verdict.processes.len()), (0, 1));
+        let unowned = watched(&[(0, 500, 8, 22)]).judge(None, Some(EXPECTED));
+        assert_eq!(codes(&unowned), [(ReasonCode::ForeignCheckUnavailable, Severity::Note)]);
+        assert_eq!(unowned.processes[0].own, None);
+    }
+}
