@@ -8,14 +8,17 @@ use serde_json::json;
 
 use crate::support::{Bench, docker};
 
-/// An image with python3, torch and transformers.
-const IMAGE: &str = "llem-test/pytorch-cpu:1";
+/// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
+const IMAGE: &str = "llem-tests/pytorch-cpu:1";
 
 /// A study of PyTorch on the processor; `None`, with a line that says so, where there is no engine or image.
 fn study(name: &str) -> Option<Bench> {
     let mut bench = Bench::docker(name)?;
     if !docker(&["image", "inspect", IMAGE]).status.success() {
-        let _ = writeln!(std::io::stderr(), "skipped: the container engine has no image {IMAGE}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: the container engine has no image {IMAGE} (tests/images/pytorch-cpu/build)"
+        );
         return None;
     }
     bench.study.as_object_mut().unwrap().remove("candle");

@@ -10,8 +10,8 @@ use llem_protocol::{EngineSpec, FailureClass, Message, ModelLocation, Request, R
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-/// An image with python3, torch and transformers.
-const IMAGE: &str = "llem-test/pytorch-cpu:1";
+/// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
+const IMAGE: &str = "llem-tests/pytorch-cpu:1";
 /// A user that owns nothing.
 const STRANGER: &str = "12345:12345";
 
@@ -26,7 +26,10 @@ impl Kitchen {
     pub(crate) fn new() -> Option<Self> {
         let inspection = Command::new("docker").args(["image", "inspect", IMAGE]).output();
         if !inspection.is_ok_and(|inspection| inspection.status.success()) {
-            let _ = writeln!(std::io::stderr(), "skipped: the Docker engine does not answer or has no image {IMAGE}");
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: the Docker engine does not answer or has no image {IMAGE} (tests/images/pytorch-cpu/build)"
+            );
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
