@@ -15,5 +15,6 @@ mod docker_pytorch;
 mod docker_results;
 mod docker_signals;
 mod docker_volume;
+mod gpu_watch;
 mod process_runner;
 mod support;

@@ -69,11 +69,6 @@ impl Kitchen {
         Driver::start(command, "pytorch")
     }
 
-    /// The embedded driver.
-    pub(crate) fn candle(&self) -> Driver {
-        Driver::start(Command::new(Path::new(env!("CARGO_BIN_EXE_llem")).with_file_name("llem-candle")), "candle")
-    }
-
     /// What a driver is asked to load: float32, greedy.
     pub(crate) fn engine(&self, backend: &str, options: Value) -> EngineSpec {
         let Value::Object(options) = options else { panic!("options are an object") };
@@ -104,7 +99,8 @@ impl Kitchen {
 
     /// The records of one pass of the embedded engine.
     pub(crate) fn by_candle(&self, workload: &[WorkloadLine], ignore_eos: bool) -> Vec<RequestRecord> {
-        let mut driver = self.candle();
+        let candle = Path::new(env!("CARGO_BIN_EXE_llem")).with_file_name("llem-candle");
+        let mut driver = Driver::start(Command::new(candle), "candle");
         driver.loads(&self.load(self.engine("candle", json!({"threads": 1})), workload, ignore_eos));
         driver.pass(0, true, false);
         driver.records().0

@@ -96,7 +96,8 @@ impl Profile {
     }
 }
 
-/// Seconds after which each phase is given up. The baseline ends by itself; the thermal gate has its own limit.
+/// Seconds after which each phase is given up. The baseline ends by itself. The thermal gate ends by itself too, between two passes; this is
+/// for a pass that never ends.
 fn phase_timeouts_s() -> BTreeMap<Phase, f64> {
     BTreeMap::from([
         (Phase::Start, 60.0),
@@ -104,6 +105,7 @@ fn phase_timeouts_s() -> BTreeMap<Phase, f64> {
         (Phase::Import, 300.0),
         (Phase::Load, 1_800.0),
         (Phase::Warmup, 3_600.0),
+        (Phase::ThermalGate, 3_600.0),
         (Phase::Window, 7_200.0),
         (Phase::Prefill, 3_600.0),
         (Phase::Collect, 600.0),

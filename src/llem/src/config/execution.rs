@@ -70,6 +70,7 @@ enum PhaseName {
     Import,
     Load,
     Warmup,
+    ThermalGate,
     Window,
     Prefill,
     Collect,

@@ -33,6 +33,7 @@ fn time_outs(measurement: &MeasurementConfig, execution: &ExecutionConfig, findi
     let lengths = [
         ("min_seconds", measurement.min_seconds, Phase::Window),
         ("thermal_floor_seconds", measurement.thermal_floor_seconds, Phase::Warmup),
+        ("thermal_gate_timeout_seconds", measurement.thermal_gate_timeout_seconds, Phase::ThermalGate),
         ("prefill_min_seconds", measurement.prefill_min_seconds, Phase::Prefill),
         ("baseline_seconds", measurement.baseline_seconds, Phase::Baseline),
     ];
