@@ -11,6 +11,7 @@ mod docker_engine;
 mod docker_hostile;
 mod docker_orphans;
 mod docker_powercap;
+mod docker_pytorch;
 mod docker_results;
 mod docker_signals;
 mod docker_volume;

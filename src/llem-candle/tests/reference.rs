@@ -15,8 +15,8 @@ use llem_model::{Architecture, SyntheticSpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// An image with python3, torch and transformers.
-const IMAGE: &str = "llem-test/pytorch-cpu:1";
+/// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
+const IMAGE: &str = "llem-tests/pytorch-cpu:1";
 /// Prompt and output lengths of the requests.
 const LENGTHS: [(usize, u32); 8] = [(5, 40), (64, 40), (17, 40), (33, 40), (1, 48), (9, 32), (120, 64), (2, 5)];
 
@@ -35,7 +35,10 @@ struct Reference {
 fn greedy_tokens_equal_those_of_transformers() {
     let inspection = Command::new("docker").args(["image", "inspect", IMAGE]).output();
     if !inspection.is_ok_and(|inspection| inspection.status.success()) {
-        let _ = writeln!(std::io::stderr(), "skipped: the Docker engine does not answer or has no image {IMAGE}");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: the Docker engine does not answer or has no image {IMAGE} (tests/images/pytorch-cpu/build)"
+        );
         return;
     }
     // The scaling of Llama 3.1 for an original context that the requests exceed by far.
