@@ -59,7 +59,7 @@ def window(result, reader, domain_id):
         "reader_j": work_j,
         "work_percent": percent(device["energy_j"], work_j),
         "edge_u_j": device["edge_u_j"],
-        "difference_over_expanded_u": abs(device["energy_j"] - work_j) / (2 * device["edge_u_j"]),
+        "difference_over_expanded_u": abs(device["counter_j"] - edges_j) / (2 * device["edge_u_j"]),
         "unaligned_j": naive_j,
         "unaligned_percent": percent(naive_j, work_j),
         "lead_j": device["lead_j"],

@@ -1,17 +1,21 @@
 """An independent reader of a GPU's energy counter: nothing but ctypes, in a process of its own.
 
-usage: reader.py UUID FILE     reads until stdin is closed; appends `before_ns after_ns millijoules` at every change
+usage: reader.py UUID FILE     reads until stdin is closed; appends `before_ns after_ns millijoules` at every change, and prints first how
+                               many bytes of memory NVML takes
 """
 
 import ctypes
+import resource
 import select
 import sys
 import time
 
 
 def main(uuid, path):
+    before = resident_bytes()
     nvml = ctypes.CDLL("libnvidia-ml.so.1")
     check(nvml.nvmlInit_v2(), "nvmlInit")
+    print(resident_bytes() - before, flush=True)
     device = ctypes.c_void_p()
     check(nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(device)), f"GPU {uuid}")
     last, energy = None, ctypes.c_ulonglong()
@@ -27,6 +31,11 @@ def main(uuid, path):
                 file.flush()
                 last = energy.value
             before_value = before
+
+
+def resident_bytes():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def check(code, what):

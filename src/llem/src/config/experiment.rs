@@ -76,6 +76,23 @@ impl ExperimentConfig {
         }
     }
 
+    /// How many graphics processors the engine computes on; `None`: as many as it gets. More than these are not the experiment's, and
+    /// their energy is not either.
+    pub fn gpu_count(&self) -> Option<usize> {
+        let product = |sizes: &[Option<u32>]| sizes.iter().map(|size| size.unwrap_or(1) as usize).product();
+        match self.backend {
+            _ if self.on_processor() => Some(0),
+            Backend::Candle => Some(0),
+            Backend::Pytorch => self.pytorch.as_ref().map_or(Some(1), PytorchConfig::gpu_count),
+            Backend::Vllm => Some(
+                self.vllm.as_ref().map_or(1, |section| product(&[section.tensor_parallel_size, section.pipeline_parallel_size])),
+            ),
+            Backend::Tensorrt => Some(self.tensorrt.as_ref().map_or(1, |section| {
+                product(&[section.tensor_parallel_size, section.pipeline_parallel_size, section.context_parallel_size])
+            })),
+        }
+    }
+
     /// Options that are passed to the engine verbatim.
     pub fn extra(&self) -> Map<String, Value> {
         let extra = match self.backend {

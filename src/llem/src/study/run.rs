@@ -172,12 +172,13 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
 
 /// The GPUs that an experiment's runs get: those that the machine's owner names, else all; none for one that computes on the processor.
 fn gpus(config: &ExperimentConfig, user: &UserConfig) -> Vec<String> {
-    match user.gpu.access {
-        _ if config.on_processor() => Vec::new(),
+    let mut gpus: Vec<String> = match user.gpu.access {
         GpuAccess::None => Vec::new(),
         _ if user.gpu.devices.is_empty() => host_gpus().into_iter().map(|gpu| gpu.uuid).collect(),
         _ => user.gpu.devices.clone(),
-    }
+    };
+    gpus.truncate(config.gpu_count().unwrap_or(usize::MAX));
+    gpus
 }
 
 /// A reason as a terminal can show it: the container wrote it.

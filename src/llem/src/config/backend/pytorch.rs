@@ -71,6 +71,19 @@ pub struct PytorchConfig {
     pub extra: Extra,
 }
 
+impl PytorchConfig {
+    /// GPUs that the model is spread over; `None` for `device_map: auto`, which takes what there is. `cuda:N` is number N of the run's
+    /// GPUs, so the run needs N + 1 of them.
+    pub(crate) fn gpu_count(&self) -> Option<usize> {
+        let sharing = self.tensor_parallel_size.unwrap_or(1) as usize;
+        let index_of = |map: &str| map.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()).unwrap_or(0);
+        match self.device_map.as_deref() {
+            Some("auto") => None,
+            map => Some(map.map_or(1, |map| index_of(map).saturating_add(1)).max(sharing)),
+        }
+    }
+}
+
 /// The attention kernels of transformers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
