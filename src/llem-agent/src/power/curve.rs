@@ -138,6 +138,36 @@ impl Curve {
         Some(whole_j - self.energy_j(split.start_ns, end_ns)? + split.work_j)
     }
 
+    /// Joules of a phase of the work, with which power steps at both ends. A mean that holds such an end is shared out as its neighbours
+    /// have it: by time, and by the power on either side.
+    pub(crate) fn phase_j(&self, start_ns: u64, end_ns: u64) -> Option<f64> {
+        Some(self.until_step(end_ns)? - self.until_step(start_ns)?)
+    }
+
+    fn until_step(&self, t_ns: u64) -> Option<f64> {
+        let by_time_j = self.energy_until(t_ns)?;
+        let Some((before, held)) = self.around(t_ns).filter(|_| self.kind == CurveKind::Mean) else {
+            return Some(by_time_j);
+        };
+        let (Some(first), Some(mean)) = (self.points.get(before), self.points.get(held)) else {
+            return Some(by_time_j);
+        };
+        let (before_w, after_w) = self.sides_w(t_ns);
+        let first_j = before_w * seconds_between(first.t_ns, t_ns);
+        let both_j = first_j + after_w * seconds_between(t_ns, mean.t_ns);
+        let whole_j = mean.power_w * seconds_between(first.t_ns, mean.t_ns);
+        let start_j = self.energy_j.get(before)?;
+        Some(if both_j > 0.0 { start_j + whole_j * first_j / both_j } else { by_time_j })
+    }
+
+    /// Power before and after a moment at which it steps, in watts: of the neighbours of what holds the moment. 0 before the first point.
+    pub(crate) fn sides_w(&self, t_ns: u64) -> (f64, f64) {
+        let place = self.points.partition_point(|point| point.t_ns < t_ns);
+        let power_w = |place: usize| self.points.get(place).map(|point| point.power_w);
+        let before_w = place.checked_sub(1).and_then(power_w).unwrap_or_default();
+        (before_w, power_w(place + 1).or_else(|| power_w(place)).unwrap_or(before_w))
+    }
+
     /// Joules from a moment in idle to the start of the work.
     pub(crate) fn lead_j(&self, from_ns: u64, start_ns: u64) -> Option<f64> {
         let Some(split) = self.split_at_start(start_ns) else { return self.energy_j(from_ns, start_ns) };
@@ -222,15 +252,21 @@ impl Curve {
         let first = self.points.partition_point(|point| point.t_ns < from_ns).saturating_sub(1);
         let last = self.points.partition_point(|point| point.t_ns <= to_ns).saturating_add(1).min(self.points.len());
         let points = self.points.get(first..last).unwrap_or_default();
-        let limit_s = MAX_GAP_STEPS * self.step_s;
+        let limit_s = self.longest_step_s();
         let powers = points.iter().map(|point| point.power_w);
         let (low, high) = powers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| (low.min(w), high.max(w)));
         let steps = points.windows(2).map(|pair| match pair {
             [a, b] => {
                 let step_s = seconds_between(a.t_ns, b.t_ns);
-                let change_w = if step_s > limit_s { high - low } else { (b.power_w - a.power_w).abs() };
-                let counts = self.kind != CurveKind::Mean || step_s > limit_s;
-                if counts { change_w * step_s * UNIFORM } else { 0.0 }
+                let is_inside = a.t_ns >= from_ns && b.t_ns <= to_ns;
+                match step_s > limit_s {
+                    true => (high - low) * step_s * UNIFORM,
+                    // The ends of the stretch are another matter than what lies between its points.
+                    false if self.kind != CurveKind::Mean && is_inside => {
+                        (b.power_w - a.power_w).abs() * step_s * UNIFORM
+                    }
+                    false => 0.0,
+                }
             }
             _ => 0.0,
         });

@@ -80,22 +80,18 @@ fn the_uncertainty_covers_the_error_of_counters() {
     assert!(expanded <= 2.0, "the usual expanded uncertainty is {expanded:.2} % of the energy");
 }
 
-#[test]
-fn the_uncertainty_covers_the_error_of_sampled_curves() {
-    covers(&population(Kind::Buffer, 5 * CYCLE), 1.0);
-}
-
-#[test]
-fn the_uncertainty_covers_the_error_of_counters_beside_instant_power() {
-    covers(&population(Kind::CounterAndInstant, 5 * CYCLE), 1.0);
-}
-
 /// A square wave of 0.2 s repeats with the sensor's refreshes every 0.1 s, each of which sees 25 ms: a part of the wave is never seen, and
 /// nothing in the readings tells. No statement from the readings alone can cover that.
 #[test]
-fn the_uncertainty_covers_the_error_of_instant_power() {
-    let trials = population(Kind::Instant, 5 * CYCLE);
-    let unrepeated: Vec<Trial> = trials.into_iter().filter(|trial| trial.shape != "square 0.2 s").collect();
+fn the_uncertainty_covers_the_error_of_other_sensors() {
+    let kinds = [Kind::Buffer, Kind::CounterAndInstant, Kind::Instant];
+    let [buffer, beside, instant] = std::thread::scope(|scope| {
+        let threads = kinds.map(|kind| scope.spawn(move || population(kind, 5 * CYCLE)));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    covers(&buffer, 1.0);
+    covers(&beside, 1.0);
+    let unrepeated: Vec<Trial> = instant.into_iter().filter(|trial| trial.shape != SHAPES[1]).collect();
     covers(&unrepeated, 0.98);
 }
 
