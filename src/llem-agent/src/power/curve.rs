@@ -416,6 +416,17 @@ mod tests {
     }
 
     #[test]
+    fn a_step_between_two_phases_is_shared_out_as_both_sides_have_it() {
+        // 600 W up to 1 s, 200 W after it; the mean around the step is 40 ms long and holds it after 10 ms.
+        let means = curve(CurveKind::Mean, &[(0.8, 600.0), (0.9, 600.0), (0.99, 600.0), (1.03, 300.0), (1.1, 200.0)]);
+        close(means.phase_j(9 * S / 10, S).unwrap(), 60.0);
+        close(means.phase_j(S, 11 * S / 10).unwrap(), 20.0);
+        let (before_w, after_w) = means.sides_w(S);
+        close(before_w, 600.0);
+        close(after_w, 200.0);
+    }
+
+    #[test]
     fn readings_that_fall_after_the_work_do_not_make_its_tail_dearer() {
         let step: Vec<(f64, f64)> = (0..30).map(|i| (f64::from(i) * 0.1, if i < 15 { 700.0 } else { 100.0 })).collect();
         let instant = curve(CurveKind::Instant, &step);

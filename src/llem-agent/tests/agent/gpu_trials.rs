@@ -161,9 +161,16 @@ fn device(kind: Kind, number: usize, random: &mut Random) -> (&'static str, Devi
         ..EnergySamples::default()
     };
     let meter = Meter { phase_ms: random.between(0.0, 100.0), ..Meter::default() };
-    let power = Power::Constant(random.between(60.0, 120.0));
+    let power = idle_power(random);
     let load = Some(Load { busy, ..Load::default() });
     (shape, Device { power, load, counter, samples, meter, ..gpu(number) })
+}
+
+/// Idle power wanders a little, as that of real devices does.
+fn idle_power(random: &mut Random) -> Power {
+    let (low_w, period_s) = (random.between(60.0, 110.0), random.between(0.3, 3.0));
+    let (high_w, phase_s) = (low_w + random.between(0.0, 20.0), random.between(0.0, period_s));
+    Power::Triangle(Triangle { period_s, low_w, high_w, phase_s })
 }
 
 fn busy_power(random: &mut Random) -> (&'static str, Power) {
