@@ -14,10 +14,10 @@ use crate::support::{engine_answers, fault_image};
 /// In the place of the agent: reads a counter, tries to write it and to add a file.
 const SCRIPT: &str = "#!/bin/sh
 cd /llem/powercap || exit 9
-read -r energy < intel-rapl/intel-rapl:0/energy_uj
+read -r energy < intel-rapl:0/energy_uj
 echo \"energy $energy\"
-(echo 7 > intel-rapl/intel-rapl:0/energy_uj) 2>/dev/null && echo written
-touch intel-rapl/new 2>/dev/null && echo added
+(echo 7 > intel-rapl:0/energy_uj) 2>/dev/null && echo written
+touch new 2>/dev/null && echo added
 exit 0
 ";
 
@@ -68,9 +68,9 @@ async fn energy_counters_are_mounted_to_be_read() {
         return;
     }
     let directory = tempfile::tempdir_in(fs_err::canonicalize(env!("CARGO_TARGET_TMPDIR")).unwrap()).unwrap();
-    let zones = directory.path().join("powercap");
-    fs_err::create_dir_all(zones.join("intel-rapl/intel-rapl:0")).unwrap();
-    fs_err::write(zones.join("intel-rapl/intel-rapl:0/energy_uj"), "123456\n").unwrap();
+    let zones = directory.path().join("intel-rapl");
+    fs_err::create_dir_all(zones.join("intel-rapl:0")).unwrap();
+    fs_err::write(zones.join("intel-rapl:0/energy_uj"), "123456\n").unwrap();
     let machine = MachineConfig { powercap: Some(zones.clone()), ..MachineConfig::default() };
     let runner = DockerRunner::new(Engine::connect(None).await.unwrap(), machine);
     let spec = spec(directory.path());
@@ -79,6 +79,6 @@ async fn energy_counters_are_mounted_to_be_read() {
     let outcome = runner.run(&spec, &events, &Stop::default()).await;
     let log = String::from_utf8(outcome.agent_log.clone()).unwrap();
     assert_eq!(log, "energy 123456\n", "{outcome:?}");
-    assert_eq!(fs_err::read_to_string(zones.join("intel-rapl/intel-rapl:0/energy_uj")).unwrap(), "123456\n");
+    assert_eq!(fs_err::read_to_string(zones.join("intel-rapl:0/energy_uj")).unwrap(), "123456\n");
     assert!(!outcome.container_left, "{outcome:?}");
 }

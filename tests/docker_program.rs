@@ -14,5 +14,6 @@ mod docker_powercap;
 mod docker_results;
 mod docker_signals;
 mod docker_volume;
+mod gpu_watch;
 mod process_runner;
 mod support;

@@ -98,6 +98,9 @@ fn check_run(study: &StudyResult, result: &RunResult, directory: &Path) {
     check_counts(result, directory);
     let row = study.experiments.iter().flat_map(|e| &e.runs).find(|row| row.run_id == result.run_id).unwrap();
     assert_eq!((&row.metrics, row.valid), (&result.metrics, result.valid));
+    let host = result.host.as_ref().unwrap();
+    assert!(host.kernel.is_some() && host.memory_bytes > Some(1 << 26), "{host:?}");
+    assert_eq!((&host.nvidia, &result.gpu_processes), (&None, &Vec::new()), "a run without GPUs");
     let container = result.container.as_ref().unwrap();
     assert_eq!((container.exit_code, container.oom_killed), (Some(0), false));
     assert!(container.image_id.starts_with("sha256:"), "{container:?}");

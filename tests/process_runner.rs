@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal};
 use crate::support::{Bench, Finished, Program, eventually, is_alive};
 
 /// Every process below `pid`.
-fn descendants(pid: Pid) -> Vec<Pid> {
+pub(crate) fn descendants(pid: Pid) -> Vec<Pid> {
     let mut found = vec![pid];
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {

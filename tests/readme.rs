@@ -1,4 +1,4 @@
-//! What the README shows is valid.
+//! What the README and the documents show is valid.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
@@ -8,7 +8,11 @@ use llem::config::{Profile, StudyConfig, UserConfig};
 
 /// The fenced blocks of the README in one language.
 fn blocks(language: &str) -> Vec<String> {
-    let text = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    blocks_of("README.md", language)
+}
+
+fn blocks_of(file: &str, language: &str) -> Vec<String> {
+    let text = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file)).unwrap();
     let fence = format!("```{language}\n");
     text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
@@ -27,4 +31,12 @@ fn the_machines_config_of_the_readme_is_valid() {
     let configs: Vec<_> = blocks("yaml").into_iter().filter(|block| block.contains("docker_host:")).collect();
     assert_eq!(configs.len(), 1);
     UserConfig::from_text(Path::new("README.md"), &configs[0]).unwrap();
+}
+
+#[test]
+fn the_calibration_of_the_documents_is_valid() {
+    let configs = blocks_of("docs/calibration.md", "yaml");
+    assert_eq!(configs.len(), 1);
+    let config = UserConfig::from_text(Path::new("calibration.md"), &configs[0]).unwrap();
+    assert_eq!(config.calibration.len(), 1);
 }

@@ -7,8 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
 use llem::result::{FlopsReference, ParametersSource, RunResult, RunStatus, StudyResult, StudyStatus};
 use llem_protocol::{FailureClass, PROTOCOL_VERSION, Phase, REPORT_SCHEMA_VERSION, ReasonCode};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -47,7 +50,7 @@ impl Bench {
             fs_err::set_permissions(path(name), PermissionsExt::from_mode(0o755)).unwrap();
         }
         fs_err::write(path("protocol"), PROTOCOL_VERSION.to_string()).unwrap();
-        let requests: String = (0..2).map(|index| format!("{}\n", request(index))).collect();
+        let requests = (0..2).fold(String::new(), |lines, index| format!("{lines}{}\n", request(index)));
         fs_err::write(path("requests.jsonl"), requests).unwrap();
         let model = json!({"layers": 1, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 512});
         let study = json!({
@@ -195,8 +198,16 @@ fn energy_reaches_every_file_and_the_table() {
     close(Some(mean.expanded), 2.0 * mean.gain.hypot(22.0));
     close(summary.energy_per_output_token_j_uncertainty.map(|u| u.expanded), mean.expanded / 10.0);
 
+    let file = fs_err::File::open(bench.study_dir().join("experiments.parquet")).unwrap().into_parts().0;
+    let table = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().next().unwrap().unwrap();
+    let cell = |column: &str| Some(table[column].as_primitive::<Float64Type>().value(0));
+    close(cell("energy_net_j"), 872.0);
+    close(cell("co2_g"), 1_112.0 / 3.6e6 * 1.5 * 360.0);
+    close(cell("energy_j_expanded_u"), mean.expanded);
+    close(cell("energy_per_output_token_j_comparison_u"), 2.2);
+
     assert!(stderr.contains("109.0 J/token"), "{stderr}");
-    for part in ["111.2 ± 3.1", "J/token is gross", "±4.6 %", "±4.0 % between"] {
+    for part in ["111.2 ± 3.1", "J/token is gross", "±4.6 %", "±4.0 % without"] {
         assert!(stdout.contains(part), "no `{part}` in\n{stdout}");
     }
     assert!(stdout.lines().all(|line| line.chars().count() <= 80), "{stdout}");

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the controller is made of, relative to the workspace.
-const SOURCES: [&str; 6] = ["src/llem", "src/llem-model", "src/llem-protocol", "datasets", "Cargo.toml", "Cargo.lock"];
+const SOURCES: [&str; 7] =
+    ["src/llem", "src/llem-model", "src/llem-protocol", "datasets", "images", "Cargo.toml", "Cargo.lock"];
 
 /// Files in git's directory that change with the commit: the branch, its history, and where a packed branch lies.
 const GIT_FILES: [&str; 3] = ["HEAD", "logs/HEAD", "packed-refs"];

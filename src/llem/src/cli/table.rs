@@ -165,13 +165,16 @@ fn energy(result: &StudyResult) -> Option<String> {
         summaries.clone().filter_map(|summary| summary.energy_per_output_token_j_uncertainty).collect();
     let has_energy = summaries.clone().any(|summary| summary.energy_per_output_token_j.is_some());
     let text = "J/token is gross, with what the devices take when idle";
+    let sure = "expanded uncertainty (k = 2) of its mean:";
     match (has_energy, range(&known, |u| u.expanded_percent)) {
         (false, _) => None,
         (true, None) => Some(format!("{text}; its uncertainty is not known")),
         (true, Some(expanded)) => {
             let same = range(&known, |u| u.comparison_percent.map(|percent| COVERAGE_FACTOR * percent));
-            let same = same.map(|same| format!("; {same} between experiments on the same device")).unwrap_or_default();
-            Some(format!("{text}; expanded uncertainty (k = 2) of its mean: {expanded}{same}"))
+            let same = same
+                .map(|same| format!("; {same} without the sensors' gain, which cancels on one device"))
+                .unwrap_or_default();
+            Some(format!("{text}; {sure} {expanded}{same}"))
         }
     }
 }

@@ -105,8 +105,7 @@ impl GpuWatch {
         let (send, seen) = oneshot::channel();
         let of_run = gpus.to_vec();
         let thread = std::thread::Builder::new().name("gpu-watch".to_owned()).spawn(move || {
-            // Nobody waits for a watch that was dropped.
-            let _ = send.send(watch(of_run, &stopped));
+            watch(of_run, &stopped, send);
         });
         if let Err(error) = thread {
             debug!(%error, "no thread for the watch of the GPUs");
@@ -127,18 +126,17 @@ impl GpuWatch {
     }
 }
 
-/// The thread: looks until it is told to stop.
-fn watch(of_run: Vec<String>, stop: &Receiver<()>) -> Watched {
+/// The thread: looks until it is told to stop, and tells what it saw.
+fn watch(of_run: Vec<String>, stop: &Receiver<()>, seen: oneshot::Sender<Watched>) {
     let mut watched = Watched { of_run, sees_all: sees_all_processes(), ..Watched::default() };
-    let library = match Library::load() {
-        Ok(library) => library,
-        Err(error) => return Watched { problem: Some(format!("NVML cannot be used: {error}")), ..watched },
-    };
-    match library.gpus() {
-        Ok(gpus) => watch_gpus(&gpus, &mut watched, stop),
-        Err(error) => watched.problem = Some(format!("NVML lists no GPUs: {error}")),
+    let library = Library::load();
+    match library.as_ref().map(Library::gpus) {
+        Ok(Ok(gpus)) => watch_gpus(&gpus, &mut watched, stop),
+        Ok(Err(error)) => watched.problem = Some(format!("NVML lists no GPUs: {error}")),
+        Err(error) => watched.problem = Some(format!("NVML cannot be used: {error}")),
     }
-    watched
+    // Nobody waits for a watch that was dropped, nor for the library to be unloaded, which takes long when it was the driver's last user.
+    let _ = seen.send(watched);
 }
 
 fn watch_gpus(gpus: &Gpus<'_>, watched: &mut Watched, stop: &Receiver<()>) {

@@ -13,6 +13,9 @@ use crate::config::{Calibration, Carbon};
 /// Joules in a kilowatt-hour.
 const J_PER_KWH: f64 = 3.6e6;
 
+/// More than any run takes, in joules: 10 MW for a day.
+const MOST_J: f64 = 1e12;
+
 /// Energy of the window. Sums are over the GPUs of the experiment, or over processor packages and memory for a run on the processor; one
 /// that is missing makes a sum null, never smaller.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -163,6 +166,25 @@ pub(super) fn energy_figures(window: &WindowRecord, work: Work, context: &Energy
     }
 }
 
+/// A sensor whose numbers cannot be true. What is a little below zero may be: parts of an energy are differences.
+pub(super) fn impossible<'a>(window: &'a WindowRecord, context: &EnergyContext<'a>) -> Option<&'a PowerDomain> {
+    let prefill = context.prefill.iter().flat_map(|record| &record.energy.devices);
+    let devices = window.energy.devices.iter().chain(prefill);
+    let idle = context.baseline.iter().flat_map(|record| &record.devices);
+    let numbers = devices
+        .map(|d| (&d.domain, vec![d.energy_j, d.edge_u_j, d.sampling_u_j]))
+        .chain(idle.map(|d| (&d.domain, vec![Some(d.mean_w), d.mean_u_w])))
+        .chain(
+            window
+                .split
+                .iter()
+                .map(|s| (&s.domain, [s.prefill_j, s.decode_j, s.other_j, s.boundary_u_j].map(Some).to_vec())),
+        );
+    let is_possible = |value: &f64| (-MOST_J..=MOST_J).contains(value);
+    let mut impossible = numbers.filter(|(_, values)| !values.iter().flatten().all(is_possible));
+    impossible.next().map(|(domain, _)| domain)
+}
+
 /// The sums of each phase.
 pub fn phase_energy(phases: &[PhaseRecord], context: &EnergyContext<'_>) -> Vec<PhaseEnergy> {
     phases.iter().map(|record| one_phase(record, context)).collect()
@@ -200,7 +222,7 @@ fn domain(measured: &DeviceEnergy, context: &EnergyContext<'_>) -> DomainEnergy 
     let energy_j = measured.energy_j.map(calibrated);
     DomainEnergy {
         domain: measured.domain.clone(),
-        counted: is_counted(&measured.domain, !context.gpus.is_empty()),
+        counted: is_counted(&measured.domain, context.gpus),
         start: Some(measured.start),
         end: Some(measured.end),
         energy_raw_j: measured.energy_j,
@@ -223,13 +245,18 @@ fn domain(measured: &DeviceEnergy, context: &EnergyContext<'_>) -> DomainEnergy 
     }
 }
 
-/// A module's sensor holds its GPU again and the processor beside it: never summed.
-fn is_counted(domain: &PowerDomain, on_gpu: bool) -> bool {
+/// Whether a sensor is one of the experiment's. A module's holds its GPU again and the processor beside it: never summed.
+fn is_counted(domain: &PowerDomain, gpus: &[String]) -> bool {
     match (domain.source, domain.scope) {
-        (PowerSourceKind::Nvml, PowerScope::Gpu) => on_gpu,
-        (PowerSourceKind::Rapl, PowerScope::Package | PowerScope::Memory) => !on_gpu,
+        // An instance of a divided GPU has no sensor of its own: the GPU's stands for it, and the run is marked.
+        (PowerSourceKind::Nvml, PowerScope::Gpu) => gpus.iter().any(|uuid| *uuid == domain.id || is_instance(uuid)),
+        (PowerSourceKind::Rapl, PowerScope::Package | PowerScope::Memory) => gpus.is_empty(),
         _ => false,
     }
+}
+
+fn is_instance(uuid: &str) -> bool {
+    uuid.starts_with("MIG-")
 }
 
 fn factor(calibration: Option<&Calibration>) -> f64 {
@@ -273,10 +300,8 @@ pub(super) struct Sums<'a> {
 impl<'a> Sums<'a> {
     fn of(domains: &'a [DomainEnergy], context: &EnergyContext<'_>) -> Self {
         let counted: Vec<_> = domains.iter().filter(|d| d.counted).collect();
-        // An instance of a divided GPU has no sensor of its own; its run is marked, and the GPU's sensor counts.
-        let whole_gpus = context.gpus.iter().filter(|uuid| !uuid.starts_with("MIG-"));
-        let is_there = |uuid: &String| counted.iter().any(|d| d.domain.id == *uuid);
-        let is_whole = !counted.is_empty() && whole_gpus.into_iter().all(is_there);
+        let is_there = |uuid: &String| is_instance(uuid) || counted.iter().any(|d| d.domain.id == *uuid);
+        let is_whole = !counted.is_empty() && context.gpus.iter().all(is_there);
         Self { counted, is_whole }
     }
 

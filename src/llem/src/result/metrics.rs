@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Distribution;
-use super::energy::{EnergyContext, EnergyFigures, Work, energy_figures};
+use super::energy::{EnergyContext, EnergyFigures, Work, energy_figures, impossible};
 
 /// The figures of one run. All of them are about the window; padding is never counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,12 @@ pub enum RunMetricsError {
         /// The request.
         index: u64,
     },
+    /// An energy or a power that no machine has.
+    #[error("the energy, idle power or an uncertainty of {domain} cannot be true")]
+    Energy {
+        /// The sensor.
+        domain: String,
+    },
 }
 
 /// Computes the figures of a window.
@@ -71,6 +77,9 @@ pub fn run_metrics(
     let output_tokens = check_counts(window, requests)?;
     for request in requests {
         check_stamps(window, request)?;
+    }
+    if let Some(domain) = impossible(window, energy) {
+        return Err(RunMetricsError::Energy { domain: domain_name(domain) });
     }
     let prompt_tokens = requests.iter().map(|r| u64::from(r.prompt_tokens)).sum();
     let work = Work { seconds: window_s, requests: requests.len() as u64, prompt_tokens, output_tokens };

@@ -11,7 +11,7 @@ use crate::config::Calibration;
 
 /// Bound of a sensor's gain error without calibration, relative to its reading.
 ///
-/// NVML: ±5 % of the reading, by comparison with an external meter on over 70 GPUs (Yang, Adamek, Armour, *Part-time Power
+/// NVML: ±5 % of the reading, by an examination of over 70 GPUs and comparison with an external meter (Yang, Adamek, Armour, *Part-time Power
 /// Measurements: nvidia-smi's Lack of Attention*, arXiv:2312.02741). RAPL: the same number, as an assumption: its error differs
 /// between processors and is in part an offset (Desrochers, Paradis, Weaver, *A Validation of DRAM RAPL Power Measurements*, MEMSYS
 /// 2016).

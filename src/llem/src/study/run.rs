@@ -362,3 +362,18 @@ fn row(result: &RunResult, label: &str) -> RunRow {
         metrics: result.metrics.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Owner, owner};
+    use crate::runner::{ContainerRecord, RunOutcome};
+
+    #[test]
+    fn a_run_is_known_by_its_container_or_else_by_its_agent() {
+        let container = Some(ContainerRecord { id: "4f1c".to_owned(), ..ContainerRecord::default() });
+        let outcome = RunOutcome { container, ..RunOutcome::default() };
+        assert_eq!(owner(&outcome), Some(Owner::Container("4f1c".to_owned())));
+        assert_eq!(owner(&RunOutcome { agent_pid: Some(7), ..RunOutcome::default() }), Some(Owner::Agent(7)));
+        assert_eq!(owner(&RunOutcome::default()), None);
+    }
+}

@@ -158,6 +158,8 @@ fn energy_is_that_of_the_experiments_devices_and_never_less() {
         assert_eq!((figures.energy_raw_j, figures.energy_j, figures.energy_net_j), (None, None, None));
         assert_eq!((figures.uncertainty, figures.mean_power_w, figures.co2_g), (None, None, None));
     }
+    // A GPU of somebody else is not summed.
+    close(of(vec![a(Some(300.0)), device(gpu("GPU-b"), Some(7.0))], &["GPU-a"]).energy_j, 300.0);
     // An instance of a divided GPU: the GPU's sensor stands for it, and the run is marked elsewhere.
     close(of(vec![a(Some(300.0))], &["MIG-1"]).energy_j, 300.0);
 }
@@ -216,6 +218,23 @@ fn phases_have_sums_of_their_own() {
     close(energies[0].combined_u_j, (9.0 + 3.3 * 3.3 + 16.0 + 4.4 * 4.4 + (1.1 + GAIN * 200.0).powi(2)).sqrt());
     assert_eq!((energies[1].energy_j, energies[1].combined_u_j), (None, None));
     assert_eq!((energies[2].phase, energies[2].seconds, energies[2].energy_j), (Phase::Window, None, None));
+}
+
+#[test]
+fn numbers_that_no_machine_has_are_refused() {
+    let gpus = ["GPU-a".to_owned()];
+    let refused = |window: &WindowRecord, idle: f64| {
+        let idle = baseline(&[("GPU-a", idle, None)]);
+        impossible(window, &EnergyContext { gpus: &gpus, baseline: Some(&idle), ..EnergyContext::default() }).is_some()
+    };
+    let with = |energy_j| window(vec![device(gpu("GPU-a"), Some(energy_j))]);
+    assert!(!refused(&with(1e5), 70.0) && !refused(&with(0.0), 0.0));
+    for (energy_j, idle) in [(-1e13, 70.0), (1e300, 70.0), (f64::NAN, 70.0), (1.0, f64::INFINITY)] {
+        assert!(refused(&with(energy_j), idle), "{energy_j} {idle}");
+    }
+    let mut odd = with(1.0);
+    odd.split = vec![EnergySplit { other_j: -5e13, ..split("GPU-a") }];
+    assert!(refused(&odd, 70.0));
 }
 
 fn split(id: &str) -> EnergySplit {

@@ -61,12 +61,12 @@ pub struct MachineConfig {
 /// Where this machine has RAPL zones. These are the real directories: `/sys/class/powercap` holds links, which lead nowhere in a
 /// container, and engines hide the real path there, too (CVE-2020-8694).
 pub fn host_powercap() -> Option<PathBuf> {
-    let root = PathBuf::from("/sys/devices/virtual/powercap");
+    let root = PathBuf::from("/sys/devices/virtual/powercap/intel-rapl");
     has_zones(&root).then_some(root)
 }
 
 fn has_zones(root: &Path) -> bool {
-    let is_rapl = |entry: fs_err::DirEntry| entry.file_name().to_string_lossy().starts_with("intel-rapl");
+    let is_rapl = |entry: fs_err::DirEntry| entry.file_name().to_string_lossy().starts_with("intel-rapl:");
     fs_err::read_dir(root).is_ok_and(|entries| entries.flatten().any(is_rapl))
 }
 
@@ -328,9 +328,9 @@ mod tests {
     fn a_machine_without_zones_mounts_none() {
         let root = tempfile::tempdir().unwrap();
         assert!(!has_zones(&root.path().join("absent")) && !has_zones(root.path()));
-        fs_err::create_dir(root.path().join("dtpm")).unwrap();
+        fs_err::create_dir(root.path().join("power")).unwrap();
         assert!(!has_zones(root.path()));
-        fs_err::create_dir(root.path().join("intel-rapl")).unwrap();
+        fs_err::create_dir(root.path().join("intel-rapl:0")).unwrap();
         assert!(has_zones(root.path()));
     }
 

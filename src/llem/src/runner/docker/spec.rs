@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn only_the_results_are_writable() {
         let share = BindMount { source: "/data".into(), target: "/data".into(), read_only: true };
-        let powercap = Some("/sys/devices/virtual/powercap".into());
+        let powercap = Some("/sys/devices/virtual/powercap/intel-rapl".into());
         let machine = MachineConfig { mounts: vec![share], powercap, ..MachineConfig::default() };
         let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "0:0");
         let mounts = body.host_config.unwrap().mounts.unwrap();
