@@ -138,6 +138,36 @@ impl Curve {
         Some(whole_j - self.energy_j(split.start_ns, end_ns)? + split.work_j)
     }
 
+    /// Joules of a phase of the work, with which power steps at both ends. A mean that holds such an end is shared out as its neighbours
+    /// have it: by time, and by the power on either side.
+    pub(crate) fn phase_j(&self, start_ns: u64, end_ns: u64) -> Option<f64> {
+        Some(self.until_step(end_ns)? - self.until_step(start_ns)?)
+    }
+
+    fn until_step(&self, t_ns: u64) -> Option<f64> {
+        let by_time_j = self.energy_until(t_ns)?;
+        let Some((before, held)) = self.around(t_ns).filter(|_| self.kind == CurveKind::Mean) else {
+            return Some(by_time_j);
+        };
+        let (Some(first), Some(mean)) = (self.points.get(before), self.points.get(held)) else {
+            return Some(by_time_j);
+        };
+        let (before_w, after_w) = self.sides_w(t_ns);
+        let first_j = before_w * seconds_between(first.t_ns, t_ns);
+        let both_j = first_j + after_w * seconds_between(t_ns, mean.t_ns);
+        let whole_j = mean.power_w * seconds_between(first.t_ns, mean.t_ns);
+        let start_j = self.energy_j.get(before)?;
+        Some(if both_j > 0.0 { start_j + whole_j * first_j / both_j } else { by_time_j })
+    }
+
+    /// Power before and after a moment at which it steps, in watts: of the neighbours of what holds the moment. 0 before the first point.
+    pub(crate) fn sides_w(&self, t_ns: u64) -> (f64, f64) {
+        let place = self.points.partition_point(|point| point.t_ns < t_ns);
+        let power_w = |place: usize| self.points.get(place).map(|point| point.power_w);
+        let before_w = place.checked_sub(1).and_then(power_w).unwrap_or_default();
+        (before_w, power_w(place + 1).or_else(|| power_w(place)).unwrap_or(before_w))
+    }
+
     /// Joules from a moment in idle to the start of the work.
     pub(crate) fn lead_j(&self, from_ns: u64, start_ns: u64) -> Option<f64> {
         let Some(split) = self.split_at_start(start_ns) else { return self.energy_j(from_ns, start_ns) };
@@ -222,15 +252,21 @@ impl Curve {
         let first = self.points.partition_point(|point| point.t_ns < from_ns).saturating_sub(1);
         let last = self.points.partition_point(|point| point.t_ns <= to_ns).saturating_add(1).min(self.points.len());
         let points = self.points.get(first..last).unwrap_or_default();
-        let limit_s = MAX_GAP_STEPS * self.step_s;
+        let limit_s = self.longest_step_s();
         let powers = points.iter().map(|point| point.power_w);
         let (low, high) = powers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| (low.min(w), high.max(w)));
         let steps = points.windows(2).map(|pair| match pair {
             [a, b] => {
                 let step_s = seconds_between(a.t_ns, b.t_ns);
-                let change_w = if step_s > limit_s { high - low } else { (b.power_w - a.power_w).abs() };
-                let counts = self.kind != CurveKind::Mean || step_s > limit_s;
-                if counts { change_w * step_s * UNIFORM } else { 0.0 }
+                let is_inside = a.t_ns >= from_ns && b.t_ns <= to_ns;
+                match step_s > limit_s {
+                    true => (high - low) * step_s * UNIFORM,
+                    // The ends of the stretch are another matter than what lies between its points.
+                    false if self.kind != CurveKind::Mean && is_inside => {
+                        (b.power_w - a.power_w).abs() * step_s * UNIFORM
+                    }
+                    false => 0.0,
+                }
             }
             _ => 0.0,
         });
@@ -305,94 +341,4 @@ fn median_step_s(points: &[Point]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const S: u64 = 1_000_000_000;
-
-    fn curve(kind: CurveKind, points: &[(f64, f64)]) -> Curve {
-        let points: Vec<Point> = points
-            .iter()
-            .map(|(t, power_w)| Point { t_ns: (t * 1e9) as u64 + lag_ns(kind), power_w: *power_w })
-            .collect();
-        Curve::new(kind, &points)
-    }
-
-    fn close(found: f64, expected: f64) {
-        assert!((found - expected).abs() < 1e-6, "{found} is not {expected}");
-    }
-
-    #[test]
-    fn a_ramp_of_moments_is_integrated_exactly_between_points() {
-        // P(t) = 10 t; from 2.5 s to 7.5 s that is 5 (7.5² − 2.5²) = 250 J.
-        let ramp =
-            curve(CurveKind::Instant, &(0..=10).map(|t| (f64::from(t), 10.0 * f64::from(t))).collect::<Vec<_>>());
-        close(ramp.energy_j(5 * S / 2, 15 * S / 2).unwrap(), 250.0);
-        close(ramp.power_w(5 * S / 2).unwrap(), 25.0);
-        assert_eq!(ramp.inside(5 * S / 2, 15 * S / 2).len(), 5);
-    }
-
-    #[test]
-    fn a_mean_covers_the_stretch_before_its_point() {
-        let means = curve(CurveKind::Mean, &[(0.0, 100.0), (1.0, 200.0), (3.0, 50.0)]);
-        close(means.energy_j(0, 3 * S).unwrap(), 300.0);
-        close(means.energy_j(S / 2, 2 * S).unwrap(), 100.0 + 50.0);
-        close(means.power_w(S / 2).unwrap(), 200.0);
-        // Beyond the last point its power holds, before the first one that of the first.
-        close(means.energy_j(3 * S, 4 * S).unwrap(), 50.0);
-        close(curve(CurveKind::Mean, &[(2.0, 7.0)]).energy_j(S, 3 * S).unwrap(), 14.0);
-        assert_eq!(curve(CurveKind::Mean, &[]).energy_j(0, S), None);
-    }
-
-    #[test]
-    fn gaps_are_found_and_weigh() {
-        let points = [(0.0, 100.0), (0.1, 300.0), (0.2, 100.0), (1.2, 100.0), (1.3, 100.0)];
-        let means = curve(CurveKind::Mean, &points);
-        close(means.longest_gap_s(0, 13 * S / 10), 1.0);
-        close(means.sampling_u_j(0, 13 * S / 10), 200.0 / 12.0_f64.sqrt());
-        close(curve(CurveKind::Mean, &points[..3]).sampling_u_j(0, S / 5), 0.0);
-    }
-
-    #[test]
-    fn readings_at_moments_are_less_sure_than_means() {
-        let flat: Vec<(f64, f64)> = (0..=100).map(|t| (f64::from(t) / 10.0, 100.0)).collect();
-        close(curve(CurveKind::Mean, &flat).sampling_u_j(0, 10 * S), 0.0);
-        close(curve(CurveKind::Instant, &flat).sampling_u_j(0, 10 * S), 90.0 / 3.0_f64.sqrt());
-        let rising = [(0.0, 100.0), (1.0, 200.0)];
-        let seen = (100.0_f64 / 12.0_f64.sqrt()).powi(2) + (0.09_f64 * 150.0 / 3.0_f64.sqrt()).powi(2);
-        close(curve(CurveKind::Instant, &rising).sampling_u_j(0, S), seen.sqrt());
-    }
-
-    #[test]
-    fn power_that_jumps_with_the_work_is_not_smeared_over_its_ends() {
-        // 100 W, and 700 W from 1 s to 2 s; the means around both ends are 40 ms long and hold them in the middle.
-        let powers = [100.0, 100.0, 400.0, 700.0, 700.0, 400.0, 100.0, 100.0];
-        let times = [0.9, 0.98, 1.02, 1.5, 1.98, 2.02, 2.06, 2.1];
-        let means = curve(CurveKind::Mean, &times.into_iter().zip(powers).collect::<Vec<_>>());
-        // The steps are uneven; none of them is a gap.
-        let means = Curve { step_s: 0.3, ..means };
-        close(means.work_j(S, 2 * S).unwrap(), 700.0);
-        close(means.lead_j(99 * S / 100, S).unwrap(), 1.0);
-        close(means.lead_j(9 * S / 10, S).unwrap(), 10.0);
-        close(means.tail_j(2 * S, 201 * S / 100).unwrap(), 1.0);
-        close(means.tail_j(2 * S, 21 * S / 10).unwrap(), 10.0);
-        close(means.jump_w(S), 600.0);
-    }
-
-    #[test]
-    fn readings_that_fall_after_the_work_do_not_make_its_tail_dearer() {
-        let step: Vec<(f64, f64)> = (0..30).map(|i| (f64::from(i) * 0.1, if i < 15 { 700.0 } else { 100.0 })).collect();
-        let instant = curve(CurveKind::Instant, &step);
-        close(instant.tail_j(145 * S / 100, 155 * S / 100).unwrap(), 10.0);
-        close(instant.jump_w(145 * S / 100), 600.0);
-    }
-
-    #[test]
-    fn a_jump_is_seen_around_its_moment_only() {
-        let step: Vec<(f64, f64)> =
-            (0..100).map(|i| (f64::from(i) * 0.02, if i < 50 { 100.0 } else { 700.0 })).collect();
-        let step = curve(CurveKind::Mean, &step);
-        close(step.jump_w(S), 600.0);
-        close(step.jump_w(S / 2), 0.0);
-    }
-}
+mod tests;

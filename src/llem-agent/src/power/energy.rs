@@ -116,7 +116,9 @@ fn by_curve(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
         return;
     }
     energy.method = Some(EnergyMethod::Curve);
-    energy.energy_j = stretch.curve.work_j(start_ns, end_ns);
+    // Around a phase there is no idle time.
+    let of_work = energy.lead_j.is_some();
+    energy.energy_j = if of_work { stretch.curve.work_j(start_ns, end_ns) } else { energy.curve_j };
     energy.sampling_u_j = Some(stretch.curve.sampling_u_j(start_ns, end_ns));
     energy.edge_u_j = Some(quadrature(&[stretch.jump_u_j(start_ns), stretch.jump_u_j(end_ns)]));
 }

@@ -274,10 +274,14 @@ impl Sampling {
         self.sources.get(place.source).is_some_and(|source| source.pace(place.domain).is_some())
     }
 
-    /// Takes what the sensors' own buffers still hold back of the time up to the last edge.
+    /// Takes what the sensors' own buffers still hold back of the time up to the last edge; the others go on meanwhile.
     fn finish(mut self) -> Recording {
         if self.last_edge_ns > 0 && self.places.iter().any(|place| self.is_buffered(place)) {
-            sleep_until(self.last_edge_ns.saturating_add(BUFFER_DELAY_NS));
+            let until_ns = self.last_edge_ns.saturating_add(BUFFER_DELAY_NS);
+            while let Some(left_ns) = until_ns.checked_sub(clock::monotonic_ns()) {
+                std::thread::sleep(self.next_wait().min(Duration::from_nanos(left_ns)));
+                self.sample_due(Instant::now());
+            }
         }
         self.sample_due(Instant::now() + NEVER);
         self.recording

@@ -11,9 +11,6 @@ use super::recording::Recording;
 use super::sampler::Edge;
 use crate::clock::seconds_between;
 
-/// The curve's time is known to this, in nanoseconds: all boundaries are shifted by it to see what that changes.
-const TIME_BOUND_NS: i64 = 10_000_000;
-
 /// A stretch of prefill has to be as long as this many steps of the curve to be seen by it.
 const MIN_STEPS: f64 = 2.0;
 
@@ -87,18 +84,14 @@ fn device_split(
     work: Work,
     energy_j: f64,
 ) -> Option<EnergySplit> {
-    let whole_j = curve.energy_j(work.start_ns, work.end_ns).filter(|whole_j| *whole_j > 0.0)?;
+    let whole_j = curve.work_j(work.start_ns, work.end_ns).filter(|whole_j| *whole_j > 0.0)?;
     let scale = energy_j / whole_j;
-    let sum = |shift: i64, from: fn(&Batch) -> u64, to: fn(&Batch) -> u64| -> Option<f64> {
-        let moved = |t_ns: u64| t_ns.saturating_add_signed(shift);
-        let parts = batches.iter().map(|batch| curve.energy_j(moved(from(batch)), moved(to(batch))));
+    let sum = |from: fn(&Batch) -> u64, to: fn(&Batch) -> u64| -> Option<f64> {
+        let parts = batches.iter().map(|batch| curve.phase_j(from(batch), to(batch)));
         Some(parts.sum::<Option<f64>>()? * scale)
     };
-    let prefill = |shift| sum(shift, |batch| batch.submit, |batch| batch.first);
-    let prefill_j = prefill(0)?;
-    let decode_j = sum(0, |batch| batch.first, |batch| batch.last)?;
-    let (early_j, late_j) = (prefill(-TIME_BOUND_NS)?, prefill(TIME_BOUND_NS)?);
-    let bound_j = (early_j - prefill_j).abs().max((late_j - prefill_j).abs());
+    let prefill_j = sum(|batch| batch.submit, |batch| batch.first)?;
+    let decode_j = sum(|batch| batch.first, |batch| batch.last)?;
     Some(EnergySplit {
         domain: domain.clone(),
         prefill_j,
@@ -106,8 +99,18 @@ fn device_split(
         other_j: energy_j - prefill_j - decode_j,
         prefill_s: prefill_s(batches),
         decode_s: batches.iter().map(|batch| seconds_between(batch.first, batch.last)).sum(),
-        boundary_u_j: bound_j * RECTANGULAR,
+        boundary_u_j: boundary_bound_j(curve, batches) * scale * RECTANGULAR,
     })
+}
+
+/// What prefill gains or loses at most when the curve's times are off, by the same for all boundaries: too early by Δt, each prefill has
+/// Δt of what was before it in place of its own end; too late, Δt of decode in place of its own beginning.
+fn boundary_bound_j(curve: &Curve, batches: &[Batch]) -> f64 {
+    let steps = batches.iter().map(|batch| (curve.sides_w(batch.submit), curve.sides_w(batch.first)));
+    let (early_w, late_w) = steps.fold((0.0, 0.0), |(early_w, late_w), (submit, first)| {
+        (early_w + submit.0 - first.0, late_w + first.1 - submit.1)
+    });
+    f64::max(early_w.abs(), late_w.abs()) * curve.time_bound_s()
 }
 
 #[cfg(test)]

@@ -80,23 +80,21 @@ fn the_uncertainty_covers_the_error_of_counters() {
     assert!(expanded <= 2.0, "the usual expanded uncertainty is {expanded:.2} % of the energy");
 }
 
+/// Instant power is refreshed every 0.1 s and sees 25 ms of it. Of a load that repeats as fast, or every 0.2 s, the same part is never seen,
+/// and nothing in the readings tells: no statement from the readings alone can cover that. Those trials are in the table only.
 #[test]
-fn the_uncertainty_covers_the_error_of_sampled_curves() {
-    covers(&population(Kind::Buffer, 5 * CYCLE), 1.0);
-}
-
-#[test]
-fn the_uncertainty_covers_the_error_of_counters_beside_instant_power() {
-    covers(&population(Kind::CounterAndInstant, 5 * CYCLE), 1.0);
-}
-
-/// A square wave of 0.2 s repeats with the sensor's refreshes every 0.1 s, each of which sees 25 ms: a part of the wave is never seen, and
-/// nothing in the readings tells. No statement from the readings alone can cover that.
-#[test]
-fn the_uncertainty_covers_the_error_of_instant_power() {
-    let trials = population(Kind::Instant, 5 * CYCLE);
-    let unrepeated: Vec<Trial> = trials.into_iter().filter(|trial| trial.shape != "square 0.2 s").collect();
-    covers(&unrepeated, 0.98);
+fn the_uncertainty_covers_the_error_of_other_sensors() {
+    let kinds = [Kind::Buffer, Kind::CounterAndInstant, Kind::Instant];
+    let [buffer, beside, instant] = std::thread::scope(|scope| {
+        let threads = kinds.map(|kind| scope.spawn(move || population(kind, 5 * CYCLE)));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    covers(&buffer, 1.0);
+    covers(&beside, 1.0);
+    let is_seen = |trial: &Trial| trial.script.load.as_ref().is_none_or(|load| shortest_period_s(&load.busy) > 0.25);
+    let seen: Vec<Trial> = instant.into_iter().filter(is_seen).collect();
+    assert!(seen.len() > 50, "{} trials", seen.len());
+    covers(&seen, 0.98);
 }
 
 /// Every error is within three standard uncertainties, and this share of them within two.
@@ -165,9 +163,26 @@ fn device(kind: Kind, number: usize, random: &mut Random) -> (&'static str, Devi
         ..EnergySamples::default()
     };
     let meter = Meter { phase_ms: random.between(0.0, 100.0), ..Meter::default() };
-    let power = Power::Constant(random.between(60.0, 120.0));
+    let power = idle_power(random);
     let load = Some(Load { busy, ..Load::default() });
     (shape, Device { power, load, counter, samples, meter, ..gpu(number) })
+}
+
+fn shortest_period_s(power: &Power) -> f64 {
+    match power {
+        Power::Square(Square { period_s, .. })
+        | Power::Ramp(Ramp { period_s, .. })
+        | Power::Triangle(Triangle { period_s, .. }) => *period_s,
+        Power::Sum(parts) => parts.iter().map(shortest_period_s).fold(f64::INFINITY, f64::min),
+        Power::Constant(_) | Power::Piecewise(_) => f64::INFINITY,
+    }
+}
+
+/// Idle power wanders a little, as that of real devices does.
+fn idle_power(random: &mut Random) -> Power {
+    let (low_w, period_s) = (random.between(60.0, 110.0), random.between(0.3, 3.0));
+    let (high_w, phase_s) = (low_w + random.between(0.0, 20.0), random.between(0.0, period_s));
+    Power::Triangle(Triangle { period_s, low_w, high_w, phase_s })
 }
 
 fn busy_power(random: &mut Random) -> (&'static str, Power) {
