@@ -3,35 +3,50 @@
 import bisect
 
 
+# A change that was seen no better than this is left out, in nanoseconds.
+WORST_BRACKET_NS = 30e6
+# A tick that llem found is one of the reader's when it is no further away than this, in nanoseconds.
+SAME_TICK_NS = 50e6
+# The first tick that has seen all of the work is at least this much later, in nanoseconds.
+SENSOR_LAG_NS = 30e6
+
+
 class Reader:
     """The reader's record: the counter in joules at the moments at which it was seen to change."""
 
     def __init__(self, path):
         self.times, self.joules = [], []
         with open(path, encoding="ascii") as file:
-            for line in file:
-                fields = line.split()
-                if len(fields) == 3:
-                    self.times.append((int(fields[0]) + int(fields[1])) / 2)
-                    self.joules.append(int(fields[2]) / 1e3)
+            lines = [line.split() for line in file]
         # The first line is the value that was found, not a change.
-        del self.times[:1], self.joules[:1]
+        for before, after, millijoules in (map(int, fields) for fields in lines[1:] if len(fields) == 3):
+            if after - before <= WORST_BRACKET_NS:
+                self.times.append((before + after) / 2)
+                self.joules.append(millijoules / 1e3)
 
-    def at(self, t_ns):
-        """Joules at a moment, linear between the counter's ticks."""
+    def tick(self, t_ns):
+        """The counter at the tick that llem found at this moment."""
         after = bisect.bisect_left(self.times, t_ns)
-        if after == 0 or after == len(self.times):
-            raise ValueError(f"the reader saw nothing around {t_ns} ns")
-        (t0, t1), (j0, j1) = self.times[after - 1 : after + 1], self.joules[after - 1 : after + 1]
-        return j0 + (j1 - j0) * (t_ns - t0) / (t1 - t0)
+        near = min(range(max(after - 1, 0), min(after + 1, len(self.times))), key=lambda place: abs(self.times[place] - t_ns))
+        if abs(self.times[near] - t_ns) > SAME_TICK_NS:
+            raise ValueError(f"the reader saw no tick around {t_ns} ns")
+        return self.joules[near]
 
     def latest(self, t_ns):
         """The value that a single read at this moment would have given: that of the last tick."""
         return self.joules[bisect.bisect_right(self.times, t_ns) - 1]
 
-    def between(self, from_ns, to_ns):
-        """Energy between two moments."""
-        return self.at(to_ns) - self.at(from_ns)
+    def work(self, start_ns, end_ns):
+        """Energy of work between two moments, by the counter alone: between the ticks around it, less what the idle device took there,
+        by its power from one tick to the next before and after."""
+        first = bisect.bisect_right(self.times, start_ns) - 1
+        last = bisect.bisect_left(self.times, end_ns + SENSOR_LAG_NS)
+        lead_j = self._power(first - 1) * (start_ns - self.times[first]) / 1e9
+        tail_j = self._power(last) * (self.times[last] - end_ns) / 1e9
+        return self.joules[last] - self.joules[first] - lead_j - tail_j
+
+    def _power(self, place):
+        return (self.joules[place + 1] - self.joules[place]) / (self.times[place + 1] - self.times[place]) * 1e9
 
 
 def percent(found, expected):
@@ -42,8 +57,8 @@ def window(result, reader, domain_id):
     """One run's figures beside the reader's, and whether the stated uncertainty covers the difference."""
     record = result["window"]
     device = next(d for d in record["energy"]["devices"] if d["domain"]["id"] == domain_id and d["domain"].get("scope", "gpu") == "gpu")
-    edges_j = reader.between(device["start"]["t_ns"], device["end"]["t_ns"])
-    work_j = reader.between(record["start_ns"], record["end_ns"])
+    edges_j = reader.tick(device["end"]["t_ns"]) - reader.tick(device["start"]["t_ns"])
+    work_j = reader.work(record["start_ns"], record["end_ns"])
     naive_j = reader.latest(record["end_ns"]) - reader.latest(record["start_ns"])
     seconds = (record["end_ns"] - record["start_ns"]) / 1e9
     return {
@@ -59,7 +74,7 @@ def window(result, reader, domain_id):
         "reader_j": work_j,
         "work_percent": percent(device["energy_j"], work_j),
         "edge_u_j": device["edge_u_j"],
-        "difference_over_expanded_u": abs(device["counter_j"] - edges_j) / (2 * device["edge_u_j"]),
+        "difference_over_expanded_u": abs(device["energy_j"] - work_j) / (2 * device["edge_u_j"]),
         "unaligned_j": naive_j,
         "unaligned_percent": percent(naive_j, work_j),
         "lead_j": device["lead_j"],

@@ -10,6 +10,9 @@ import select
 import sys
 import time
 
+# How long the counter is left alone after it has changed.
+REST_NS = 80_000_000
+
 
 def main(uuid, path):
     before = resident_bytes()
@@ -18,8 +21,7 @@ def main(uuid, path):
     print(resident_bytes() - before, flush=True)
     device = ctypes.c_void_p()
     check(nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(device)), f"GPU {uuid}")
-    last, energy = None, ctypes.c_ulonglong()
-    before_value = time.monotonic_ns()
+    energy, last, last_before = ctypes.c_ulonglong(), None, time.monotonic_ns()
     with open(path, "w", encoding="ascii") as file:
         while not select.select([sys.stdin], [], [], 0)[0]:
             before = time.monotonic_ns()
@@ -27,10 +29,12 @@ def main(uuid, path):
             after = time.monotonic_ns()
             if energy.value != last:
                 # The counter changed between the beginning of the last read with the old value and the end of this one.
-                file.write(f"{before_value} {after} {energy.value}\n")
+                file.write(f"{last_before} {after} {energy.value}\n")
                 file.flush()
                 last = energy.value
-            before_value = before
+                # The next change is 100 ms after this one; to read all the time would keep others from the driver.
+                time.sleep(max(0, (before + REST_NS - time.monotonic_ns()) / 1e9))
+            last_before = before
 
 
 def resident_bytes():

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use llem_protocol::{
-    FailureClass, GateOutcome, Message, PassRecord, Phase, Reason, ReasonCode, Request, ThermalGateRecord, WarmupRecord,
+    FailureClass, GateOutcome, Message, PassRecord, Phase, Reason, ReasonCode, Request, SelfUsage, ThermalGateRecord,
+    WarmupRecord,
 };
 
 use crate::clock;
@@ -23,7 +24,7 @@ pub(crate) struct Measured {
 /// A closed window.
 pub(crate) struct Window {
     pub(crate) measured: Measured,
-    pub(crate) agent: llem_protocol::SelfUsage,
+    pub(crate) agent: SelfUsage,
 }
 
 /// How many passes, for how long, and of what kind.
@@ -93,9 +94,7 @@ pub(crate) fn run_window(run: &mut Run, first_pass: u32) -> Result<Option<f64>, 
     let (passes, seconds) = (spec.window_min_passes.max(1), spec.window_min_s);
     let machine_start = UsageMark::of_machine();
     run.begin(Phase::Window);
-    let agent_start = UsageMark::of_agent();
-    let measured = measure(run, first_pass, Target { passes, seconds, record: true, prefill_only: false })?;
-    let agent = UsageMark::of_agent().agent_since(&agent_start);
+    let (measured, agent) = measure(run, first_pass, Target { passes, seconds, record: true, prefill_only: false })?;
     run.end();
     let others = UsageMark::of_machine().others_share_since(&machine_start);
     run.window = Some(Window { measured, agent });
@@ -110,22 +109,25 @@ pub(crate) fn run_prefill(run: &mut Run) -> Result<(), Fault> {
         return Ok(());
     };
     run.begin(Phase::Prefill);
-    let measured = measure(run, first_pass, Target { passes: 1, seconds, record: false, prefill_only: true })?;
+    let (measured, _) = measure(run, first_pass, Target { passes: 1, seconds, record: false, prefill_only: true })?;
     run.end();
     run.prefill = Some(measured);
     Ok(())
 }
 
-/// Runs passes between two edges at ticks of the counters.
-fn measure(run: &mut Run, first_pass: u32, target: Target) -> Result<Measured, Fault> {
+/// Runs passes between two edges at ticks of the counters. With what the agent used from the one to the other: looking for ticks is not in
+/// the work.
+fn measure(run: &mut Run, first_pass: u32, target: Target) -> Result<(Measured, SelfUsage), Fault> {
     let start = run.sampler.opening();
+    let agent_start = UsageMark::of_agent();
     let passes = run_passes(run, first_pass, target)?;
+    let agent = UsageMark::of_agent().agent_since(&agent_start);
     let (Some(first), Some(last)) = (passes.first(), passes.last()) else {
         return Err(Fault::new(FailureClass::Unknown, "a window without passes"));
     };
     let work = Work { start_ns: first.start_ns, end_ns: last.end_ns };
     let end = run.sampler.closing(work.end_ns);
-    Ok(Measured { start, end, work, passes })
+    Ok((Measured { start, end, work, passes }, agent))
 }
 
 fn run_passes(run: &mut Run, first_pass: u32, target: Target) -> Result<Vec<PassRecord>, Fault> {

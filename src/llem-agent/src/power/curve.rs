@@ -244,9 +244,10 @@ impl Curve {
     ///
     /// Where power changed by ΔP within Δt, the change came at an unknown moment of Δt: ΔP·Δt/√12. From step to step that need not be
     /// independent, for a load with a period keeps its place against the sensor's refreshes: the parts are added (JCGM 100:2008, 5.2.2,
-    /// note 1). A load that repeats exactly with the refreshes shows the same power at all of them, and nothing in the curve tells. A
-    /// curve of means misses nothing but its gaps; one of readings at moments may miss as much as was seen in measurements, whatever the
-    /// points say, for between them it is blind.
+    /// note 1). A load that repeats exactly with the refreshes shows the same power at all of them, and nothing in the curve tells. Readings
+    /// at moments may miss as much as was seen in measurements, whatever the points say, for between them they are blind. A curve of
+    /// means misses its gaps, and the stamp of each mean is known to [`MEAN_TIME_BOUND_S`] only: ΔP times that at every change,
+    /// independent. Under load in bursts of 0.1 s an H100's means were 0.9 % below its counter, under steady load 0.1 %.
     pub(crate) fn sampling_u_j(&self, from_ns: u64, to_ns: u64) -> f64 {
         // With the points around them: a gap may begin before the stretch, or end after it.
         let first = self.points.partition_point(|point| point.t_ns < from_ns).saturating_sub(1);
@@ -271,7 +272,19 @@ impl Curve {
             _ => 0.0,
         });
         let blind_j = self.blind_share() * self.energy_j(from_ns, to_ns).unwrap_or_default().abs() * RECTANGULAR;
-        quadrature(&[steps.sum(), blind_j])
+        quadrature(&[steps.sum(), blind_j, self.stamps_u_j(from_ns, to_ns)])
+    }
+
+    /// What the stamps of means leave open.
+    fn stamps_u_j(&self, from_ns: u64, to_ns: u64) -> f64 {
+        if self.kind != CurveKind::Mean {
+            return 0.0;
+        }
+        let changes = self.inside(from_ns, to_ns).windows(2).map(|pair| match pair {
+            [a, b] => ((b.power_w - a.power_w) * MEAN_TIME_BOUND_S * RECTANGULAR).powi(2),
+            _ => 0.0,
+        });
+        changes.sum::<f64>().sqrt()
     }
 
     const fn blind_share(&self) -> f64 {

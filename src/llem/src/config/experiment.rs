@@ -85,7 +85,9 @@ impl ExperimentConfig {
             Backend::Candle => Some(0),
             Backend::Pytorch => self.pytorch.as_ref().map_or(Some(1), PytorchConfig::gpu_count),
             Backend::Vllm => Some(
-                self.vllm.as_ref().map_or(1, |section| product(&[section.tensor_parallel_size, section.pipeline_parallel_size])),
+                self.vllm
+                    .as_ref()
+                    .map_or(1, |section| product(&[section.tensor_parallel_size, section.pipeline_parallel_size])),
             ),
             Backend::Tensorrt => Some(self.tensorrt.as_ref().map_or(1, |section| {
                 product(&[section.tensor_parallel_size, section.pipeline_parallel_size, section.context_parallel_size])
