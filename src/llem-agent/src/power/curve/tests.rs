@@ -38,8 +38,11 @@ fn gaps_are_found_and_weigh() {
     let points = [(0.0, 100.0), (0.1, 300.0), (0.2, 100.0), (1.2, 100.0), (1.3, 100.0)];
     let means = curve(CurveKind::Mean, &points);
     close(means.longest_gap_s(0, 13 * S / 10), 1.0);
-    close(means.sampling_u_j(0, 13 * S / 10), 200.0 / 12.0_f64.sqrt());
-    close(curve(CurveKind::Mean, &points[..3]).sampling_u_j(0, S / 5), 0.0);
+    // Two changes of 200 W whose stamps are known to 10 ms each.
+    let stamps = 2.0_f64.sqrt() * 2.0 / 3.0_f64.sqrt();
+    let gap = 200.0 / 12.0_f64.sqrt();
+    close(means.sampling_u_j(0, 13 * S / 10), (gap * gap + stamps * stamps).sqrt());
+    close(curve(CurveKind::Mean, &points[..3]).sampling_u_j(0, S / 5), stamps);
 }
 
 #[test]
