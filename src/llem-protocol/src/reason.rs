@@ -61,6 +61,9 @@ reason_codes! {
     /// No energy counter or power sensor could be read; energy is null.
     NoPowerSource = "no_power_source", Note,
         "energy is null", "make a sensor readable as the message says, or use the times only";
+    /// The processor's energy could not be read beside that of the GPUs.
+    ProcessorEnergyUnavailable = "processor_energy_unavailable", Note,
+        "the result has the energy of the GPUs only", "make its counters readable as the message says, where it matters";
     /// The device has no energy counter; its energy is the integral of the power curve.
     NoEnergyCounter = "no_energy_counter", Note,
         "the curve sees less than a counter does", "mind the larger uncertainty";

@@ -65,7 +65,10 @@ pub(crate) fn find_tick(
     for _ in 0..MAX_TICKS {
         let found = match one_tick(period_ns, next_ns, &mut read) {
             Ok(found) => found,
-            Err(failed) => return best.unwrap_or(failed),
+            // A counter that is lost or set back is that, whatever was seen before.
+            Err(failed) if failed.counter_j.is_err() => return failed,
+            Err(failed) if best.is_none() => return failed,
+            Err(_) => break,
         };
         if best.is_none_or(|best| found.bracket_ns < best.bracket_ns) {
             best = Some(found);

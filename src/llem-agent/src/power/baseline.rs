@@ -24,7 +24,11 @@ pub(crate) fn baseline(recording: &Recording, start: &Edge, end: &Edge) -> (Base
         Some((record, power))
     });
     let measured: Vec<(&DomainRecording, BaselinePower)> = measured.collect();
-    let reasons = measured.iter().filter_map(|(record, power)| unstable(record, power, start_ns, end_ns)).collect();
+    let reasons = measured.iter().filter_map(|(record, power)| {
+        let reason = unstable(record, power, start_ns, end_ns)?;
+        Some(if recording.counts(record) { reason } else { reason.as_note() })
+    });
+    let reasons = reasons.collect();
     (BaselineRecord { start_ns, end_ns, devices: measured.into_iter().map(|(_, power)| power).collect() }, reasons)
 }
 

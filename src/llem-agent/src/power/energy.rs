@@ -90,9 +90,8 @@ fn counter_difference_j(record: &DomainRecording, first: EdgeReading, last: Edge
     let difference_j = last.counter_j.ok()?? - first.counter_j.ok()??;
     let refreshes = seconds_between(first.t_ns, last.t_ns) / record.counter_period_s.max(1e-9);
     let aligned = first.aligned && last.aligned;
-    // A counter that was not seen to tick and did not move stands still: that is no energy, not 0.
-    let moves = if aligned { difference_j >= 0.0 } else { difference_j > 0.0 && refreshes >= MIN_REFRESHES };
-    moves.then_some(difference_j)
+    // A counter that did not move stands still: that is no energy, not 0.
+    (difference_j > 0.0 && (aligned || refreshes >= MIN_REFRESHES)).then_some(difference_j)
 }
 
 fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
@@ -172,7 +171,7 @@ fn bracket_u_j(reading: EdgeReading, power_w: f64) -> f64 {
     power_w * bracket_s * if reading.aligned { UNIFORM } else { RECTANGULAR }
 }
 
-/// Whether a counter was set back, or could not be read, between two edges.
+/// Whether a counter was set back, stood still, or could not be read, between two edges.
 pub(super) fn counter_fault(record: &DomainRecording, first: EdgeReading, last: EdgeReading) -> Option<CounterFault> {
     let backwards = matches!((first.counter_j, last.counter_j), (Ok(Some(start)), Ok(Some(end))) if end < start);
     let seen = record.resets.iter().any(|t_ns| (first.t_ns..=last.t_ns).contains(t_ns));
@@ -180,7 +179,8 @@ pub(super) fn counter_fault(record: &DomainRecording, first: EdgeReading, last: 
     if backwards || seen || at_edges.contains(&Err(CounterFault::Reset)) {
         return Some(CounterFault::Reset);
     }
-    at_edges.contains(&Err(CounterFault::Lost)).then_some(CounterFault::Lost)
+    let stands = matches!((first.counter_j, last.counter_j), (Ok(Some(start)), Ok(Some(end))) if end <= start);
+    (stands || at_edges.contains(&Err(CounterFault::Lost))).then_some(CounterFault::Lost)
 }
 
 #[cfg(test)]
@@ -288,6 +288,8 @@ mod tests {
         close(of(S, false, 3.0), 3.0);
         close(of(200 * MS, true, 3.0), 3.0);
         // One that stands still has none either.
-        assert_eq!(of(S, false, 0.0), None);
+        assert_eq!((of(S, false, 0.0), of(S, true, 0.0)), (None, None));
+        let still = reading(0, Ok(Some(5.0)), true);
+        assert_eq!(counter_fault(&burst(), still, still), Some(CounterFault::Lost));
     }
 }

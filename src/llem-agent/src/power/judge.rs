@@ -38,7 +38,8 @@ impl Recording {
             .flat_map(|((record, (first, last)), device)| {
                 let states = record.states_between(work.start_ns, work.end_ns);
                 let is_limited = limited.contains(&record.domain.id);
-                [
+                let counts = self.counts(record);
+                let found = [
                     counter_reason(record, *first, *last),
                     alignment(record, *first, *last),
                     no_counter(record, *first, *last),
@@ -48,9 +49,9 @@ impl Recording {
                     power_capped(record, states, is_limited),
                     drift(record, states),
                     unused(record, work),
-                ]
+                ];
+                found.into_iter().flatten().map(move |reason| if counts { reason } else { reason.as_note() })
             })
-            .flatten()
             .collect()
     }
 }
@@ -62,7 +63,8 @@ fn counter_reason(record: &DomainRecording, first: EdgeReading, last: EdgeReadin
             Reason::new(ReasonCode::CounterReset, format!("the energy counter of {id} was set back during the window"))
         }
         CounterFault::Lost => {
-            let happened = format!("the energy counter of {id} could not be read at an edge of the window");
+            let happened =
+                format!("the energy counter of {id} could not be read at an edge of the window, or stood still");
             Reason::new(ReasonCode::PowerSourceLost, happened)
         }
     })

@@ -132,13 +132,15 @@ pub(crate) fn open_sources(gpus: &[String], powercap: Option<&Path>, allow_mig: 
             Err(error) => found.reasons.push(no_gpu_source(gpus, &error)),
         }
     }
-    match rapl::Rapl::open(powercap) {
-        Ok(source) => {
-            found.reasons.push(wider_scope(&source.domains()));
+    match (rapl::Rapl::open(powercap), gpus.is_empty()) {
+        (Ok(source), on_processor) => {
+            found.reasons.extend(on_processor.then(|| wider_scope(&source.domains())));
             found.opened.push(Box::new(source));
         }
-        // Beside GPUs the processor's energy is an extra, whose absence is worth no more than a note either.
-        Err(looked_for) => found.reasons.push(Reason::new(ReasonCode::NoPowerSource, looked_for)),
+        (Err(looked_for), true) => found.reasons.push(Reason::new(ReasonCode::NoPowerSource, looked_for)),
+        (Err(looked_for), false) => {
+            found.reasons.push(Reason::new(ReasonCode::ProcessorEnergyUnavailable, looked_for));
+        }
     }
     Ok(found)
 }

@@ -109,7 +109,10 @@ impl PowerSource for NvmlSource {
         let power_w = match &mut gpu.power {
             PowerReading::Buffer(newest_us) => return drain(&gpu.device, &mut self.buffer, newest_us, points),
             PowerReading::Instant(scope) => field_w(&gpu.device, POWER_INSTANT, *scope)?,
-            PowerReading::Average => f64::from(gpu.device.power_usage()?) / 1e3,
+            PowerReading::Average => match gpu.device.power_usage()? {
+                0 => return Err(PowerError::NoReading),
+                milliwatts => f64::from(milliwatts) / 1e3,
+            },
         };
         points.push(Point { t_ns: clock::monotonic_ns(), power_w });
         Ok(())

@@ -75,7 +75,10 @@ impl SampleBuffer {
         for sample in self.raw.iter().take(count as usize).filter(|sample| sample.timeStamp > after_us) {
             // SAFETY: the call said that the values are unsigned integers.
             let milliwatts = unsafe { sample.sampleValue.uiVal };
-            take(BufferedPower { realtime_us: sample.timeStamp, power_w: f64::from(milliwatts) / 1e3 });
+            // 0 is what drivers give that do not know: no reading.
+            if milliwatts > 0 {
+                take(BufferedPower { realtime_us: sample.timeStamp, power_w: f64::from(milliwatts) / 1e3 });
+            }
         }
         Ok(())
     }

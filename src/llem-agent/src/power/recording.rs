@@ -1,6 +1,6 @@
 //! Everything that was read in a run.
 
-use llem_protocol::{CurveKind, PowerDomain, PowerSample};
+use llem_protocol::{CurveKind, PowerDomain, PowerSample, PowerScope};
 
 use super::curve::{Curve, Point};
 use super::sampler::is_reset;
@@ -80,6 +80,12 @@ impl DomainRecording {
 }
 
 impl Recording {
+    /// Whether the experiment's energy holds this domain: its GPUs, or, without any, what is left. What is wrong with another is a note.
+    pub(crate) fn counts(&self, record: &DomainRecording) -> bool {
+        let is_gpu = |record: &DomainRecording| record.domain.scope == PowerScope::Gpu;
+        is_gpu(record) || !self.domains.iter().any(is_gpu)
+    }
+
     pub(crate) fn states_since(&self, from_ns: u64) -> Vec<(PowerDomain, Vec<StateSample>)> {
         let of = |record: &DomainRecording| (record.domain.clone(), record.states_between(from_ns, u64::MAX).to_vec());
         self.domains.iter().filter(|record| !record.states.is_empty()).map(of).collect()

@@ -12,8 +12,8 @@ pub struct Calibration {
     /// True energy over the sensor's: readings are multiplied by it.
     #[schemars(range(min = 0.5, max = 2.0))]
     pub factor: f64,
-    /// Standard uncertainty of `factor`, relative to it: 0.008 is 0.8 %.
-    #[schemars(range(min = 0.0, max = 0.2))]
+    /// Standard uncertainty of `factor`, relative to it: 0.008 is 0.8 %. No meter is perfect: at least 0.0001.
+    #[schemars(range(min = 0.0001, max = 0.2))]
     pub relative_uncertainty: f64,
     /// Day of the calibration, `YYYY-MM-DD`.
     pub date: String,

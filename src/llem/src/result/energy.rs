@@ -216,7 +216,9 @@ fn domains(report: &EnergyReport, context: &EnergyContext<'_>) -> Vec<DomainEner
 }
 
 fn domain(measured: &DeviceEnergy, context: &EnergyContext<'_>) -> DomainEnergy {
-    let calibration = context.calibrations.iter().find(|c| c.device == measured.domain.id);
+    // A module shares its GPU's UUID, but not its sensor.
+    let own = measured.domain.scope != PowerScope::Module;
+    let calibration = context.calibrations.iter().find(|c| own && c.device == measured.domain.id);
     let idle = context.baseline.and_then(|b| b.devices.iter().find(|d| d.domain == measured.domain));
     let calibrated = |value: f64| value * factor(calibration);
     let energy_j = measured.energy_j.map(calibrated);

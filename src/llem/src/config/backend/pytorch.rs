@@ -72,15 +72,10 @@ pub struct PytorchConfig {
 }
 
 impl PytorchConfig {
-    /// GPUs that the model is spread over; `None` for `device_map: auto`, which takes what there is. `cuda:N` is number N of the run's
-    /// GPUs, so the run needs N + 1 of them.
+    /// GPUs that the model is spread over; `None` for `device_map: auto`, which takes what there is.
     pub(crate) fn gpu_count(&self) -> Option<usize> {
         let sharing = self.tensor_parallel_size.unwrap_or(1) as usize;
-        let index_of = |map: &str| map.strip_prefix("cuda:").and_then(|index| index.parse::<usize>().ok()).unwrap_or(0);
-        match self.device_map.as_deref() {
-            Some("auto") => None,
-            map => Some(map.map_or(1, |map| index_of(map).saturating_add(1)).max(sharing)),
-        }
+        (self.device_map.as_deref() != Some("auto")).then_some(sharing)
     }
 }
 

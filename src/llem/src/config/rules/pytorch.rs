@@ -16,6 +16,11 @@ pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
     section.cache.iter().for_each(|cache| cache_rules(cache, findings));
     section.quantization.iter().for_each(|quantization| quantisation(quantization, findings));
     section.speculative.iter().for_each(|speculative| speculation(speculative, section, findings));
+    if section.device_map.as_deref().is_some_and(|map| map.starts_with("cuda:") && map != "cuda:0") {
+        let message = "the GPUs before it would idle in the run, and their energy would be counted";
+        let finding = Finding::value("/pytorch/device_map", message);
+        findings.push(finding.hint("set `cuda:0` or nothing, and name the GPU under `gpu.devices` in the user config"));
+    }
     if section.device_map.is_some() && section.tensor_parallel_size.is_some_and(|size| size > 1) {
         let message = "cannot be combined with `pytorch.tensor_parallel_size`, which places the layers itself";
         findings.push(Finding::value("/pytorch/device_map", message));

@@ -36,11 +36,18 @@ fn interpreters(config: &UserConfig, findings: &mut Vec<Finding>) {
 }
 
 fn gpus(config: &UserConfig, findings: &mut Vec<Finding>) {
+    let mut seen = HashSet::new();
     for (index, device) in config.gpu.devices.iter().enumerate() {
-        if !(device.starts_with("GPU-") || device.starts_with("MIG-")) {
-            let finding = Finding::value(format!("/gpu/devices/{index}"), format!("`{}` is not a UUID", key(device)));
+        let pointer = format!("/gpu/devices/{index}");
+        if device.starts_with("MIG-") {
+            let finding = Finding::value(pointer, format!("`{}` is a part of a GPU", key(device)));
             findings
-                .push(finding.hint("indices change between boots; `nvidia-smi -L` prints UUIDs (`GPU-…`, `MIG-…`)"));
+                .push(finding.hint("power is that of the whole GPU; name that, and set `measurement.allow_mig: true`"));
+        } else if !device.starts_with("GPU-") {
+            let finding = Finding::value(pointer, format!("`{}` is not a UUID", key(device)));
+            findings.push(finding.hint("indices change between boots; `nvidia-smi -L` prints UUIDs (`GPU-…`)"));
+        } else if !seen.insert(device) {
+            findings.push(Finding::value(pointer, format!("`{}` is named twice", key(device))));
         }
     }
     if config.gpu.access == GpuAccess::None && !config.gpu.devices.is_empty() {
