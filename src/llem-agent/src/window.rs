@@ -55,6 +55,9 @@ pub(crate) fn thermal_gate(run: &mut Run, first_pass: u32) -> Result<u32, Fault>
     let limit_s = run.job.measurement.thermal_gate_timeout_s;
     let ended = |outcome| ThermalGateRecord { outcome, passes: 0, seconds: 0.0, unsettled: Vec::new() };
     if limit_s <= 0.0 || look(run).is_none() {
+        if limit_s <= 0.0 && run.sampler.has_sources() {
+            run.warn(Reason::new(ReasonCode::ThermalGateOff, "the thermal gate was switched off"));
+        }
         run.thermal_gate = Some(ended(if limit_s <= 0.0 { GateOutcome::Off } else { GateOutcome::NoSensor }));
         return Ok(first_pass);
     }
@@ -109,6 +112,10 @@ pub(crate) fn run_prefill(run: &mut Run) -> Result<(), Fault> {
         return Ok(());
     };
     run.begin(Phase::Prefill);
+    // The first one meets caches and kernels of another length.
+    let one = Target { passes: 1, seconds: 0.0, record: false, prefill_only: true };
+    run_passes(run, first_pass, one)?;
+    let first_pass = first_pass + 1;
     let (measured, _) = measure(run, first_pass, Target { passes: 1, seconds, record: false, prefill_only: true })?;
     run.end();
     run.prefill = Some(measured);

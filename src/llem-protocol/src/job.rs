@@ -132,7 +132,8 @@ pub struct MeasurementSpec {
     /// After the window, whole passes of the workload with one generated token per request go on for this many seconds, to measure
     /// the energy of prefill alone; 0 skips them, and so does the absence of a power source.
     pub prefill_min_s: f64,
-    /// Power samples per second of the sensors that have no buffer of their own; 0 takes no samples of any sensor, only counters.
+    /// Power samples per second of the sensors that have no buffer of their own; 0 takes none of any sensor, only counters, and
+    /// clocks and temperatures twice a second.
     pub sample_hz: f64,
     /// Whether a GPU in MIG mode is measured, and marked, instead of refused: its power is that of all its instances.
     pub allow_mig: bool,

@@ -94,6 +94,9 @@ reason_codes! {
     /// Clocks or temperatures had not settled when the thermal gate's time was over.
     ThermalGateTimedOut = "thermal_gate_timed_out", Invalid,
         "the window did not begin in a steady state", "raise `measurement.thermal_gate_timeout_seconds` or improve the cooling";
+    /// Nobody looked whether clocks and temperatures had settled.
+    ThermalGateOff = "thermal_gate_off", Note,
+        "the device may not have been in a steady state", "set `measurement.thermal_gate_timeout_seconds` for results that count";
     /// Warm-up had less than the thermal floor of 30 s.
     ThermalFloorShortened = "thermal_floor_shortened", Note,
         "the device may not have been warm", "use another profile than `quick` for results that count";

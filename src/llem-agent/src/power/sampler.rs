@@ -71,7 +71,8 @@ impl Sampler {
         Self { thread: None }
     }
 
-    /// Starts sampling all domains of `sources`; those without a pace of their own `hz` times a second, none at all when that is 0.
+    /// Starts sampling all domains of `sources`; power of those without a pace of their own `hz` times a second, of none at all when that
+    /// is 0; what the devices are doing, always.
     /// Without domains there is no thread.
     pub(crate) fn start(sources: Vec<Box<dyn PowerSource>>, hz: f64) -> Self {
         if sources.iter().all(|source| source.domains().is_empty()) {
@@ -164,7 +165,7 @@ impl Sampling {
                 recording.domains.push(DomainRecording::new(covers, source.curve_kind(domain), period_s));
             }
         }
-        Self { sources, places, states: asked.map(|_| pace(STATE_PERIOD)), last_edge_ns: 0, recording }
+        Self { sources, places, states: Some(pace(STATE_PERIOD)), last_edge_ns: 0, recording }
     }
 
     fn run(mut self, commands: &Receiver<Command>) -> Recording {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use llem_protocol::{EnergySplit, PowerDomain, Reason, ReasonCode, RequestRecord};
+use llem_protocol::{CurveKind, EnergySplit, PowerDomain, Reason, ReasonCode, RequestRecord};
 
 use super::curve::{Curve, RECTANGULAR};
 use super::energy::Work;
@@ -69,7 +69,9 @@ fn unresolved(curve: &Curve, batches: &[Batch], id: &str) -> Option<Reason> {
         mean_s * 1e3,
         curve.step_s() * 1e3
     );
-    (mean_s < needed_s).then(|| Reason::new(ReasonCode::SplitNotResolved, happened))
+    // A mean over a second shows no prefill, however often it is read.
+    let smears = curve.kind() == CurveKind::MovingAverage;
+    (smears || mean_s < needed_s).then(|| Reason::new(ReasonCode::SplitNotResolved, happened))
 }
 
 fn prefill_s(batches: &[Batch]) -> f64 {

@@ -47,6 +47,7 @@ fn short_cuts_are_said() {
     assert_eq!(severity(ReasonCode::WindowTooShort), Some(Severity::Invalid));
     assert_eq!(severity(ReasonCode::ThermalFloorShortened), Some(Severity::Note));
     assert_eq!(severity(ReasonCode::WarmupShortened), Some(Severity::Note));
+    assert_eq!(severity(ReasonCode::ThermalGateOff), Some(Severity::Note));
     assert_eq!(seen.report.thermal_gate.as_ref().unwrap().outcome, GateOutcome::Off);
 }
 
