@@ -38,8 +38,7 @@ struct Stretch<'a> {
 fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work: Option<Work>) -> DeviceEnergy {
     let curve = record.curve();
     let (from_ns, to_ns) = (first.t_ns, last.t_ns);
-    let stretch =
-        Stretch { curve: &curve, first, last, work: work.unwrap_or(Work { start_ns: from_ns, end_ns: to_ns }) };
+    let stretch = Stretch { curve, first, last, work: work.unwrap_or(Work { start_ns: from_ns, end_ns: to_ns }) };
     let inside = curve.inside(from_ns, to_ns);
     // A curve that ends in the work tells nothing of the rest of it.
     let reaches = work.is_none_or(|w| record.silent_s(w.start_ns, w.end_ns) <= curve.longest_step_s());

@@ -1,5 +1,7 @@
 //! Everything that was read in a run.
 
+use std::cell::OnceCell;
+
 use llem_protocol::{CurveKind, PowerDomain, PowerSample, PowerScope};
 
 use super::curve::{Curve, Point};
@@ -30,6 +32,8 @@ pub(crate) struct DomainRecording {
     /// When the counter was found set back while power was read.
     pub(crate) resets: Vec<u64>,
     pub(crate) states: Vec<StateSample>,
+    /// The points' curve, made when it is first asked for, after sampling: every phase and every check reads it.
+    pub(super) curve: OnceCell<Curve>,
 }
 
 /// Everything that was sampled in a run.
@@ -41,7 +45,16 @@ pub(crate) struct Recording {
 impl DomainRecording {
     pub(crate) fn new(domain: PowerDomain, kind: CurveKind, counter_period_s: f64) -> Self {
         let points = Vec::with_capacity(ROOM);
-        Self { domain, kind, counter_period_s, points, failures: Vec::new(), resets: Vec::new(), states: Vec::new() }
+        Self {
+            domain,
+            kind,
+            counter_period_s,
+            points,
+            failures: Vec::new(),
+            resets: Vec::new(),
+            states: Vec::new(),
+            curve: OnceCell::new(),
+        }
     }
 
     /// Asks for the points since the last time. A failed reading is no point: it is not 0 W.
@@ -61,8 +74,8 @@ impl DomainRecording {
         }
     }
 
-    pub(crate) fn curve(&self) -> Curve {
-        Curve::new(self.kind, &self.points)
+    pub(crate) fn curve(&self) -> &Curve {
+        self.curve.get_or_init(|| Curve::new(self.kind, &self.points))
     }
 
     /// Seconds without a point up to a moment, counted from `since_ns` at the earliest.

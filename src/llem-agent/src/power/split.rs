@@ -39,9 +39,9 @@ pub(crate) fn split_by_stamps(
         if record.points.len() < 2 {
             continue;
         }
-        match unresolved(&curve, &batches, &record.domain.id) {
+        match unresolved(curve, &batches, &record.domain.id) {
             Some(reason) => reasons.push(reason),
-            None => splits.extend(device_split(&record.domain, &curve, &batches, work, energy_j)),
+            None => splits.extend(device_split(&record.domain, curve, &batches, work, energy_j)),
         }
     }
     (splits, reasons)
