@@ -3,17 +3,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
-use std::os::unix::fs::PermissionsExt;
+mod scripted_agent;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use llem::result::{FlopsReference, ParametersSource, RunResult, RunStatus, StudyResult, StudyStatus};
-use llem_protocol::{FailureClass, PROTOCOL_VERSION, Phase, REPORT_SCHEMA_VERSION, ReasonCode};
+use llem_protocol::{FailureClass, Phase, REPORT_SCHEMA_VERSION, ReasonCode};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use scripted_agent::place_llem;
 
 const S: u64 = 1_000_000_000;
 
@@ -44,12 +47,7 @@ impl Bench {
     fn new() -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let path = |name: &str| directory.path().join(name);
-        fs_err::hard_link(env!("CARGO_BIN_EXE_llem"), path("llem")).unwrap();
-        for (name, content) in [("llem-agent", AGENT), ("llem-candle", "")] {
-            fs_err::write(path(name), content).unwrap();
-            fs_err::set_permissions(path(name), PermissionsExt::from_mode(0o755)).unwrap();
-        }
-        fs_err::write(path("protocol"), PROTOCOL_VERSION.to_string()).unwrap();
+        place_llem(directory.path(), AGENT);
         let requests = (0..2).fold(String::new(), |lines, index| format!("{lines}{}\n", request(index)));
         fs_err::write(path("requests.jsonl"), requests).unwrap();
         let model = json!({"layers": 1, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 512});

@@ -3,16 +3,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
-use std::os::unix::fs::PermissionsExt;
+mod scripted_agent;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fake_nvml::{Device, Pid, Process, Script, monotonic_ns};
 use llem::result::RunResult;
-use llem_protocol::{PROTOCOL_VERSION, REPORT_SCHEMA_VERSION, ReasonCode, Severity};
+use llem_protocol::{REPORT_SCHEMA_VERSION, ReasonCode, Severity};
 use serde_json::json;
 use tempfile::TempDir;
+
+use scripted_agent::place_llem;
 
 /// Longer than two looks take.
 const LOOKS: Duration = Duration::from_millis(700);
@@ -49,12 +52,7 @@ impl Study {
     fn start() -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let path = |name: &str| directory.path().join(name);
-        fs_err::hard_link(env!("CARGO_BIN_EXE_llem"), path("llem")).unwrap();
-        for (name, content) in [("llem-agent", AGENT), ("llem-candle", "")] {
-            fs_err::write(path(name), content).unwrap();
-            fs_err::set_permissions(path(name), PermissionsExt::from_mode(0o755)).unwrap();
-        }
-        fs_err::write(path("protocol"), PROTOCOL_VERSION.to_string()).unwrap();
+        place_llem(directory.path(), AGENT);
         let model = json!({"layers": 1, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 512});
         let study = json!({
             "name": "gpus", "model": {"synthetic": model}, "backend": "pytorch",
