@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use llem::config::{
-    Backend, ConfigError, ExperimentConfig, Profile, StudyConfig, UserConfig, starter, study_schema, user_schema,
+    Backend, ConfigError, Experiment, ExperimentConfig, Profile, StudyConfig, UserConfig, starter, study_schema,
+    user_schema,
 };
 use llem::plan::order::order;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const BASE: &str = "model: synthetic\nbackend: candle\n";
 
@@ -44,6 +45,14 @@ fn the_quickstart_has_two_labelled_experiments() {
 }
 
 #[test]
+fn the_example_of_vllm_asks_for_the_processor() {
+    let study = resolve(include_str!("../examples/vllm.yaml"));
+    let vllm: Vec<_> = study.experiments.iter().filter(|one| one.config.backend == Backend::Vllm).collect();
+    assert_eq!((study.experiments.len(), vllm.len()), (4, 2));
+    assert!(vllm.iter().all(|one| one.config.on_processor() && one.config.gpu_count() == Some(0)));
+}
+
+#[test]
 fn the_grammar_example_validates_with_every_backend() {
     let study = resolve(include_str!("../examples/sweep.yaml"));
     let count = |backend| study.experiments.iter().filter(|one| one.config.backend == backend).count();
@@ -55,6 +64,40 @@ fn the_grammar_example_validates_with_every_backend() {
     assert_eq!(count(Backend::Vllm), 2 * 3 * 2 + 1);
     assert_eq!(count(Backend::Tensorrt), 3 * 2);
     assert!(study.merged.is_empty());
+}
+
+#[test]
+fn the_example_of_tensorrt_validates_on_both_paths() {
+    let study = resolve(include_str!("../examples/tensorrt.yaml"));
+    let compiled = |one: &&Experiment| one.config.engine_options()["engine"] == "tensorrt";
+    assert_eq!((study.experiments.len(), study.experiments.iter().filter(compiled).count()), (4, 2));
+}
+
+/// Limit, way round it, and where to point the config.
+#[test]
+fn weights_that_tensorrt_does_not_read_are_refused_with_their_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = |quantization: Value| {
+        json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512, "hidden_size": 64,
+            "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "quantization_config": quantization})
+    };
+    let file = directory.path().join("study.yaml");
+    fs_err::create_dir(directory.path().join("model")).unwrap();
+    fs_err::write(&file, "model: ./model\nbackend: tensorrt\n").unwrap();
+    let read = |quantization: Value| {
+        fs_err::write(directory.path().join("model/config.json"), config(quantization).to_string()).unwrap();
+        StudyConfig::from_file(&file, &[], Profile::Standard)
+    };
+    for method in ["bitsandbytes", "awq", "gptq"] {
+        let problems = read(json!({"quant_method": method})).unwrap_err().problems;
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert_eq!((problem.path.as_str(), problem.location.as_ref().unwrap().line), ("model", 1));
+        assert!(problem.message.contains(&format!("is quantised by `{method}`")), "{problem}");
+        let hint = problem.hint.as_deref().unwrap();
+        assert!(hint.contains("NVIDIA ModelOpt") && hint.contains("`model: ./quantised`"), "{hint}");
+    }
+    assert!(read(json!({"quant_method": "fp8"})).is_ok());
 }
 
 #[test]

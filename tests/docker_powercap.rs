@@ -51,6 +51,8 @@ fn spec(directory: &Path) -> RunSpec {
             output_dir: path("out"),
             workload: path("workload"),
             model_dir: Some(path("model")),
+            adapter_dir: None,
+            draft_dir: None,
             agent: path("agent"),
             driver: DriverFiles::Program(path("candle")),
         },
@@ -59,6 +61,7 @@ fn spec(directory: &Path) -> RunSpec {
         env: BTreeMap::new(),
         limits: Limits { memory_bytes: None, shm_bytes: 1 << 20, pids: 64 },
         network: false,
+        facts: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use llem_protocol::{FailureClass, Phase};
 use serde_json::json;
@@ -9,7 +10,7 @@ use serde_json::json;
 use crate::support::{Bench, docker};
 
 /// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
-const IMAGE: &str = "llem-tests/pytorch-cpu:1";
+const IMAGE: &str = "llem-tests/pytorch-cpu:2";
 
 /// A study of PyTorch on the processor; `None`, with a line that says so, where there is no engine or image.
 fn study(name: &str) -> Option<Bench> {
@@ -49,14 +50,103 @@ fn a_study_of_pytorch_is_measured_in_the_users_image() {
     assert_eq!(result.container.unwrap().image, IMAGE);
 }
 
+/// A model directory that can be damaged, beside the study.
+fn model(bench: &Bench) -> PathBuf {
+    let spec = llem_model::SyntheticSpec {
+        layers: 1,
+        hidden: 64,
+        intermediate: 96,
+        heads: 4,
+        kv_heads: 2,
+        vocab: 512,
+        ..llem_model::SyntheticSpec::default()
+    };
+    llem_model::ensure(&spec, &bench.path("models")).unwrap().dir
+}
+
+/// Each with the real engine: what it says differs from version to version, the class must not.
+#[test]
+fn failures_of_the_engine_have_their_class_and_advice() {
+    type Change = fn(&mut Bench, &Path);
+    let cases: [(&str, Change, FailureClass); 5] = [
+        (
+            "weights-missing",
+            |_, model| fs_err::remove_file(model.join("model.safetensors")).unwrap(),
+            FailureClass::ModelMissing,
+        ),
+        (
+            "weights-cut",
+            |_, model| {
+                let path = model.join("model.safetensors");
+                let content = fs_err::read(&path).unwrap();
+                fs_err::write(&path, &content[..content.len() / 2]).unwrap();
+            },
+            FailureClass::ModelMissing,
+        ),
+        (
+            "attention",
+            |bench, _| {
+                bench.study["dtype"] = json!("bfloat16");
+                bench.study["pytorch"]["attn"] = json!({"implementation": "flash_attention_2"});
+            },
+            FailureClass::Unsupported,
+        ),
+        (
+            "argument",
+            |bench, _| bench.study["pytorch"]["extra"] = json!({"no_such_argument": 1}),
+            FailureClass::InvalidConfig,
+        ),
+        (
+            "no-gpu",
+            |bench, _| _ = bench.study["pytorch"].as_object_mut().unwrap().remove("device_map"),
+            FailureClass::NoGpu,
+        ),
+    ];
+    for (name, change, class) in cases {
+        let Some(mut bench) = study(&format!("pytorch-{name}")) else { return };
+        bench.user = json!({"images": {"pytorch": IMAGE}});
+        let model = model(&bench);
+        bench.study["model"] = json!(model);
+        change(&mut bench, &model);
+        let finished = bench.run(&["--runner", "docker"]);
+        finished.fails_with(class, Phase::Load);
+        finished.says(&[class.advice()]);
+    }
+}
+
+/// Directories beside the model reach the engine: an adapter that PEFT cannot read, and a model that drafts.
+#[test]
+fn an_adapter_and_an_assistant_are_brought_to_the_engine() {
+    let Some(mut bench) = study("pytorch-companions") else { return };
+    bench.user = json!({"images": {"pytorch": IMAGE}});
+    let model = model(&bench);
+    bench.study["model"] = json!(model);
+    bench.study["pytorch"]["batch_size"] = json!(1);
+    bench.study["pytorch"]["speculative"] = json!({"assistant_model": model, "num_assistant_tokens": 2});
+    let finished = bench.run(&["--runner", "docker"]);
+    finished.exits(0);
+    let settings = finished.results().remove(0).engine.unwrap().settings;
+    assert_eq!(settings["speculative"]["assistant_model"], json!("/llem/draft"));
+
+    bench.study["lora"] = json!({"adapter": "./adapter"});
+    bench.run(&["--runner", "docker"]).exits(2).says(&["no such directory, or no adapter_config.json in it"]);
+    let adapter = bench.path("adapter");
+    fs_err::create_dir(&adapter).unwrap();
+    let config = json!({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]});
+    fs_err::write(adapter.join("adapter_config.json"), config.to_string()).unwrap();
+    // No tensors: PEFT would go on with an adapter that does nothing.
+    fs_err::write(adapter.join("adapter_model.safetensors"), [&2_u64.to_le_bytes()[..], b"{}"].concat()).unwrap();
+    bench.output = bench.path("second");
+    let failure = bench.run(&["--runner", "docker"]).fails_with(FailureClass::InvalidConfig, Phase::Load);
+    assert!(failure.message.contains("the LoRA adapter does not fit the model: it has no weights for"), "{failure}");
+}
+
 #[test]
 fn an_image_without_the_named_interpreter_says_what_was_tried() {
     let Some(mut bench) = study("pytorch-interpreter") else { return };
     bench.user = json!({"images": {"pytorch": IMAGE}, "python": {"pytorch": "/opt/torch/bin/python3"}});
     let finished = bench.run(&["--runner", "docker"]);
-    let failure = finished.fails_with(FailureClass::DriverMissing, Phase::Import);
-    assert!(failure.message.contains("`/opt/torch/bin/python3`"), "{failure}");
-    finished.says(&["`python` in the user config"]);
+    finished.exits(2).says(&["no Python answers in", "`/opt/torch/bin/python3`", "in the user config"]);
 }
 
 #[test]

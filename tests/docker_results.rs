@@ -36,7 +36,7 @@ fn rows(path: &Path) -> usize {
 }
 
 /// Generated ids of every request of the window's first pass, in the order of the workload.
-fn output_ids(directory: &Path) -> Vec<(u64, Vec<u32>)> {
+pub(crate) fn output_ids(directory: &Path) -> Vec<(u64, Vec<u32>)> {
     let mut ids = Vec::new();
     for batch in table(&directory.join("requests.parquet")) {
         let passes = batch["pass"].as_primitive::<UInt32Type>();
@@ -51,7 +51,7 @@ fn output_ids(directory: &Path) -> Vec<(u64, Vec<u32>)> {
     ids
 }
 
-fn run_dirs(finished: &Finished) -> Vec<(RunResult, std::path::PathBuf)> {
+pub(crate) fn run_dirs(finished: &Finished) -> Vec<(RunResult, std::path::PathBuf)> {
     let runs = finished.study_dir().join("runs");
     finished.results().into_iter().map(|result| (result.clone(), runs.join(result.run_id))).collect()
 }

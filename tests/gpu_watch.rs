@@ -147,7 +147,8 @@ fn watching_program() {
     let watched = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(watch.finish());
     let asked: Question = serde_json::from_str(&question).unwrap();
     let owner = asked.container.map(Owner::Container).or(asked.agent.map(Owner::Agent));
-    let expected = Expected { start_ns: asked.start_ns, end_ns: asked.end_ns, parameters: Some(1_000_000_000) };
+    let (start_ns, end_ns) = (asked.start_ns, asked.end_ns);
+    let expected = Expected { start_ns, end_ns, baseline: None, prefill: None, parameters: Some(1_000_000_000) };
     let verdict = watched.judge(owner.as_ref(), Some(expected));
     let answer = Answer { reasons: verdict.reasons, processes: verdict.processes, gpus: watched.gpus, cpu_share };
     replace(&directory.join("answer"), &serde_json::to_string(&answer).unwrap());
@@ -200,7 +201,7 @@ fn what_is_on_the_gpus_of_a_run_is_told_apart() {
     let answer = scene.judge(Owner::Agent(agent));
     let expected = [
         (ReasonCode::ForeignProcess, Severity::Invalid),
-        (ReasonCode::ForeignProcess, Severity::Note),
+        (ReasonCode::ForeignProcessOutside, Severity::Note),
         (ReasonCode::WrongDevice, Severity::Invalid),
     ];
     assert_eq!(codes(&answer), expected, "{:#?}", answer.reasons);

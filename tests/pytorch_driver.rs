@@ -8,5 +8,7 @@
 mod generation;
 #[path = "pytorch/harness.rs"]
 mod harness;
+#[path = "pytorch/options.rs"]
+mod options;
 #[path = "pytorch/refusals.rs"]
 mod refusals;

@@ -18,12 +18,15 @@ fn blocks_of(file: &str, language: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_study_of_the_readme_resolves() {
+fn the_studies_of_the_readme_resolve() {
     let studies: Vec<_> = blocks("yaml").into_iter().filter(|block| block.contains("backend:")).collect();
-    assert_eq!(studies.len(), 1);
-    let study = StudyConfig::from_text(Path::new("README.md"), &studies[0], &[], Profile::Standard).unwrap();
-    // Four batch sizes by four lengths, one combination excluded.
-    assert_eq!(study.experiments.len(), 15);
+    // Four batch sizes by four lengths, one combination excluded; two images by three sizes.
+    let experiments: Vec<usize> = studies.iter().map(|text| resolved(text).experiments.len()).collect();
+    assert_eq!(experiments, [15, 6]);
+}
+
+fn resolved(text: &str) -> StudyConfig {
+    StudyConfig::from_text(Path::new("README.md"), text, &[], Profile::Standard).unwrap()
 }
 
 #[test]

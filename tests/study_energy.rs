@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use llem::result::{FlopsReference, ParametersSource, RunResult, RunStatus, StudyResult, StudyStatus};
-use llem_protocol::{FailureClass, Phase, REPORT_SCHEMA_VERSION, ReasonCode};
+use llem_protocol::{FailureClass, Phase, REPORT_SCHEMA_VERSION, ReasonCode, Severity};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -249,4 +249,100 @@ fn a_strict_study_fails_by_a_run_that_is_not_valid_and_keeps_its_figures() {
         }
         fs_err::remove_dir_all(bench.path("results")).unwrap();
     }
+}
+
+/// The agent stands beside the engine and may be wrong with it: the host holds the records against the workload once more.
+#[test]
+fn records_of_other_work_fail_the_run_with_request_and_both_numbers() {
+    let bench = Bench::new();
+    let mut short = request(1);
+    for list in ["token_ns", "output_ids"] {
+        short[list].as_array_mut().unwrap().pop();
+    }
+    fs_err::write(bench.path("requests.jsonl"), format!("{}\n{short}\n", request(0))).unwrap();
+    for cycle in ["c1", "c2"] {
+        let path = bench.path(&format!("report-{cycle}.json"));
+        let report = fs_err::read_to_string(&path).unwrap().replacen("\"output_tokens\":10", "\"output_tokens\":9", 1);
+        fs_err::write(path, report).unwrap();
+    }
+    let output = bench.run(&[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let result = bench.first();
+    assert_eq!((result.status, result.metrics), (RunStatus::Failed, None));
+    let failure = result.failure.unwrap();
+    assert_eq!((failure.class, failure.phase), (FailureClass::WrongWork, Phase::Collect));
+    assert_eq!(failure.message, "request 1 in pass 3: 4 generated tokens, asked exactly 5");
+}
+
+#[test]
+fn a_reason_is_as_severe_as_its_code_whatever_the_container_says() {
+    let bench = Bench::new();
+    bench.report(1, 900.0, &json!([{"code": "throttled", "severity": "note", "message": "it was nothing"}]));
+    bench.report(2, 900.0, &json!([{"code": "host_busy", "severity": "invalid", "message": "a little"}]));
+    assert!(bench.run(&[]).status.success());
+    let runs = bench.study().experiments[0].runs.clone();
+    let of = |run: usize, code| runs[run].reasons.iter().find(|reason| reason.code == code).unwrap().severity;
+    assert_eq!((runs[0].valid, of(0, ReasonCode::Throttled)), (false, Severity::Invalid));
+    assert_eq!((runs[1].valid, of(1, ReasonCode::HostBusy)), (true, Severity::Note));
+}
+
+/// The failure of the first run, whose report was changed.
+fn refused(change: impl Fn(&mut Value)) -> String {
+    let bench = Bench::new();
+    let mut changed = report(900.0, &json!([]));
+    change(&mut changed);
+    fs_err::write(bench.path("report-c1.json"), changed.to_string()).unwrap();
+    assert_eq!(bench.run(&[]).status.code(), Some(1));
+    let result = bench.first();
+    assert_eq!((result.status, result.metrics), (RunStatus::Failed, None));
+    let failure = result.failure.unwrap();
+    assert_eq!(failure.class, FailureClass::Protocol);
+    failure.message
+}
+
+#[test]
+fn a_report_with_an_unknown_reason_or_impossible_numbers_is_refused() {
+    let unknown = json!([{"code": "all_is_well", "severity": "note", "message": "trust me"}]);
+    assert!(refused(|report| report["reasons"] = unknown.clone()).contains("all_is_well"));
+    let device = "/phases/0/energy/devices/0";
+    let message = refused(|report| *report.pointer_mut(&format!("{device}/edge_u_j")).unwrap() = json!(-3.0));
+    assert!(message.contains("rapl:package-0"), "{message}");
+    let message = refused(|report| *report.pointer_mut("/window/energy/devices/1/lead_j").unwrap() = json!(1e300));
+    assert!(message.contains("rapl:dram-0"), "{message}");
+    let message = refused(|report| report["phases"][0]["end_ns"] = json!(1));
+    assert!(message.contains("`load`"), "{message}");
+}
+
+#[test]
+fn a_calibration_that_no_sensor_has_is_told_once_and_in_every_result() {
+    let mut bench = Bench::new();
+    let calibration = |device: &str| json!({"device": device, "factor": 1.1, "relative_uncertainty": 0.01, "date": "2026-11-22", "method": "wall meter"});
+    bench.user = json!({"calibration": [calibration("package-0"), calibration("package-1")]});
+    let output = bench.run(&[]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.matches("package-1").count(), 1, "{stderr}");
+    assert!(stderr.contains("package-0, dram-0"), "{stderr}");
+    for run in &bench.study().experiments[0].runs {
+        let told = run.reasons.iter().find(|reason| reason.code == ReasonCode::CalibrationUnmatched).unwrap();
+        assert!(run.valid && told.severity == Severity::Note && !told.message.contains("of package-0"), "{told}");
+    }
+    bench.user = json!({"calibration": [calibration("package-0")]});
+    fs_err::remove_dir_all(bench.path("results")).unwrap();
+    bench.run(&[]);
+    assert!(bench.first().reasons.iter().all(|reason| reason.code != ReasonCode::CalibrationUnmatched));
+}
+
+#[test]
+fn compiling_is_a_phase_of_the_result() {
+    let bench = Bench::new();
+    let mut with = report(900.0, &json!([]));
+    let stretch = |start: f64, end: f64| json!({"start_ns": (start * 1e9) as u64, "end_ns": (end * 1e9) as u64});
+    with["phases"][0]["stretches"] = json!([stretch(1.0, 1.5), stretch(2.0, 3.0)]);
+    let compile = json!({"phase": "compile", "start_ns": 3 * S / 2, "end_ns": 2 * S, "stretches": [stretch(1.5, 2.0)],
+        "energy": energy(20.0)});
+    with["phases"].as_array_mut().unwrap().push(compile);
+    fs_err::write(bench.path("report-c1.json"), with.to_string()).unwrap();
+    assert!(bench.run(&[]).status.success());
+    let phases: Vec<_> = bench.first().phase_energy.iter().map(|p| (p.phase, p.seconds, p.energy_j)).collect();
+    assert_eq!(phases, [(Phase::Load, Some(1.5), Some(150.0)), (Phase::Compile, Some(0.5), Some(120.0))]);
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use fake_nvml::{Device, Pid, Process, Script, monotonic_ns};
 use llem::result::RunResult;
 use llem_protocol::{REPORT_SCHEMA_VERSION, ReasonCode, Severity};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use scripted_agent::place_llem;
@@ -96,17 +96,24 @@ impl Study {
 
     /// Ends the run, whose window lasted from `start_ns` until now.
     fn finish(&mut self, start_ns: u64) -> RunResult {
-        let end_ns = monotonic_ns();
+        self.finish_with(start_ns, monotonic_ns(), &json!({}))
+    }
+
+    /// Ends the run, whose window lasted from `start_ns` until `end_ns` and whose report has `more`.
+    fn finish_with(&mut self, start_ns: u64, end_ns: u64, more: &Value) -> RunResult {
         std::thread::sleep(LOOKS);
         let clock = json!({"monotonic_ns": 1, "realtime_ns": 2});
-        let report = json!({
+        let mut report = json!({
             "schema_version": REPORT_SCHEMA_VERSION, "run_id": "RUN_ID", "agent_version": "0", "clock_start": clock,
             "clock_end": clock, "environment": {"gpus": []}, "phases": [], "reasons": [], "request_records": 1,
             "power_samples": 0,
-            "window": {"start_ns": start_ns, "end_ns": end_ns, "energy": {"devices": []}, "split": [],
+            "window": {"start_ns": start_ns, "end_ns": end_ns, "energy": {"devices": [gpu_energy(start_ns, end_ns, 1000.0)]}, "split": [],
                 "passes": [{"pass": 3, "start_ns": start_ns, "end_ns": end_ns, "prompt_tokens": 8, "output_tokens": 2}],
                 "agent": {"cpu_s": 0.1, "cpu_share": 0.005, "resident_bytes": 1}},
         });
+        for (field, value) in more.as_object().unwrap() {
+            report[field] = value.clone();
+        }
         let request = json!({"pass": 3, "index": 0, "batch": 0, "prompt_tokens": 8, "submit_ns": start_ns,
             "token_ns": [start_ns + 1, end_ns], "output_ids": [1, 2]});
         fs_err::write(self.path("report.json"), report.to_string()).unwrap();
@@ -123,6 +130,15 @@ impl Drop for Study {
         let _ = self.llem.kill();
         let _ = self.llem.wait();
     }
+}
+
+/// Energy of GPU-0 between two edges.
+fn gpu_energy(start_ns: u64, end_ns: u64, joules: f64) -> Value {
+    let edge = |t_ns: u64| json!({"t_ns": t_ns, "aligned": true, "bracket_ms": 6.0, "counter_j": 5.0});
+    json!({"domain": {"source": "nvml", "id": "GPU-0", "scope": "gpu"}, "start": edge(start_ns), "end": edge(end_ns),
+        "energy_j": joules, "method": "counter", "edge_u_j": 3.0, "sampling_u_j": 0.0, "counter_j": joules,
+        "curve_j": joules, "curve_u_j": 1.0, "curve_kind": "mean", "lead_j": 0.0, "tail_j": 0.0, "mean_w": 500.0,
+        "peak_w": 600.0, "samples": 200})
 }
 
 /// Readers see all of it or nothing.
@@ -187,4 +203,48 @@ fn a_run_alone_is_valid_and_one_that_used_another_gpu_is_not() {
             expected.into_iter().filter(|code| sees_all || *code != ReasonCode::GpuNotUsed).collect();
         assert_eq!((result.valid, against(&result)), (expected.is_empty(), expected), "{:?}", result.reasons);
     }
+}
+
+#[test]
+fn a_stranger_beside_the_window_spoils_what_it_was_there_for_and_nothing_else() {
+    let mut stranger = Command::new("sleep").arg("300").spawn().unwrap();
+    // In the baseline, in the passes of prefill alone, and nowhere.
+    for place in [Some(0), Some(1), None] {
+        let mut study = Study::start();
+        let strangers = |now: usize| if place == Some(now) { vec![stranger.id()] } else { Vec::new() };
+        let baseline_start = monotonic_ns();
+        study.put(0, &strangers(0));
+        let baseline_end = monotonic_ns();
+        study.put(0, &[study.engine]);
+        let start_ns = monotonic_ns();
+        std::thread::sleep(LOOKS);
+        let end_ns = monotonic_ns();
+        // A look counts until the next one.
+        std::thread::sleep(LOOKS);
+        let prefill_start = monotonic_ns();
+        study.put(0, &[vec![study.engine], strangers(1)].concat());
+        let prefill_end = monotonic_ns();
+        let idle = json!({"domain": {"source": "nvml", "id": "GPU-0", "scope": "gpu"}, "mean_w": 70.0, "spread_w": 0.1,
+            "mean_u_w": 0.1});
+        let pass = json!({"pass": 4, "start_ns": prefill_start, "end_ns": prefill_end, "prompt_tokens": 8,
+            "output_tokens": 1});
+        let more = json!({
+            "baseline": {"start_ns": baseline_start, "end_ns": baseline_end, "devices": [idle]},
+            "prefill": {"start_ns": prefill_start, "end_ns": prefill_end, "passes": [pass],
+                "energy": {"devices": [gpu_energy(prefill_start, prefill_end, 100.0)]}},
+        });
+        let result = study.finish_with(start_ns, end_ns, &more);
+        assert!(result.valid, "{:?}", result.reasons);
+        let energy = result.metrics.unwrap().energy;
+        assert_eq!((energy.energy_j, energy.energy_per_output_token_j), (Some(1000.0), Some(500.0)));
+        let net = [energy.energy_net_j, energy.energy_net_per_output_token_j, energy.baseline_power_w];
+        assert!(net.iter().all(|figure| figure.is_some() == (place != Some(0))), "{place:?}: {net:?}");
+        assert_eq!(energy.split_by_prefill_pass.is_some(), place != Some(1), "{place:?}: {:?}", result.reasons);
+        let told = |code| result.reasons.iter().any(|reason| reason.code == code);
+        assert_eq!(told(ReasonCode::BaselineDisturbed), place == Some(0), "{:?}", result.reasons);
+        assert_eq!(told(ReasonCode::PrefillDisturbed), place == Some(1), "{:?}", result.reasons);
+        assert!(result.baseline.is_some() && result.prefill.is_some(), "what was measured stays in the record");
+    }
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
 }

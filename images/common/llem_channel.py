@@ -1,8 +1,10 @@
-"""What llem's Python drivers share: the line to the agent, the workload, packages, errors. Standard library only, Python 3.10 or later.
+"""What llem's Python drivers share: the line to the agent, what its requests hold, packages, errors. Standard library only, Python 3.10
+or later.
 
 The agent speaks JSON lines: requests on stdin, messages on the stdout that the driver was started with.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -69,19 +71,24 @@ class Channel:
 
     def send_error(self, error):
         """Sends the last message of a driver that gives up."""
-        causes = [_text(cause) for cause in _causes(error)]
-        failure_class = getattr(error, "failure_class", None)
-        self.send("error", **{"class": failure_class}, kind=_kind(error), text=_text(error), causes=causes)
+        self.send("error", **error_fields(error))
+
+
+def error_fields(error):
+    """What the protocol says of an error."""
+    causes = [_text(cause) for cause in _causes(error)]
+    failure_class = getattr(error, "failure_class", None)
+    return {"class": failure_class, "kind": _kind(error), "text": _text(error), "causes": causes}
 
 
 def serve(start):
     """Speaks the driver protocol with the engine that `start()` imports and returns, and never returns itself.
 
     The engine has `hello()`, `load(spec, requests, ignore_eos)`, `run_pass(pass_number, record, prefill_only)`, `records()` and
-    `peak_memory_bytes()`; the first three return the fields of their message. The process ends without the interpreter's own
-    clearing up, which can hang once a graphics processor was in use."""
+    `peak_memory_bytes()`; the first three return the fields of their message. An engine with `close()` is closed at the end. The process
+    ends without the interpreter's own clearing up, which can hang once a graphics processor was in use."""
     channel = Channel.over_stdio()
-    status = 1
+    engine, status = None, 1
     try:
         engine = start()
         channel.send("hello", protocol_version=PROTOCOL_VERSION, packages=packages(), **engine.hello())
@@ -91,6 +98,9 @@ def serve(start):
         traceback.print_exc()
         channel.send_error(error)
     finally:
+        if hasattr(engine, "close"):
+            with contextlib.suppress(Exception):
+                engine.close()
         sys.stderr.flush()
         os._exit(status)
 
@@ -153,6 +163,27 @@ def _request(line, number, path):
     if not is_whole:
         raise DriverError("workload_corrupt", f"{path}, line {number}: not a request of that place with a prompt and an output")
     return request
+
+
+def model_directory(model, driver):
+    """The directory of a `load` request's model, which drivers do not look up anywhere else."""
+    if "directory" not in model:
+        raise DriverError("model_missing", f"the {driver} driver reads local directories, not the hub; name the model's directory")
+    return existing_directory("model", model["directory"])
+
+
+def existing_directory(what, directory):
+    """The directory, if it is one."""
+    if not directory or not os.path.isdir(directory):
+        raise DriverError("model_missing", f"the {what} directory {directory} does not exist")
+    return directory
+
+
+def seed(text):
+    """The number of a `load` request's `random_seed`."""
+    if text.isascii() and text.isdigit() and int(text) < 1 << 64:
+        return int(text)
+    raise DriverError("invalid_config", f"`random_seed` is `{text}`; it must be a whole number below 2^64")
 
 
 def packages():

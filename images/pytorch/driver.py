@@ -2,6 +2,7 @@
 
 import os
 
+import llem_caches
 import llem_channel
 
 
@@ -10,6 +11,7 @@ def start():
     # Everything is on this machine already; a look at the hub would only cost time.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    llem_caches.set_caches()
     try:
         import llem_pytorch
     except ImportError as error:

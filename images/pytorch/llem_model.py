@@ -1,14 +1,13 @@
 """A causal language model of transformers on its devices, and the proof that it is there."""
 
-import ctypes
-import importlib.util
 import itertools
 import os
 import random
 
 import torch
 import transformers
-from llem_channel import DriverError, processor
+from llem_channel import DriverError
+import llem_quantization
 
 
 def choose_device(asked):
@@ -41,25 +40,63 @@ def apply_switches(settings):
         torch.use_deterministic_algorithms(settings.deterministic_algorithms)
 
 
+def switches():
+    """The switches of the process that are in effect, for the result."""
+    return {
+        "num_threads": torch.get_num_threads(),
+        "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cublas_workspace_config": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
 def load(settings, device_map):
+    """The experiment's model."""
     random.seed(settings.seed)
     torch.manual_seed(settings.seed)
-    has_accelerate = importlib.util.find_spec("accelerate") is not None
-    if device_map == "auto" and not has_accelerate:
-        raise DriverError("engine_missing", "`pytorch.device_map: auto` needs the package `accelerate`, which the engine has not")
-    arguments = {"dtype": settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype), **settings.extra}
+    arguments = {**settings.load, **settings.extra}
+    if settings.load.get("use_kernels") and not llem_quantization.is_installed("kernels"):
+        raise DriverError("engine_missing", "`pytorch.use_kernels` needs the package `kernels`, which the engine has not")
     if settings.attention is not None:
         arguments["attn_implementation"] = settings.attention
-    if device_map != "cpu" and has_accelerate:
+    quantization = llem_quantization.configuration(settings.quantization, settings.model)
+    if quantization is not None:
+        arguments["quantization_config"] = quantization
+    model = load_plain(settings, settings.model, device_map, **arguments)
+    _check_switches(model, settings.load)
+    return model
+
+
+def load_plain(settings, directory, device_map, **arguments):
+    """A model with all its weights on its device."""
+    has_accelerate = llem_quantization.is_installed("accelerate")
+    if device_map == "auto" and not has_accelerate:
+        raise DriverError("engine_missing", "`pytorch.device_map: auto` needs the package `accelerate`, which the engine has not")
+    arguments = {"dtype": settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype), **arguments}
+    # What is quantised while it is loaded cannot be moved afterwards.
+    if has_accelerate and (device_map != "cpu" or settings.quantization is not None):
         arguments["device_map"] = device_map
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
-        settings.model, local_files_only=True, output_loading_info=True, **arguments
+        directory, local_files_only=True, output_loading_info=True, **arguments
     )
     # transformers would go on with random numbers in place of what is missing.
     for key in ("missing_keys", "mismatched_keys"):
         if wrong := sorted(map(str, info[key])):
             raise DriverError("model_missing", f"the model's weights are damaged: {key}: {', '.join(wrong[:8])} ({len(wrong)} in all)")
     return model.eval() if "device_map" in arguments else model.eval().to(device_map)
+
+
+def _check_switches(model, load):
+    """Settings that transformers takes and does not follow with every model."""
+    experts = load.get("experts_implementation")
+    if experts is not None and not getattr(model, "_can_set_experts_implementation", lambda: False)():
+        text = f"`pytorch.experts_implementation: {experts}` has no effect: the model has no experts that transformers can switch"
+        raise DriverError("invalid_config", f"{text}; remove it")
+    if load.get("use_kernels") and not getattr(model, "use_kernels", False):
+        raise DriverError("unsupported", "transformers did not put kernels of the hub into this model; remove `pytorch.use_kernels`")
 
 
 def devices(model, device_map):
@@ -76,28 +113,12 @@ def devices(model, device_map):
     return [torch.device(place) for place in sorted(places)]
 
 
-def describe(device):
-    """A device of the protocol."""
-    if device.type == "cpu":
-        return processor()
-    properties = torch.cuda.get_device_properties(device)
-    uuid = getattr(properties, "uuid", None) or _uuid_by_driver(device.index)
-    return {"kind": "gpu", "uuid": uuid and f"GPU-{str(uuid).removeprefix('GPU-')}", "name": properties.name}
-
-
-def _uuid_by_driver(index):
-    """For a PyTorch that does not tell: CUDA's driver counts the processors as PyTorch does."""
-    driver, device, raw = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), (ctypes.c_ubyte * 16)()
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index) or driver.cuDeviceGetUuid(raw, device):
-        return None
-    text = bytes(raw).hex()
-    return "-".join([text[:8], text[8:12], text[12:16], text[16:20], text[20:]])
-
-
 def dtype(model, asked):
-    """The data type that most of the model has."""
+    """The data type that most of the model has; where weights are packed, that of the others."""
     numbers = {}
     for parameter in model.parameters():
+        if not parameter.is_floating_point() or "float8" in str(parameter.dtype):
+            continue
         name = str(parameter.dtype).removeprefix("torch.")
         numbers[name] = numbers.get(name, 0) + parameter.numel()
     found = max(numbers, key=numbers.get)

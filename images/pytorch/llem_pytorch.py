@@ -4,54 +4,26 @@ Fits transformers 4.57 and 5. Batches are left-padded to their longest prompt; t
 before is done. A request that is shorter than its batch is computed further, as `generate` does; what follows its own end is not
 counted. Of the model's `generation_config.json` only the special tokens are used: the experiment decides the rest."""
 
-import dataclasses
-import importlib.metadata
-import os
-import platform
 import random
 import time
 
 import torch
 import transformers
 from llem_channel import DriverError, peak_main_memory_bytes
+import llem_adapter
+from llem_batch import Batch, Stamps, until_end
+import llem_cache
+from llem_compile import Compilation, graphs
 import llem_model
+import llem_quantization
 import llem_settings
+from llem_speculation import Speculation
+import llem_torch
 
-LIBRARIES = ("transformers", "accelerate", "safetensors", "tokenizers", "triton", "flash-attn")
-
-
-@dataclasses.dataclass
-class Batch:
-    """Requests that are generated together, padded, in main memory."""
-
-    requests: list
-    ids: torch.Tensor
-    mask: torch.Tensor
-
-    def output_tokens(self, index, prefill_only):
-        """The most tokens that request `index` of the batch generates."""
-        return 1 if prefill_only else self.requests[index]["output_tokens"]
-
-    def longest_output(self, prefill_only):
-        """Tokens that are generated for the batch."""
-        return max(self.output_tokens(index, prefill_only) for index in range(len(self.requests)))
-
-
-class Stamps(transformers.generation.streamers.BaseStreamer):
-    """When each step's tokens had come to main memory, which is after the device had made them."""
-
-    def __init__(self):
-        self.token_ns = []
-        self._has_prompt = False
-
-    def put(self, value):
-        """Called with the prompt first, then with each step's tokens."""
-        if self._has_prompt:
-            self.token_ns.append(time.monotonic_ns())
-        self._has_prompt = True
-
-    def end(self):
-        """Called after the last step."""
+LIBRARIES = (
+    *("transformers", "accelerate", "safetensors", "tokenizers", "triton", "flash-attn", "peft", "kernels"),
+    *("bitsandbytes", "gptqmodel", "torchao", "optimum-quanto", "hqq", "compressed-tensors"),
+)
 
 
 class Engine:
@@ -63,32 +35,59 @@ class Engine:
 
     def hello(self):
         """Name and versions."""
-        libraries = {"python": platform.python_version(), **_distributions(), **_cuda_libraries()}
+        libraries = llem_torch.libraries(LIBRARIES)
         return {"engine": "pytorch", "engine_version": str(torch.__version__), "libraries": libraries}
 
     def load(self, spec, requests, ignore_eos):
-        """Loads the model, looks where it is, and prepares the batches."""
+        """Loads the model, looks where and what it is, prepares the batches, and compiles what is to be compiled."""
         self._settings = settings = llem_settings.read(spec)
-        device_map = llem_model.choose_device(settings.device_map)
+        self._device_map = llem_model.choose_device(settings.device_map)
         llem_model.apply_switches(settings)
-        self._model = model = llem_model.load(settings, device_map)
-        self._devices = llem_model.devices(model, device_map)
+        model = llem_model.load(settings, self._device_map)
+        self._quantization = llem_quantization.in_effect(model, settings.quantization)
+        # Packed weights have fewer elements than the model has parameters.
+        parameters = None if self._quantization else sum(parameter.numel() for parameter in model.parameters())
+        self._lora = None
+        if settings.lora is not None:
+            model, self._lora = llem_adapter.apply(model, settings.lora)
+        self._model = model
+        self._speculation = Speculation(settings, model, self._device_map)
+        models = [model, *self._speculation.models()]
+        self._devices = sorted({device for one in models for device in llem_model.devices(one, self._device_map)}, key=str)
         dtype = llem_model.dtype(model, settings.dtype)
         self._eos_ids, pad_id = llem_model.special_tokens(model, ignore_eos)
-        model.generation_config = self._generation_config(pad_id)
+        self._speculation.prepare(pad_id)
         llem_model.check_requests(requests, model)
         sliced = range(0, len(requests), settings.batch_size)
-        self._batches = [_batch(requests[start : start + settings.batch_size], pad_id) for start in sliced]
+        self._batches = [Batch.of(requests[start : start + settings.batch_size], pad_id) for start in sliced]
+        llem_cache.check(settings, self._batches, self._device_map)
+        self._compilation = Compilation(settings, model)
+        model.generation_config = self._generation_config(pad_id)
+        stretches = self._compile() if self._compilation.is_on else []
         return {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": parameters,
             "dtype": dtype,
-            "devices": [llem_model.describe(device) for device in self._devices],
-            "settings": self._in_effect(dtype, device_map),
+            "devices": [llem_torch.describe(device) for device in self._devices],
+            "settings": self._in_effect(dtype),
+            "compile": stretches,
         }
+
+    @torch.inference_mode()
+    def _compile(self):
+        def run(batch):
+            self._generate(batch, prefill_only=False)
+            self._synchronize()
+
+        return self._compilation.compile(self._batches, run)
 
     def _generation_config(self, pad_id):
         settings = self._settings
-        given = {"cache_implementation": settings.cache, "use_cache": settings.use_cache}
+        given = {
+            "cache_implementation": settings.cache,
+            "max_cache_len": settings.max_cache_len,
+            "use_cache": settings.use_cache,
+            **self._compilation.generation,
+        }
         return transformers.GenerationConfig(
             do_sample=bool(settings.sampling),
             eos_token_id=self._eos_ids or None,
@@ -97,26 +96,28 @@ class Engine:
             **{key: value for key, value in given.items() if value is not None},
         )
 
-    def _in_effect(self, dtype, device_map):
-        config = self._model.generation_config
+    def _in_effect(self, dtype):
+        config, settings = self._model.generation_config, self._settings
         return {
-            "batch_size": self._settings.batch_size,
-            "device_map": device_map,
+            "batch_size": settings.batch_size,
+            "device_map": self._device_map,
             "dtype": dtype,
             "attn_implementation": self._model.config._attn_implementation,
+            "experts_implementation": getattr(self._model.config, "_experts_implementation", None),
+            "use_kernels": getattr(self._model, "use_kernels", False),
+            "trust_remote_code": settings.load.get("trust_remote_code", False),
             "use_cache": config.use_cache is not False,
             "cache_implementation": None if config.use_cache is False else config.cache_implementation or "dynamic",
+            "max_cache_len": settings.max_cache_len,
+            "compile": self._compilation.in_effect(),
+            "quantization": self._quantization,
+            "lora": self._lora,
+            "speculative": self._speculation.in_effect(),
             "eos_token_ids": self._eos_ids,
             "pad_token_id": config.pad_token_id,
-            "sampling": self._settings.sampling or "greedy",
-            "num_threads": torch.get_num_threads(),
-            "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
-            "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "cudnn_deterministic": torch.backends.cudnn.deterministic,
-            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-            "cublas_workspace_config": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-            "extra": self._settings.extra,
+            "sampling": settings.sampling or "greedy",
+            **llem_model.switches(),
+            "extra": settings.extra,
         }
 
     @torch.inference_mode()
@@ -124,11 +125,14 @@ class Engine:
         """Runs the whole workload once. Every pass has the same random numbers, so that sampling gives every pass the same work."""
         random.seed(self._settings.seed)
         torch.manual_seed(self._settings.seed)
+        compiled = graphs()
         self._synchronize()
         start_ns = time.monotonic_ns()
         generated = [self._generate(batch, prefill_only) for batch in self._batches]
         self._synchronize()
         end_ns = time.monotonic_ns()
+        if record and graphs() > compiled:
+            raise DriverError("wrong_work", "something was compiled while it was measured; raise `measurement.warmup_passes`")
         # Counting and keeping is not the engine's work.
         records = [made for place, rows in enumerate(generated) for made in self._cut(number, place, prefill_only, *rows)]
         if record:
@@ -148,6 +152,7 @@ class Engine:
             attention_mask=batch.mask.to(self._model.device),
             max_new_tokens=batch.longest_output(prefill_only),
             streamer=stamps,
+            **self._speculation.arguments(),
         )
         return submit_ns, stamps.token_ns, generated[:, batch.ids.shape[1] :]
 
@@ -155,9 +160,12 @@ class Engine:
         """The records of a batch: each request ends at its own length or at its own end-of-sequence token, which counts."""
         batch, rows = self._batches[place], generated.tolist()
         if len(token_ns) != generated.shape[1]:
-            raise DriverError("wrong_work", f"`generate` made {generated.shape[1]} tokens in {len(token_ns)} steps")
+            raise DriverError("wrong_work", f"`generate` made {generated.shape[1]} tokens and gave stamps for {len(token_ns)}")
+        asked = batch.longest_output(prefill_only)
+        if not self._eos_ids and generated.shape[1] != asked:
+            raise DriverError("wrong_work", f"`generate` made {generated.shape[1]} tokens where {asked} were asked for")
         for index, (request, row) in enumerate(zip(batch.requests, rows)):
-            output_ids = _until_end(row[: batch.output_tokens(index, prefill_only)], self._eos_ids)
+            output_ids = until_end(row[: batch.output_tokens(index, prefill_only)], self._eos_ids)
             yield {
                 "pass": number,
                 "index": request["index"],
@@ -183,38 +191,3 @@ class Engine:
         that the process occupied. Never reset, so that the load counts. Without CUDA's own context and the allocator's reserve."""
         peaks = [torch.cuda.max_memory_allocated(device) for device in self._devices if device.type == "cuda"]
         return sum(peaks) if peaks else peak_main_memory_bytes()
-
-
-def _distributions():
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _cuda_libraries():
-    """Versions of what PyTorch was built with; none in a build for processors."""
-    if torch.version.cuda is None:
-        return {}
-    found = {"cuda": torch.version.cuda}
-    if torch.backends.cudnn.is_available():
-        found["cudnn"] = str(torch.backends.cudnn.version())
-    if torch.distributed.is_available() and torch.distributed.is_nccl_available():
-        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
-    return found
-
-
-def _batch(requests, pad_id):
-    width = max(len(request["prompt_ids"]) for request in requests)
-    padding = [width - len(request["prompt_ids"]) for request in requests]
-    ids = [[pad_id] * pads + request["prompt_ids"] for pads, request in zip(padding, requests)]
-    mask = [[0] * pads + [1] * (width - pads) for pads in padding]
-    return Batch(requests, torch.tensor(ids), torch.tensor(mask))
-
-
-def _until_end(row, eos_ids):
-    ends = [place for place, token in enumerate(row) if token in eos_ids]
-    return row[: ends[0] + 1] if ends else row

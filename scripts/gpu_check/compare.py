@@ -1,6 +1,7 @@
 """What llem says of a window against what the independent reader saw."""
 
 import bisect
+import math
 
 
 # A change that was seen no better than this is left out, in nanoseconds.
@@ -15,14 +16,26 @@ class Reader:
     """The reader's record: the counter in joules at the moments at which it was seen to change."""
 
     def __init__(self, path):
-        self.times, self.joules = [], []
+        self.times, self.brackets, self.joules = [], [], []
         with open(path, encoding="ascii") as file:
             lines = [line.split() for line in file]
         # The first line is the value that was found, not a change.
         for before, after, millijoules in (map(int, fields) for fields in lines[1:] if len(fields) == 3):
             if after - before <= WORST_BRACKET_NS:
                 self.times.append((before + after) / 2)
+                self.brackets.append(after - before)
                 self.joules.append(millijoules / 1e3)
+        for place in range(1, len(self.times) - 1):
+            self._refine(place)
+
+    def _refine(self, place):
+        """The counter ticks evenly: a change that was seen late, because somebody else was reading, lies in the middle of its
+        neighbours."""
+        middle = (self.times[place - 1] + self.times[place + 1]) / 2
+        bracket = math.hypot(self.brackets[place - 1], self.brackets[place + 1]) / 2
+        # Neighbours that are no neighbours, because a tick between them was left out, have their middle outside of the bracket.
+        if bracket < self.brackets[place] / 2 and abs(middle - self.times[place]) <= self.brackets[place] / 2:
+            self.times[place], self.brackets[place] = middle, bracket
 
     def tick(self, t_ns):
         """The counter at the tick that llem found at this moment."""
@@ -37,13 +50,20 @@ class Reader:
         return self.joules[bisect.bisect_right(self.times, t_ns) - 1]
 
     def work(self, start_ns, end_ns):
-        """Energy of work between two moments, by the counter alone: between the ticks around it, less what the idle device took there,
-        by its power from one tick to the next before and after."""
+        """Energy of work between two moments, by the counter alone, and its standard uncertainty: between the ticks around it, less what
+        the idle device took there, by its power from one tick to the next before and after. A tick lies anywhere in its bracket."""
         first = bisect.bisect_right(self.times, start_ns) - 1
+        # A tick that may have been before the start is the better one: what came before it is no lead.
+        if self.times[first + 1] - self.brackets[first + 1] / 2 <= start_ns:
+            first += 1
         last = bisect.bisect_left(self.times, end_ns + SENSOR_LAG_NS)
-        lead_j = self._power(first - 1) * (start_ns - self.times[first]) / 1e9
-        tail_j = self._power(last) * (self.times[last] - end_ns) / 1e9
-        return self.joules[last] - self.joules[first] - lead_j - tail_j
+        lead_w, tail_w = self._power(first - 1), self._power(last)
+        lead_j = lead_w * (start_ns - self.times[first]) / 1e9
+        tail_j = tail_w * (self.times[last] - end_ns) / 1e9
+        # Where the tick may have been after the start, what is wrong has the power of the work.
+        edge_w = max(lead_w, self._power(first)) if self.times[first] + self.brackets[first] / 2 > start_ns else lead_w
+        u_j = math.hypot(edge_w * self.brackets[first], tail_w * self.brackets[last]) / math.sqrt(12) / 1e9
+        return self.joules[last] - self.joules[first] - lead_j - tail_j, u_j
 
     def _power(self, place):
         return (self.joules[place + 1] - self.joules[place]) / (self.times[place + 1] - self.times[place]) * 1e9
@@ -58,7 +78,7 @@ def window(result, reader, domain_id):
     record = result["window"]
     device = next(d for d in record["energy"]["devices"] if d["domain"]["id"] == domain_id and d["domain"].get("scope", "gpu") == "gpu")
     edges_j = reader.tick(device["end"]["t_ns"]) - reader.tick(device["start"]["t_ns"])
-    work_j = reader.work(record["start_ns"], record["end_ns"])
+    work_j, reader_u_j = reader.work(record["start_ns"], record["end_ns"])
     naive_j = reader.latest(record["end_ns"]) - reader.latest(record["start_ns"])
     seconds = (record["end_ns"] - record["start_ns"]) / 1e9
     return {
@@ -75,6 +95,9 @@ def window(result, reader, domain_id):
         "work_percent": percent(device["energy_j"], work_j),
         "edge_u_j": device["edge_u_j"],
         "difference_over_expanded_u": abs(device["energy_j"] - work_j) / (2 * device["edge_u_j"]),
+        "reader_u_j": reader_u_j,
+        # The score E_n of ISO 13528: the uncertainties of both.
+        "normalized_error": abs(device["energy_j"] - work_j) / (2 * math.hypot(device["edge_u_j"], reader_u_j)),
         "unaligned_j": naive_j,
         "unaligned_percent": percent(naive_j, work_j),
         "lead_j": device["lead_j"],

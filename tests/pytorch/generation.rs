@@ -8,9 +8,9 @@ use serde_json::json;
 use crate::harness::{Kitchen, Pass, workload};
 
 /// Prompts of every length class, outputs from one token on.
-const RAGGED: [(usize, u32); 7] = [(1, 12), (17, 1), (64, 20), (3, 33), (40, 7), (90, 30), (5, 19)];
+pub(crate) const RAGGED: [(usize, u32); 7] = [(1, 12), (17, 1), (64, 20), (3, 33), (40, 7), (90, 30), (5, 19)];
 
-fn outputs(records: &[RequestRecord]) -> Vec<&[u32]> {
+pub(crate) fn outputs(records: &[RequestRecord]) -> Vec<&[u32]> {
     records.iter().map(|record| record.output_ids.as_slice()).collect()
 }
 
@@ -83,7 +83,7 @@ fn check_hello(hello: &Message) {
 }
 
 fn check_loaded(loaded: &Message) {
-    let Message::Loaded { parameters, dtype, devices, settings, requests } = loaded else { panic!("{loaded:?}") };
+    let Message::Loaded { parameters, dtype, devices, settings, requests, .. } = loaded else { panic!("{loaded:?}") };
     assert_eq!((*requests, dtype.as_str()), (RAGGED.len() as u64, "float32"));
     assert!(parameters.is_some_and(|count| count > 100_000), "{parameters:?}");
     assert_eq!(devices.len(), 1);

@@ -6,29 +6,47 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use llem_model::SyntheticSpec;
-use llem_protocol::{EngineSpec, FailureClass, Message, ModelLocation, Request, RequestRecord, WorkloadLine};
+use llem_protocol::{EngineSpec, FailureClass, Message, ModelLocation, Request, RequestRecord, Stretch, WorkloadLine};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-/// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
-const IMAGE: &str = "llem-tests/pytorch-cpu:1";
 /// A user that owns nothing.
 const STRANGER: &str = "12345:12345";
 
+/// A backend whose driver runs in an image of the tests.
+pub(crate) struct Backend {
+    /// Its folder under `images/` and its name in the protocol.
+    pub(crate) name: &'static str,
+    /// The image, made by the recipe of the same name under `tests/images`.
+    pub(crate) image: &'static str,
+    /// Attention heads and key-value heads of the model: engines have kernels for some widths only.
+    pub(crate) heads: (u32, u32),
+}
+
+/// PyTorch.
+const PYTORCH: Backend = Backend { name: "pytorch", image: "llem-tests/pytorch-cpu:2", heads: (4, 2) };
+
 /// A model, a driver's files and workloads in a directory that everybody may read.
 pub(crate) struct Kitchen {
+    backend: &'static Backend,
     directory: TempDir,
     pub(crate) model: PathBuf,
 }
 
 impl Kitchen {
-    /// `None`, with a line that says so, where the image is missing.
+    /// With PyTorch.
     pub(crate) fn new() -> Option<Self> {
-        let inspection = Command::new("docker").args(["image", "inspect", IMAGE]).output();
+        Self::of(&PYTORCH)
+    }
+
+    /// `None`, with a line that says so, where the image is missing.
+    pub(crate) fn of(backend: &'static Backend) -> Option<Self> {
+        let inspection = Command::new("docker").args(["image", "inspect", backend.image]).output();
         if !inspection.is_ok_and(|inspection| inspection.status.success()) {
+            let (image, name) = (backend.image, backend.name);
             let _ = writeln!(
                 std::io::stderr(),
-                "skipped: the Docker engine does not answer or has no image {IMAGE} (tests/images/pytorch-cpu/build)"
+                "skipped: the Docker engine does not answer or has no image {image} (tests/images/{name}-cpu/build)"
             );
             return None;
         }
@@ -37,9 +55,10 @@ impl Kitchen {
         let spec = SyntheticSpec {
             layers: 2,
             hidden: 64,
-            intermediate: 96,
-            heads: 4,
-            kv_heads: 2,
+            // A multiple of what bitsandbytes quantises together.
+            intermediate: 128,
+            heads: backend.heads.0,
+            kv_heads: backend.heads.1,
             vocab: 512,
             max_positions: 128,
             ..SyntheticSpec::default()
@@ -47,7 +66,7 @@ impl Kitchen {
         let model = llem_model::ensure(&spec, directory.path()).unwrap().dir;
         let scripts = directory.path().join("driver");
         fs_err::create_dir(&scripts).unwrap();
-        for source in ["common", "pytorch"] {
+        for source in ["common", backend.name] {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images").join(source);
             for entry in fs_err::read_dir(source).unwrap().map(Result::unwrap) {
                 if entry.path().extension().is_some_and(|extension| extension == "py") {
@@ -55,18 +74,36 @@ impl Kitchen {
                 }
             }
         }
-        Some(Self { directory, model })
+        Some(Self { backend, directory, model })
     }
 
     /// The driver of PyTorch, imported.
     pub(crate) fn pytorch(&self) -> Driver {
+        self.driver(&[])
+    }
+
+    /// The backend's driver, imported, with these variables beside its own.
+    pub(crate) fn driver(&self, variables: &[&str]) -> Driver {
         let place = self.directory.path().display();
         let mut command = Command::new("docker");
         command
-            .args(["run", "--rm", "--interactive", "--network", "none", "--read-only", "--tmpfs", "/tmp"])
+            .args([
+                "run",
+                "--rm",
+                "--interactive",
+                "--network",
+                "none",
+                "--read-only",
+                "--tmpfs",
+                "/tmp",
+                "--shm-size",
+                "1g",
+            ])
             .args(["--cap-drop", "ALL", "--user", STRANGER, "--env", "HOME=/tmp", "--env", "OMP_NUM_THREADS=1"])
-            .args(["--volume", &format!("{place}:{place}:ro"), IMAGE, "python3", &format!("{place}/driver/driver.py")]);
-        Driver::start(command, "pytorch")
+            .args(variables.iter().flat_map(|variable| ["--env", variable]))
+            .args(["--volume", &format!("{place}:{place}:ro"), self.backend.image, "python3"])
+            .arg(format!("{place}/driver/driver.py"));
+        Driver::start(command, self.backend.name)
     }
 
     /// What a driver is asked to load: float32, greedy.
@@ -82,6 +119,13 @@ impl Kitchen {
             lora: None,
             random_seed: "42".to_owned(),
         }
+    }
+
+    /// A directory beside the model.
+    pub(crate) fn place(&self, name: &str) -> PathBuf {
+        let place = self.directory.path().join(name);
+        fs_err::create_dir_all(&place).unwrap();
+        place
     }
 
     /// PyTorch on the processor in batches of `size`.
@@ -160,6 +204,14 @@ impl Driver {
         let answer = self.receive();
         assert!(matches!(answer, Message::Loaded { .. }), "{answer:?}");
         answer
+    }
+
+    /// Loads and gives the settings in effect with the stretches in which something was compiled.
+    pub(crate) fn compiles(&mut self, request: &Request) -> (Value, Vec<Stretch>) {
+        match self.loads(request) {
+            Message::Loaded { settings, compile, .. } => (Value::Object(settings), compile.unwrap_or_default()),
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn pass(&mut self, pass: u32, record: bool, prefill_only: bool) -> Pass {

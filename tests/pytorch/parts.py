@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
 import tempfile
 import unittest
+import unittest.mock
 
+import llem_caches
 import llem_channel
 import llem_settings
 from llem_channel import Channel, DriverError
@@ -29,11 +32,12 @@ class Settings(unittest.TestCase):
         self.assertEqual(absent, (None,) * 5)
 
     def test_what_is_not_done_is_named(self):
-        self.refused("unsupported", "`pytorch.quantization`", {"quantization": {"load_in_8bit": True}})
-        self.refused("unsupported", "`pytorch.cache.max_cache_len`", {"cache": {"max_cache_len": 9}})
+        self.refused("unsupported", "`pytorch.compile.speed`", {"compile": {"speed": 9}})
+        self.refused("unsupported", "`pytorch.quantization.method: gguf`", {"quantization": {"method": "gguf"}})
+        self.refused("unsupported", "`pytorch.low_cpu_mem_usage`", {"low_cpu_mem_usage": True})
+        self.refused("unsupported", "`lora.rank`", lora={"adapter": "/tmp", "rank": 4})
         self.refused("unsupported", "`pytorch.cache.implementation: paged`", {"cache": {"implementation": "paged"}})
         self.refused("unsupported", "`pytorch.device_map: mps`", {"device_map": "mps"})
-        self.refused("unsupported", "`lora`", lora={"path": "/a"})
         self.refused("unsupported", "`sampling.min_p`", sampling={"min_p": 0.1})
         self.refused("unsupported", "`dtype: int8`", dtype="int8")
 
@@ -41,16 +45,46 @@ class Settings(unittest.TestCase):
         self.refused("invalid_config", "`pytorch.batch_size` is 0", {"batch_size": 0})
         self.refused("invalid_config", "`pytorch.batch_size` is True", {"batch_size": True})
         self.refused("invalid_config", "`pytorch.allow_tf32` is 1", {"allow_tf32": 1})
+        self.refused("invalid_config", "`pytorch.tensor_parallel_size` is 2", {"tensor_parallel_size": 2})
+        self.refused("invalid_config", "needs either", {"speculative": {}})
+        both = {"prompt_lookup_num_tokens": 3, "assistant_model": "/tmp"}
+        self.refused("invalid_config", "needs either", {"speculative": both})
+        self.refused("invalid_config", "`pytorch.quantization.group_size` is -2", {"quantization": {"group_size": -2}})
+        self.refused("model_missing", "the LoRA adapter directory /a", lora={"adapter": "/a"})
+        self.refused("model_missing", "the assistant model directory o/n", {"speculative": {"assistant_model": "o/n"}})
         self.refused("invalid_config", "`pytorch.attn` is 'sdpa'", {"attn": "sdpa"})
         self.refused("invalid_config", "`random_seed`", random_seed="18446744073709551616")
         self.refused("invalid_config", "has a field of its own: `dtype`", extra={"torch_dtype": "float32"})
         self.refused("invalid_config", "set by the driver itself", extra={"local_files_only": False})
         self.refused("model_missing", "not the hub", model={"hub": {"id": "a/b", "revision": None}})
 
+    def test_a_section_that_is_there_counts_even_when_it_is_empty(self):
+        self.assertIsNone(llem_settings.read(spec()).compile)
+        self.assertIsNone(llem_settings.read(spec({"compile": {}})).compile.enabled)
+        asked = llem_settings.read(spec({"quantization": {"load_in_4bit": True, "llm_int8_threshold": None}})).quantization
+        self.assertEqual(asked, {"method": "bitsandbytes", "load_in_4bit": True})
+
     def test_sampling_has_none_of_the_engines_defaults(self):
         sampling = {"temperature": 0.5}
         self.assertEqual(llem_settings.read(spec(sampling=sampling)).sampling, {"temperature": 0.5, "top_k": 0, "top_p": 1.0})
         self.assertEqual(llem_settings.read(spec(sampling={"temperature": 0, "top_k": 3})).sampling, {})
+
+
+class Caches(unittest.TestCase):
+    """Compiled code is kept where nobody else can put some."""
+
+    def test_a_directory_of_somebody_else_is_not_used(self):
+        with tempfile.TemporaryDirectory() as place, unittest.mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": "/mine"}):
+            os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+            root = os.path.join(place, f"llem-{os.getuid()}")
+            with unittest.mock.patch.object(tempfile, "tempdir", place):
+                llem_caches.set_caches()
+                self.assertEqual(os.environ.pop("TORCHINDUCTOR_CACHE_DIR"), os.path.join(root, "torchinductor"))
+                self.assertEqual((os.environ["TRITON_CACHE_DIR"], os.stat(root).st_mode & 0o777), ("/mine", 0o700))
+                os.rmdir(root)
+                os.symlink("/tmp", root)
+                llem_caches.set_caches()
+                self.assertFalse(os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(root))
 
 
 class Line(unittest.TestCase):

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use llem_model::Checkpoint;
 use llem_protocol::{EngineSpec, FailureClass, ModelLocation};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Kitchen, workload};
 
@@ -18,12 +18,41 @@ fn refusals_have_a_class_and_name_what_is_wrong() {
         change(&mut engine);
         engine
     };
+    let option = |key: &str, value: Value| engine(&|engine| _ = engine.options.insert(key.to_owned(), value.clone()));
     let cases = [
+        (option("tensor", json!(2)), Some(FailureClass::Unsupported), "`pytorch.tensor` is not done"),
         (
-            engine(&|engine| _ = engine.options.insert("compile".to_owned(), json!({}))),
-            Some(FailureClass::Unsupported),
-            "`pytorch.compile` is not done",
+            option("compile", json!({})),
+            Some(FailureClass::EngineMissing),
+            "torch.compile needs a C compiler with Python's headers, which the image has not",
         ),
+        (option("compile", json!({"backend": "fast"})), None, "Invalid backend: 'fast'"),
+        (
+            option("cache", json!({"implementation": "static", "max_cache_len": 5})),
+            Some(FailureClass::InvalidConfig),
+            "the workload's longest batch needs 6",
+        ),
+        (
+            option("cache", json!({"implementation": "quantized"})),
+            Some(FailureClass::EngineMissing),
+            "`optimum-quanto`",
+        ),
+        (
+            option("quantization", json!({"method": "quanto", "bits": 8})),
+            Some(FailureClass::EngineMissing),
+            "`pytorch.quantization.method: quanto` needs the package `optimum-quanto`",
+        ),
+        (
+            option("quantization", json!({"method": "gptq"})),
+            Some(FailureClass::InvalidConfig),
+            "its config.json has no `quantization_config`",
+        ),
+        (
+            option("experts_implementation", json!("eager")),
+            Some(FailureClass::InvalidConfig),
+            "the model has no experts",
+        ),
+        (option("use_kernels", json!(true)), Some(FailureClass::EngineMissing), "needs the package `kernels`"),
         (
             engine(&|engine| engine.model = ModelLocation::Directory("/nowhere".into())),
             Some(FailureClass::ModelMissing),
@@ -55,7 +84,7 @@ fn is_refused(kitchen: &Kitchen, engine: EngineSpec, length: (usize, u32), class
     let (found, kind, said) = driver.error();
     assert_eq!(found, class, "{said}");
     assert!(said.contains(text), "{said}");
-    assert_eq!(kind, if class.is_some() { "llem_channel.DriverError" } else { "TypeError" });
+    assert_eq!(kind == "llem_channel.DriverError", class.is_some(), "{kind}");
 }
 
 #[test]

@@ -1,17 +1,19 @@
 //! One test's study file, user config and output directory.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fs_err::File;
 use serde_json::{Value, json};
 
 use super::finished::{Directory, Place};
-use super::{Finished, Program, engine_answers};
+use super::{Finished, PATIENCE, Program, engine_answers};
 
 /// The built program.
 const LLEM: &str = env!("CARGO_BIN_EXE_llem");
@@ -27,8 +29,12 @@ pub(crate) struct Bench {
     pub(crate) docker_host: Option<String>,
     /// User and group to run `llem` as, where they are not the test's own.
     pub(crate) user_and_group: Option<(u32, u32)>,
+    /// Further variables of `llem`'s environment; they win over those of the bench.
+    pub(crate) variables: BTreeMap<&'static str, String>,
     /// Where study directories are made.
     pub(crate) output: PathBuf,
+    /// How long `llem` may take.
+    patience: Duration,
 }
 
 impl Bench {
@@ -50,12 +56,37 @@ impl Bench {
             "execution": {"n_cycles": 1},
         });
         let output = directory.0.path().join("results");
-        Self { directory, study, user: json!({}), docker_host: None, user_and_group: None, output }
+        Self {
+            directory,
+            study,
+            user: json!({}),
+            docker_host: None,
+            user_and_group: None,
+            variables: BTreeMap::new(),
+            output,
+            patience: PATIENCE,
+        }
     }
 
     /// As [`Bench::new`]; `None`, with a line that says so, where no engine answers.
     pub(crate) fn docker(name: &str) -> Option<Self> {
         engine_answers().then(|| Self::new(name))
+    }
+
+    /// Gives `llem` more time than most studies take.
+    #[must_use]
+    pub(crate) fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Reaches the hub at `url` and has caches of its own, the user's Hugging Face cache and token file in `hf`.
+    #[must_use]
+    pub(crate) fn with_hub(mut self, url: &str) -> Self {
+        let place = |name: &str| self.path(name).display().to_string();
+        self.variables =
+            [("HF_ENDPOINT", url.to_owned()), ("HF_HOME", place("hf")), ("XDG_CACHE_HOME", place("cache"))].into();
+        self
     }
 
     /// Makes the window so long that a test can do something to the run while it is open.
@@ -119,6 +150,7 @@ impl Bench {
             .env_remove("RUST_LOG")
             .env_remove("DOCKER_HOST")
             .envs(self.docker_host.as_ref().map(|host| ("DOCKER_HOST", host)))
+            .envs(&self.variables)
             .stdin(Stdio::null());
         if let Some((user, group)) = self.user_and_group {
             command.uid(user).gid(group);
@@ -136,6 +168,11 @@ impl Bench {
         self.start_with(arguments, &["-v"])
     }
 
+    /// As [`Bench::start`] with llem's own log.
+    pub(crate) fn start_loud(&self, arguments: &[&str]) -> Program {
+        self.start_with(arguments, &["-vv"])
+    }
+
     /// As [`Bench::run`] while no other test's `llem` starts, see [`super::alone`].
     pub(crate) fn run_alone(&self, alone: File, arguments: &[&str]) -> Finished {
         let finished = Program::start_alone(self.run_command(arguments, &[]), self.place()).finish();
@@ -148,7 +185,7 @@ impl Bench {
     }
 
     fn place(&self) -> Place {
-        Place { output: self.output.clone(), _directory: Arc::clone(&self.directory) }
+        Place { output: self.output.clone(), patience: self.patience, _directory: Arc::clone(&self.directory) }
     }
 
     fn run_command(&self, arguments: &[&str], loudness: &[&str]) -> Command {

@@ -57,6 +57,11 @@ short_records)
     # One token fewer in every record than was asked for.
     exec "$real" | sed -u -e 's/"token_ns":\[[0-9]*,/"token_ns":[/' -e 's/"output_ids":\[[0-9]*,/"output_ids":[/'
     ;;
+other_work)
+    # Does other work than asked and is honest about it: every request ends after two tokens.
+    sed 's/"output_tokens":[0-9]*/"output_tokens":2/' /llem/workload.jsonl >/tmp/workload.jsonl
+    sed -u 's#/llem/workload.jsonl#/tmp/workload.jsonl#' | "$real"
+    ;;
 links)
     plant_links
     exec "$real"

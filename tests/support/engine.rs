@@ -37,6 +37,21 @@ fn is_there() -> bool {
     })
 }
 
+/// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
+pub(crate) const PYTORCH_IMAGE: &str = "llem-tests/pytorch-cpu:2";
+
+/// Whether the engine has an image of the tests. Without it, says so.
+pub(crate) fn has_image(reference: &str) -> bool {
+    let is_there = docker(&["image", "inspect", reference]).status.success();
+    if !is_there {
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: the container engine has no image {reference} (`tests/images` has what makes it)"
+        );
+    }
+    is_there
+}
+
 /// Ids of the containers of the study in `directory`, running or not; none where there is no engine.
 pub(crate) fn containers_of(directory: &Path) -> Vec<String> {
     let lock = directory.join(".lock");

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Duration;
 
 use llem::result::{RunResult, RunStatus, StudyResult, StudyStatus};
 use llem_protocol::{Failure, FailureClass, Phase};
@@ -27,6 +28,7 @@ pub(crate) struct Finished {
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(super) output: PathBuf,
+    pub(super) patience: Duration,
     pub(super) _directory: Arc<Directory>,
 }
 

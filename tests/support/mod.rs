@@ -3,6 +3,7 @@
 mod bench;
 mod engine;
 mod finished;
+mod hub;
 mod image;
 mod program;
 mod proxy;
@@ -10,8 +11,9 @@ mod proxy;
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::Bench;
-pub(crate) use engine::{containers_of, docker, docker_text, engine_answers};
+pub(crate) use engine::{PYTORCH_IMAGE, containers_of, docker, docker_text, engine_answers, has_image};
 pub(crate) use finished::Finished;
+pub(crate) use hub::{Access, COMMIT, Repository, StandInHub};
 pub(crate) use image::{bare_image, fault_image};
 pub(crate) use program::{Program, alone, is_alive};
 pub(crate) use proxy::Proxy;
@@ -20,13 +22,18 @@ pub(crate) use proxy::Proxy;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until `condition` gives something; fails with `what` after [`PATIENCE`].
-pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, condition)
+}
+
+/// As [`eventually`] with another limit.
+fn eventually_within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

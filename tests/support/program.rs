@@ -11,7 +11,7 @@ use fs_err::File;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::finished::Place;
-use super::{Finished, containers_of, docker_text, eventually};
+use super::{Finished, containers_of, docker_text, eventually, eventually_within};
 
 /// A started `llem`. Dropped before its end, it is killed.
 pub(crate) struct Program {
@@ -102,6 +102,11 @@ impl Program {
         eventually("the container of the study", || containers_of(&directory).pop())
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
@@ -127,7 +132,8 @@ impl Program {
     fn wait(&mut self) -> std::process::ExitStatus {
         let said = Arc::clone(&self.lines);
         let child = self.child.as_mut().unwrap();
-        eventually(&format!("the end of llem; it said {:?}", said.lock().unwrap()), || child.try_wait().unwrap())
+        let what = format!("the end of llem; it said {:?}", said.lock().unwrap());
+        eventually_within(self.place.patience, &what, || child.try_wait().unwrap())
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use llem_protocol::{EngineReport, EventBody, FailureClass, LogLevel, Message, PROTOCOL_VERSION, Phase, Request};
+use llem_protocol::{
+    EngineReport, EventBody, FailureClass, LogLevel, Message, PROTOCOL_VERSION, Phase, Request, Stretch,
+};
 
 use crate::conversation::stop_fault;
 use crate::driver::Driver;
@@ -105,7 +107,7 @@ fn load(run: &mut Run) -> Result<(), Fault> {
         ignore_eos: run.job.workload.ignore_eos,
     };
     run.send(&request)?;
-    let Message::Loaded { parameters, dtype, devices, settings, requests } = run.next_message()? else {
+    let Message::Loaded { parameters, dtype, devices, settings, requests, compile } = run.next_message()? else {
         return Err(Fault::protocol("expected `loaded`"));
     };
     let expected = run.job.workload.requests;
@@ -113,6 +115,8 @@ fn load(run: &mut Run) -> Result<(), Fault> {
         let text = format!("the driver read {requests} requests, the workload has {expected}");
         return Err(Fault::new(FailureClass::WrongWork, text));
     }
+    run.compile = compile.unwrap_or_default();
+    check_compile(&run.compile, run.phases.last().map_or(0, |span| span.start.t_ns))?;
     run.events.emit(EventBody::ModelLoaded { parameters, devices: devices.clone() });
     if let Some(reason) = checks::devices(&run.job.gpus, &devices) {
         run.warn(reason);
@@ -121,6 +125,23 @@ fn load(run: &mut Run) -> Result<(), Fault> {
         *engine = EngineReport { parameters, dtype: Some(dtype), devices, settings, ..engine.clone() };
     }
     run.end();
+    Ok(())
+}
+
+/// The stretches in which an engine says that it compiled: within the load that has just ended, in order, not overlapping.
+fn check_compile(stretches: &[Stretch], load_start_ns: u64) -> Result<(), Fault> {
+    let now_ns = clock::monotonic_ns();
+    let mut earliest_ns = load_start_ns;
+    for Stretch { start_ns, end_ns } in stretches {
+        if *start_ns < earliest_ns || end_ns < start_ns || *end_ns > now_ns {
+            let text = format!(
+                "`loaded` has a stretch of compiling from {start_ns} to {end_ns} ns; it has to lie between {earliest_ns} and {now_ns} ns: \
+                 inside the load, after the stretch before it"
+            );
+            return Err(Fault::protocol(text));
+        }
+        earliest_ns = *end_ns;
+    }
     Ok(())
 }
 

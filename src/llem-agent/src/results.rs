@@ -1,9 +1,12 @@
 //! From what a run knows to its files.
 
-use llem_protocol::{Failure, Phase, PhaseRecord, PrefillRecord, REPORT_SCHEMA_VERSION, Report, WindowRecord, files};
+use llem_protocol::{
+    EnergyReport, Failure, Phase, PhaseRecord, PrefillRecord, REPORT_SCHEMA_VERSION, Reason, ReasonCode, Report,
+    Stretch, WindowRecord, files,
+};
 
 use crate::fault::Fault;
-use crate::power::{self, Edge, Recording};
+use crate::power::{self, Edge, Judged, Recording};
 use crate::run::{PhaseSpan, Run};
 use crate::window::{Measured, Window};
 use crate::{clock, output};
@@ -38,16 +41,26 @@ fn end_sampling(run: &mut Run) {
     }
     let recording = run.sampler.finish();
     let mut reasons = Vec::new();
-    if let Some((baseline, unstable)) = baseline_edges(run).map(|(start, end)| power::baseline(&recording, start, end))
+    if let Some((baseline, unstable)) =
+        edges_of(run, Phase::Baseline).map(|(start, end)| power::baseline(&recording, start, end))
     {
         run.baseline = Some(baseline);
         reasons.extend(unstable);
     }
     if let Some(Window { measured: Measured { start, end, work, .. }, .. }) = &run.window {
-        reasons.extend(recording.reasons(start, end, *work, &run.limited_gpus));
+        reasons.extend(recording.reasons(Judged::Window, start, end, *work, &run.limited_gpus));
         let (split, unresolved) = power::split_by_stamps(&recording, start, end, *work, &run.records);
         run.split = split;
         reasons.extend(unresolved);
+    }
+    if let Some(Measured { start, end, work, .. }) = &run.prefill {
+        run.prefill_reasons = recording.reasons(Judged::Prefill, start, end, *work, &run.limited_gpus);
+        reasons.extend(prefill_disturbed(&run.prefill_reasons));
+    }
+    if let Some((start, end)) = edges_of(run, Phase::Load).filter(|_| !run.compile.is_empty()) {
+        let stretches: Vec<(u64, u64)> = run.compile.iter().map(|s| (s.start_ns, s.end_ns)).collect();
+        run.compile_energy = power::share_out(&recording, start, end, &stretches);
+        reasons.append(&mut run.compile_energy.reasons);
     }
     for reason in reasons {
         run.warn(reason);
@@ -55,8 +68,14 @@ fn end_sampling(run: &mut Run) {
     run.recording = Some(recording);
 }
 
-fn baseline_edges(run: &Run) -> Option<(&Edge, &Edge)> {
-    let span = run.phases.iter().find(|span| span.phase == Phase::Baseline)?;
+/// What the run is told of reasons that speak against the passes of prefill alone.
+fn prefill_disturbed(reasons: &[Reason]) -> Option<Reason> {
+    let found: Vec<String> = reasons.iter().map(|reason| format!("{}: {}", reason.code, reason.happened())).collect();
+    (!found.is_empty()).then(|| Reason::new(ReasonCode::PrefillDisturbed, found.join(", ")))
+}
+
+fn edges_of(run: &Run, phase: Phase) -> Option<(&Edge, &Edge)> {
+    let span = run.phases.iter().find(|span| span.phase == phase)?;
     Some((&span.start, span.end.as_ref()?))
 }
 
@@ -84,17 +103,47 @@ fn report(run: &Run, failure: Option<&Failure>, request_records: u64, power_samp
         clock_end: clock::clock_pair(),
         environment: run.environment.clone(),
         engine: run.engine.clone(),
-        phases: run.phases.iter().map(|span| phase_record(span, recording)).collect(),
+        phases: run.phases.iter().flat_map(|span| phase_records(span, run, recording)).collect(),
         baseline: run.baseline.clone(),
         warmup: run.warmup,
         thermal_gate: run.thermal_gate.clone(),
         window: run.window.as_ref().map(|window| window_record(window, run, recording)),
-        prefill: run.prefill.as_ref().map(|measured| prefill_record(measured, recording)),
+        prefill: run.prefill.as_ref().map(|measured| prefill_record(measured, run, recording)),
         reasons: run.reasons.clone(),
         failure: failure.cloned(),
         request_records,
         power_samples,
     }
+}
+
+/// A phase's records: one, or, for a load in which the engine compiled, one for that and one for the rest.
+fn phase_records(span: &PhaseSpan, run: &Run, recording: &Recording) -> Vec<PhaseRecord> {
+    let record = phase_record(span, recording);
+    let (Some(first), Some(last), Some(load_end_ns)) = (run.compile.first(), run.compile.last(), record.end_ns) else {
+        return vec![record];
+    };
+    if span.phase != Phase::Load {
+        return vec![record];
+    }
+    let shared = &run.compile_energy;
+    let energy = |of: &EnergyReport| record.energy.as_ref().map(|_| of.clone());
+    let compile = PhaseRecord {
+        phase: Phase::Compile,
+        start_ns: first.start_ns,
+        end_ns: Some(last.end_ns),
+        stretches: run.compile.clone(),
+        energy: energy(&shared.part),
+    };
+    let stretches = rest_of(record.start_ns, load_end_ns, &run.compile);
+    vec![PhaseRecord { stretches, energy: energy(&shared.rest), ..record }, compile]
+}
+
+/// What lies between two moments beside some stretches.
+fn rest_of(start_ns: u64, end_ns: u64, stretches: &[Stretch]) -> Vec<Stretch> {
+    let starts = std::iter::once(start_ns).chain(stretches.iter().map(|stretch| stretch.end_ns));
+    let ends = stretches.iter().map(|stretch| stretch.start_ns).chain([end_ns]);
+    let rest = starts.zip(ends).map(|(start_ns, end_ns)| Stretch { start_ns, end_ns });
+    rest.filter(|stretch| stretch.start_ns < stretch.end_ns).collect()
 }
 
 /// A phase that began before the sensors were opened, or ended after sampling, has no energy: absent, not 0.
@@ -104,6 +153,7 @@ fn phase_record(span: &PhaseSpan, recording: &Recording) -> PhaseRecord {
         phase: span.phase,
         start_ns: span.start.t_ns,
         end_ns: span.end.as_ref().map(|end| end.t_ns),
+        stretches: Vec::new(),
         energy: span.end.as_ref().filter(is_sampled).map(|end| recording.energy(&span.start, end, None)),
     }
 }
@@ -120,12 +170,13 @@ fn window_record(window: &Window, run: &Run, recording: &Recording) -> WindowRec
     }
 }
 
-fn prefill_record(measured: &Measured, recording: &Recording) -> PrefillRecord {
+fn prefill_record(measured: &Measured, run: &Run, recording: &Recording) -> PrefillRecord {
     let Measured { start, end, work, passes } = measured;
     PrefillRecord {
         start_ns: work.start_ns,
         end_ns: work.end_ns,
         passes: passes.clone(),
         energy: recording.energy(start, end, Some(*work)),
+        reasons: run.prefill_reasons.clone(),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use llem_protocol::{
     BaselineRecord, ClockPair, EnergySplit, EngineReport, EnvironmentReport, EventBody, Failure, FailureClass, Job,
-    LogLevel, PROTOCOL_VERSION, Phase, Reason, RequestRecord, ThermalGateRecord, WarmupRecord,
+    LogLevel, PROTOCOL_VERSION, Phase, Reason, RequestRecord, Stretch, ThermalGateRecord, WarmupRecord,
 };
 
 use crate::cgroup::MemoryCgroup;
@@ -16,7 +16,7 @@ use crate::driver_log::SharedLog;
 use crate::events::{EventSink, log_line};
 use crate::fault::Fault;
 use crate::inbox::Inbox;
-use crate::power::{Edge, Recording, Sampler};
+use crate::power::{Edge, Recording, Sampler, Shared};
 use crate::watchdog::{MARGIN, Watchdog};
 use crate::window::{Measured, Window};
 use crate::{clock, job, phases, results, signals};
@@ -60,6 +60,12 @@ pub(crate) struct Run {
     pub(crate) sampler: Sampler,
     /// Idle power, once sampling has ended.
     pub(crate) baseline: Option<BaselineRecord>,
+    /// The stretches of the load in which the engine compiled.
+    pub(crate) compile: Vec<Stretch>,
+    /// Energy of those and of the rest of the load, once sampling has ended.
+    pub(crate) compile_energy: Shared,
+    /// What speaks against the passes of prefill alone, once sampling has ended.
+    pub(crate) prefill_reasons: Vec<Reason>,
     /// Prefill and decode of the window, once sampling has ended.
     pub(crate) split: Vec<EnergySplit>,
     /// What the sampler gave, once it has ended.
@@ -139,6 +145,9 @@ impl Run {
             memory,
             sampler: Sampler::idle(),
             baseline: None,
+            compile: Vec::new(),
+            compile_energy: Shared::default(),
+            prefill_reasons: Vec::new(),
             split: Vec::new(),
             recording: None,
             log: SharedLog::default(),
@@ -193,8 +202,14 @@ impl Run {
     pub(crate) fn end(&mut self) {
         let edge = self.sampler.edge();
         let Some(span) = self.phases.last_mut() else { return };
-        let seconds = clock::seconds_between(span.start.t_ns, edge.t_ns);
+        let mut seconds = clock::seconds_between(span.start.t_ns, edge.t_ns);
         span.end = Some(edge);
+        if span.phase == Phase::Load && !self.compile.is_empty() {
+            let lengths = self.compile.iter().map(|s| clock::seconds_between(s.start_ns, s.end_ns));
+            let compile_s = lengths.sum::<f64>();
+            self.events.emit(EventBody::PhaseFinished { phase: Phase::Compile, seconds: compile_s });
+            seconds -= compile_s;
+        }
         self.events.emit(EventBody::PhaseFinished { phase: span.phase, seconds });
     }
 

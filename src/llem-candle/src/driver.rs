@@ -88,6 +88,7 @@ fn load<R: BufRead>(
         devices: vec![processor()],
         settings: settings.report(dtype),
         requests: requests.len() as u64,
+        compile: None,
     };
     let eos_ids = if ignore_eos { Vec::new() } else { geometry.eos_ids.clone() };
     let model = Model::new(geometry, weights, dtype, positions)?;

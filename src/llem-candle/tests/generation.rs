@@ -163,7 +163,7 @@ fn loaded_reports_the_device_and_the_settings_in_effect() {
     let path = model(&dir, &spec);
     let mut driver = Driver::start();
     driver.load(dir.path(), engine(&path, json!({"threads": 2})), &workload(&[(3, 2)], 512), true);
-    let Message::Loaded { parameters, dtype, devices, settings, requests } = driver.receive() else {
+    let Message::Loaded { parameters, dtype, devices, settings, requests, .. } = driver.receive() else {
         panic!("not loaded")
     };
     assert_eq!(parameters, Some(spec.geometry().parameters()));

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
-const IMAGE: &str = "llem-tests/pytorch-cpu:1";
+const IMAGE: &str = "llem-tests/pytorch-cpu:2";
 /// Prompt and output lengths of the requests.
 const LENGTHS: [(usize, u32); 8] = [(5, 40), (64, 40), (17, 40), (33, 40), (1, 48), (9, 32), (120, 64), (2, 5)];
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Device, EngineSpec, FailureClass};
+use crate::{Device, EngineSpec, FailureClass, Stretch};
 
 /// What the agent asks of a driver, one line on its stdin. Each is answered before the next is sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +78,9 @@ pub enum Message {
         settings: Map<String, Value>,
         /// Requests read from the workload.
         requests: u64,
+        /// Stretches of the load in which the engine built or compiled something, in order and not overlapping.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        compile: Option<Vec<Stretch>>,
     },
     /// A pass is done and the devices are idle.
     PassDone {

@@ -52,6 +52,9 @@ pub enum CurveKind {
     Instant,
     /// A moving average over one second.
     MovingAverage,
+    /// Samples of the driver's own buffer whose distances are not those of GPUs on which they were seen to be means without gaps: power
+    /// at their stamps, with the uncertainty of that.
+    Samples,
 }
 
 /// Energy between two edges.
@@ -69,6 +72,31 @@ pub enum EnergyMethod {
     Counter,
     /// Integral of the power curve: the device has no counter.
     Curve,
+    /// Part of a stretch: the hardware counter's difference over all of it, shared out as the power curve has it.
+    CounterShare,
+}
+
+/// What decides how far counter and curve may be apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CrossCheckBasis {
+    /// 1 % of the counter: nothing that the curve says of itself allows more, or the load was steady for 10 s, when a curve misses nothing.
+    OnePercent,
+    /// Twice the curve's own standard uncertainty, which is more than 1 %.
+    CurveUncertainty,
+}
+
+/// Counter and curve of one sensor, compared.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CrossCheck {
+    /// The curve over the counter less 1, in percent.
+    pub difference_percent: f64,
+    /// How far they may be apart, in percent of the counter.
+    pub allowed_percent: f64,
+    /// What decided that.
+    pub basis: CrossCheckBasis,
+    /// Whether they are no further apart.
+    pub agrees: bool,
 }
 
 /// One edge of a stretch for one sensor.
@@ -106,13 +134,16 @@ pub struct DeviceEnergy {
     pub counter_j: Option<f64>,
     /// Integral of the power curve between the same edges in joules; null with fewer than two samples.
     pub curve_j: Option<f64>,
-    /// Standard uncertainty of `curve_j` from sampling alone.
+    /// Standard uncertainty of `curve_j` from sampling, and from how well the curve's times are known at the edges.
     pub curve_u_j: Option<f64>,
     /// What the points of the curve mean.
     pub curve_kind: Option<CurveKind>,
-    /// Energy between the opening edge and the work in joules, by the curve.
+    /// Counter and curve compared; null for phases, without one of both, and for less than a second.
+    #[serde(default)]
+    pub cross_check: Option<CrossCheck>,
+    /// Energy between the opening edge and the work in joules, by the curve; null where that is too coarse to tell.
     pub lead_j: Option<f64>,
-    /// Energy between the work and the closing edge in joules, by the curve.
+    /// Energy between the work and the closing edge in joules, by the curve; null where that is too coarse to tell.
     pub tail_j: Option<f64>,
     /// `energy_j` over the length of the work, in watts.
     pub mean_w: Option<f64>,
@@ -137,8 +168,15 @@ pub struct EnergySplit {
     pub prefill_s: f64,
     /// Seconds of decode.
     pub decode_s: f64,
-    /// Standard uncertainty of `prefill_j` and `decode_j` (what one gains the other loses), without the sensor's gain.
+    /// Standard uncertainty of `prefill_j` and `decode_j` (what one gains the other loses) from how well the curve's times are known at
+    /// the boundaries.
     pub boundary_u_j: f64,
+    /// Standard uncertainty of `prefill_j` from what the curve did not see, without the sensor's gain.
+    #[serde(default)]
+    pub prefill_sampling_u_j: f64,
+    /// The same of `decode_j`.
+    #[serde(default)]
+    pub decode_sampling_u_j: f64,
 }
 
 /// Idle power.

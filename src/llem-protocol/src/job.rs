@@ -74,13 +74,15 @@ pub struct EngineSpec {
     pub model: ModelLocation,
     /// `float32`, `bfloat16`, `float16` or `auto`.
     pub dtype: String,
-    /// The experiment's section of this backend, without `image` and `extra`; absent fields are the engine's default.
+    /// The experiment's section of this backend, without `image` and `extra`; absent fields are the engine's default. The model that
+    /// drafts tokens is a directory as the driver sees it.
     pub options: Map<String, Value>,
     /// Passed to the engine verbatim.
     pub extra: Map<String, Value>,
     /// The experiment's `sampling` section; empty means greedy.
     pub sampling: Map<String, Value>,
-    /// The experiment's `lora` section, if any.
+    /// The experiment's `lora` section, if any, with `adapter` being the adapter's directory as the driver sees it
+    /// (`adapter_config.json`, `adapter_model.safetensors`).
     #[serde(default)]
     pub lora: Option<Map<String, Value>>,
     /// Seed of everything random in the engine. As a string, because JSON numbers end at 2^53.

@@ -22,8 +22,8 @@ mod report;
 pub use device::{Device, DeviceKind};
 pub use driver::{Message, Request, RequestRecord};
 pub use energy::{
-    BaselinePower, BaselineRecord, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport, EnergySplit,
-    PowerDomain, PowerSample, PowerScope, PowerSourceKind,
+    BaselinePower, BaselineRecord, CrossCheck, CrossCheckBasis, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod,
+    EnergyReport, EnergySplit, PowerDomain, PowerSample, PowerScope, PowerSourceKind,
 };
 pub use event::{Event, EventBody, LogLevel, decode_event};
 pub use failure::{Failure, FailureClass};
@@ -32,7 +32,7 @@ pub use phase::Phase;
 pub use reason::{Reason, ReasonCode, Severity};
 pub use report::{
     ClockPair, EngineReport, EnvironmentReport, GateOutcome, PassRecord, PhaseRecord, PrefillRecord, Report, SelfUsage,
-    ThermalGateRecord, WarmupRecord, WindowRecord,
+    Stretch, ThermalGateRecord, WarmupRecord, WindowRecord,
 };
 
 /// Version of the messages between controller, agent and drivers. Both sides refuse another one.

@@ -14,8 +14,10 @@ pub enum Phase {
     Baseline,
     /// Driver process started, engine imported.
     Import,
-    /// Model loaded; engines that compile do it here.
+    /// Model loaded; where the engine says when it compiled, without that.
     Load,
+    /// The stretches of the load in which the engine built or compiled something.
+    Compile,
     /// Full passes of the workload that are not measured.
     Warmup,
     /// Waiting until clocks and temperature have settled.
@@ -34,12 +36,13 @@ pub enum Phase {
 
 impl Phase {
     /// All phases in the order in which they happen.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Start,
         Self::Environment,
         Self::Baseline,
         Self::Import,
         Self::Load,
+        Self::Compile,
         Self::Warmup,
         Self::ThermalGate,
         Self::Window,
@@ -57,6 +60,7 @@ impl Phase {
             Self::Baseline => "baseline",
             Self::Import => "import",
             Self::Load => "load",
+            Self::Compile => "compile",
             Self::Warmup => "warmup",
             Self::ThermalGate => "thermal_gate",
             Self::Window => "window",

@@ -30,7 +30,7 @@ macro_rules! reason_codes {
                 match self { $(Self::$variant => $code,)* }
             }
 
-            /// Whether the code invalidates a run, unless what happened was milder than usual.
+            /// Whether the code invalidates a run. There is no other severity: who gets a reason from elsewhere goes by its code.
             pub const fn severity(self) -> Severity {
                 match self { $(Self::$variant => Severity::$severity,)* }
             }
@@ -61,6 +61,9 @@ reason_codes! {
     /// No energy counter or power sensor could be read; energy is null.
     NoPowerSource = "no_power_source", Note,
         "energy is null", "make a sensor readable as the message says, or use the times only";
+    /// The energy of the experiment's GPUs could not be read; energy is null.
+    NoGpuPowerSource = "no_gpu_power_source", Invalid,
+        "a run on GPUs without their energy is no measurement of energy", "make them readable as the message says";
     /// The processor's energy could not be read beside that of the GPUs.
     ProcessorEnergyUnavailable = "processor_energy_unavailable", Note,
         "the result has the energy of the GPUs only", "make its counters readable as the message says, where it matters";
@@ -85,7 +88,10 @@ reason_codes! {
     /// A GPU's clocks were held down by heat or a hardware slowdown.
     Throttled = "throttled", Invalid,
         "the work ran slower than the GPU can", "improve the cooling or the power supply and run it again";
-    /// A GPU's clocks were held down by its power limit.
+    /// A GPU ran into the power limit that it has by default: that is what it is built to do.
+    PowerLimitReached = "power_limit_reached", Note,
+        "time and energy are those of this limit", "compare only with runs under the same limit";
+    /// A GPU's clocks were held down by a power limit below its default.
     PowerCapped = "power_capped", Invalid,
         "time and energy are those of this limit", "compare only with runs under the same limit, or restore the default limit";
     /// A GPU grew warmer or colder during the window.
@@ -112,6 +118,22 @@ reason_codes! {
     /// A process that does not belong to the run was on one of its GPUs.
     ForeignProcess = "foreign_process", Invalid,
         "its work is in the measured energy", "end it, or use another GPU, and run it again";
+    /// A process that does not belong to the run was on one of its GPUs before or after what is measured.
+    ForeignProcessOutside = "foreign_process_outside_window", Note,
+        "its work is not in the window's energy", "see that nothing else uses the GPU";
+    /// A process that does not belong to the run was on one of its GPUs while idle power was measured.
+    BaselineDisturbed = "baseline_disturbed", Note,
+        "idle power holds its work, so that net energy is null; gross energy is not touched",
+        "end it, and run it again where net energy matters";
+    /// Something speaks against the passes of prefill alone.
+    PrefillDisturbed = "prefill_disturbed", Note,
+        "the split by prefill passes is null; the window is not touched", "run it again where that split matters";
+    /// Something speaks against a sensor that the experiment's energy does not hold.
+    UncountedSensor = "uncounted_sensor", Note,
+        "the experiment's energy does not hold this sensor", "mind it where the sensor's own figures are used";
+    /// A calibration of the user config is for a sensor that the run did not have.
+    CalibrationUnmatched = "calibration_unmatched", Note,
+        "it corrected nothing in this run", "compare its `device` with the sensors that the result names";
     /// Whether foreign processes were on the GPUs could not be found out.
     ForeignCheckUnavailable = "foreign_check_unavailable", Note,
         "a foreign process would not have been noticed", "run llem where it sees the host's processes and NVML";
@@ -133,6 +155,9 @@ reason_codes! {
     /// Prefill and decode could not be told apart by the power curve.
     SplitNotResolved = "split_not_resolved", Note,
         "stretches of prefill are shorter than the curve resolves", "use the split by the prefill-only pass";
+    /// What compiling took of the load could not be told by the power curve.
+    CompileNotResolved = "compile_not_resolved", Note,
+        "energy of compiling and of the rest of the load is null; their times stand", "use the energy of both together, which the message has";
     /// No carbon intensity was given.
     NoCarbonIntensity = "no_carbon_intensity", Note,
         "CO2 is null: llem invents no number", "set `carbon.intensity_g_per_kwh` and `carbon.pue` in the user config";
@@ -162,10 +187,10 @@ impl Reason {
         Self { code, severity: code.severity(), message }
     }
 
-    /// The same as a note, where what happened is milder than usual.
-    #[must_use]
-    pub fn as_note(self) -> Self {
-        Self { severity: Severity::Note, ..self }
+    /// What happened, without why it matters and what to do.
+    pub fn happened(&self) -> &str {
+        let rest = format!("; {}; {}", self.code.why(), self.code.advice());
+        self.message.strip_suffix(&rest).unwrap_or(&self.message)
     }
 }
 

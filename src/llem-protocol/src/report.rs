@@ -115,6 +115,15 @@ pub struct EngineReport {
     pub peak_memory_bytes: Option<u64>,
 }
 
+/// A stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// Its beginning.
+    pub start_ns: u64,
+    /// Its end.
+    pub end_ns: u64,
+}
+
 /// A phase that began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PhaseRecord {
@@ -124,6 +133,9 @@ pub struct PhaseRecord {
     pub start_ns: u64,
     /// Its end; absent when the run ended in it.
     pub end_ns: Option<u64>,
+    /// Where another phase lies between `start_ns` and `end_ns`: the stretches that are this one's, in order. Empty when all is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stretches: Vec<Stretch>,
     /// Energy of the phase, by the same sources as the window; its edges are not aligned to ticks.
     pub energy: Option<EnergyReport>,
 }
@@ -198,6 +210,9 @@ pub struct PrefillRecord {
     pub passes: Vec<PassRecord>,
     /// Energy of the work.
     pub energy: EnergyReport,
+    /// What speaks against it. With any, nothing is derived from it; the window is not touched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<Reason>,
 }
 
 /// One pass of the workload.

@@ -1,11 +1,14 @@
 //! llem measures what an LLM deployment costs in energy and time, reproducibly.
 
 pub mod config;
+pub mod engine_cache;
+mod files;
 pub mod gpu_watch;
 pub mod host;
 pub mod hub;
 pub mod model;
 pub mod plan;
+pub mod preflight;
 mod printable;
 pub mod result;
 pub mod runner;

@@ -25,8 +25,8 @@ pub(crate) fn baseline(recording: &Recording, start: &Edge, end: &Edge) -> (Base
     });
     let measured: Vec<(&DomainRecording, BaselinePower)> = measured.collect();
     let reasons = measured.iter().filter_map(|(record, power)| {
-        let reason = unstable(record, power, start_ns, end_ns)?;
-        Some(if recording.counts(record) { reason } else { reason.as_note() })
+        let happened = unstable(record, power, start_ns, end_ns)?;
+        Some(recording.reason(record, ReasonCode::BaselineUnstable, &happened))
     });
     let reasons = reasons.collect();
     (BaselineRecord { start_ns, end_ns, devices: measured.into_iter().map(|(_, power)| power).collect() }, reasons)
@@ -62,7 +62,7 @@ fn by_counter(record: &DomainRecording, place: usize, start: &Edge, end: &Edge) 
     Some(BaselinePower { domain: record.domain.clone(), mean_w, spread_w: None, mean_u_w: Some(edges_j / seconds) })
 }
 
-fn unstable(record: &DomainRecording, power: &BaselinePower, start_ns: u64, end_ns: u64) -> Option<Reason> {
+fn unstable(record: &DomainRecording, power: &BaselinePower, start_ns: u64, end_ns: u64) -> Option<String> {
     let curve = record.curve();
     let middle_ns = u64::midpoint(start_ns, end_ns);
     let half_s = seconds_between(start_ns, middle_ns);
@@ -75,7 +75,7 @@ fn unstable(record: &DomainRecording, power: &BaselinePower, start_ns: u64, end_
         record.domain.id
     );
     let moved = (second_w - first_w).abs() > limit_w || spread_w > limit_w;
-    moved.then(|| Reason::new(ReasonCode::BaselineUnstable, happened))
+    moved.then_some(happened)
 }
 
 fn standard_deviation(values: &[f64]) -> Option<f64> {

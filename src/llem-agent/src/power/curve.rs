@@ -1,35 +1,19 @@
 //! A sampled power curve and its integral.
 
+mod kind;
+mod sampling;
+
 use llem_protocol::CurveKind;
 
 use crate::clock::seconds_between;
+
+pub(crate) use kind::{MEAN_TIME_BOUND_S, are_means};
 
 /// A stretch without points of more than this many of the curve's usual steps is a gap.
 const MAX_GAP_STEPS: f64 = 3.0;
 
 /// Points that come faster than this are no reason to expect the next as soon, in seconds.
 const SHORTEST_STEP_S: f64 = 0.02;
-
-/// How far a sensor that looks only part of the time was seen off the truth, as a share of the reading: up to 8.6 % on an H100 under a
-/// square wave of 200 ms, read at 1 to 50 Hz.
-const INSTANT_BOUND: f64 = 0.09;
-
-/// The same for the moving average over one second: up to 2.4 %.
-const MOVING_AVERAGE_BOUND: f64 = 0.03;
-
-/// Instant power is a mean over 25 ms, refreshed every 100 ms: a reading tells what was 12.5 ms to 112.5 ms before it, in nanoseconds.
-const INSTANT_LAG_NS: u64 = 62_500_000;
-
-/// The moving average tells of the second before its last refresh, in nanoseconds.
-const MOVING_AVERAGE_LAG_NS: u64 = 550_000_000;
-
-/// How well the time of a mean of the driver's buffer, and with it what the curve says of an edge of the work, is known: ±10 ms. Samples of
-/// an H100 are means over 20 ms; their stamps fitted the load's own to a few milliseconds, the counter's lag likewise.
-pub(crate) const MEAN_TIME_BOUND_S: f64 = 0.010;
-
-/// The same for readings, whose age since the last refresh is unknown, with half of what they are means of.
-const INSTANT_TIME_BOUND_S: f64 = 0.0625;
-const MOVING_AVERAGE_TIME_BOUND_S: f64 = 0.55;
 
 /// A bound of ±1 without further knowledge, as a standard uncertainty (JCGM 100:2008, 4.3.7).
 pub(crate) const RECTANGULAR: f64 = 0.577_350_269_189_625_8;
@@ -74,7 +58,7 @@ pub(crate) struct Curve {
 impl Curve {
     /// A curve of points in the order of time. Readings are moved to the middle of what they tell about.
     pub(crate) fn new(kind: CurveKind, points: &[Point]) -> Self {
-        let lag_ns = lag_ns(kind);
+        let lag_ns = kind::lag_ns(kind);
         let moved = points.iter().map(|point| Point { t_ns: point.t_ns.saturating_sub(lag_ns), ..*point });
         let points: Vec<Point> = moved.collect();
         let mut energy_j = Vec::with_capacity(points.len());
@@ -103,6 +87,11 @@ impl Curve {
         MAX_GAP_STEPS * self.step_s.max(SHORTEST_STEP_S)
     }
 
+    /// Whether a point tells of a shorter time than a second.
+    pub(crate) fn is_sharp(&self) -> bool {
+        self.kind != CurveKind::MovingAverage
+    }
+
     /// Points between two moments.
     pub(crate) fn inside(&self, from_ns: u64, to_ns: u64) -> &[Point] {
         let first = self.points.partition_point(|point| point.t_ns < from_ns);
@@ -121,7 +110,7 @@ impl Curve {
         match (next.checked_sub(1).and_then(|before| self.points.get(before)), self.points.get(next)) {
             (Some(before), Some(after)) => Some(match self.kind {
                 CurveKind::Mean => after.power_w,
-                CurveKind::Instant | CurveKind::MovingAverage => interpolate_w(*before, *after, t_ns),
+                _ => interpolate_w(*before, *after, t_ns),
             }),
             (Some(only), None) | (None, Some(only)) => Some(only.power_w),
             (None, None) => None,
@@ -217,7 +206,8 @@ impl Curve {
         (seconds_between(start_ns, end_ns) <= longest_s).then_some(Split { start_ns, end_ns, idle_w, work_j })
     }
 
-    /// How much power changes around a moment, in watts: among the point that covers it, its neighbours, and all that are near.
+    /// How much power changes around a moment, in watts: among the point that covers it, its neighbours, and all that are near. A curve
+    /// that may not have seen the idle time beside work could miss all of the jump: for that, power falls to nothing.
     pub(crate) fn jump_w(&self, t_ns: u64) -> f64 {
         let reach_ns = (self.time_bound_s().max(self.step_s.max(SHORTEST_STEP_S) * 1.5) * 1e9) as u64;
         let near = self.inside(t_ns.saturating_sub(reach_ns), t_ns.saturating_add(reach_ns));
@@ -225,7 +215,14 @@ impl Curve {
         let neighbours = self.points.iter().skip(next.saturating_sub(1)).take(3);
         let powers = near.iter().chain(neighbours).map(|point| point.power_w);
         let (low, high) = powers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| (low.min(w), high.max(w)));
+        let low = if self.resolves_edges() { low } else { 0.0 };
         if high > low { high - low } else { 0.0 }
+    }
+
+    /// Standard uncertainty in joules of what a jump of power at a moment is worth, when the moment is known as well as the curve's times
+    /// are.
+    pub(crate) fn jump_u_j(&self, t_ns: u64) -> f64 {
+        self.jump_w(t_ns) * self.time_bound_s() * RECTANGULAR
     }
 
     /// The longest time without a point between two moments, in seconds; the edges count as points.
@@ -240,68 +237,14 @@ impl Curve {
         longest_s
     }
 
-    /// Standard uncertainty of the integral between two moments in joules, from what lies between the points.
-    ///
-    /// Where power changed by ΔP within Δt, the change came at an unknown moment of Δt: ΔP·Δt/√12. From step to step that need not be
-    /// independent, for a load with a period keeps its place against the sensor's refreshes: the parts are added (JCGM 100:2008, 5.2.2,
-    /// note 1). A load that repeats exactly with the refreshes shows the same power at all of them, and nothing in the curve tells. Readings
-    /// at moments may miss as much as was seen in measurements, whatever the points say, for between them they are blind. A curve of
-    /// means misses its gaps, and the stamp of each mean is known to [`MEAN_TIME_BOUND_S`] only: ΔP times that at every change,
-    /// independent. Under load in bursts of 0.1 s an H100's means were 0.9 % below its counter, under steady load 0.1 %.
-    pub(crate) fn sampling_u_j(&self, from_ns: u64, to_ns: u64) -> f64 {
-        // With the points around them: a gap may begin before the stretch, or end after it.
-        let first = self.points.partition_point(|point| point.t_ns < from_ns).saturating_sub(1);
-        let last = self.points.partition_point(|point| point.t_ns <= to_ns).saturating_add(1).min(self.points.len());
-        let points = self.points.get(first..last).unwrap_or_default();
-        let limit_s = self.longest_step_s();
-        let powers = points.iter().map(|point| point.power_w);
-        let (low, high) = powers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| (low.min(w), high.max(w)));
-        let steps = points.windows(2).map(|pair| match pair {
-            [a, b] => {
-                let step_s = seconds_between(a.t_ns, b.t_ns);
-                let is_inside = a.t_ns >= from_ns && b.t_ns <= to_ns;
-                match step_s > limit_s {
-                    true => (high - low) * step_s * UNIFORM,
-                    // The ends of the stretch are another matter than what lies between its points.
-                    false if self.kind != CurveKind::Mean && is_inside => {
-                        (b.power_w - a.power_w).abs() * step_s * UNIFORM
-                    }
-                    false => 0.0,
-                }
-            }
-            _ => 0.0,
-        });
-        let blind_j = self.blind_share() * self.energy_j(from_ns, to_ns).unwrap_or_default().abs() * RECTANGULAR;
-        quadrature(&[steps.sum(), blind_j, self.stamps_u_j(from_ns, to_ns)])
-    }
-
-    /// What the stamps of means leave open.
-    fn stamps_u_j(&self, from_ns: u64, to_ns: u64) -> f64 {
-        if self.kind != CurveKind::Mean {
-            return 0.0;
-        }
-        let changes = self.inside(from_ns, to_ns).windows(2).map(|pair| match pair {
-            [a, b] => ((b.power_w - a.power_w) * MEAN_TIME_BOUND_S * RECTANGULAR).powi(2),
-            _ => 0.0,
-        });
-        changes.sum::<f64>().sqrt()
-    }
-
-    const fn blind_share(&self) -> f64 {
-        match self.kind {
-            CurveKind::Mean => 0.0,
-            CurveKind::Instant => INSTANT_BOUND,
-            CurveKind::MovingAverage => MOVING_AVERAGE_BOUND,
-        }
-    }
-
     /// How well the times of the points are known, in seconds.
-    pub(crate) const fn time_bound_s(&self) -> f64 {
-        match self.kind {
-            CurveKind::Mean => MEAN_TIME_BOUND_S,
-            CurveKind::Instant => INSTANT_TIME_BOUND_S,
-            CurveKind::MovingAverage => MOVING_AVERAGE_TIME_BOUND_S,
-        }
+    pub(crate) fn time_bound_s(&self) -> f64 {
+        kind::time_bound_s(self.kind, self.step_s)
+    }
+
+    /// Whether the curve tells apart what lies just before an edge of the work and what lies just after it.
+    pub(crate) const fn resolves_edges(&self) -> bool {
+        kind::resolves_edges(self.kind)
     }
 
     fn energy_until(&self, t_ns: u64) -> Option<f64> {
@@ -317,24 +260,16 @@ impl Curve {
         let here = Point { t_ns, power_w: self.power_w(t_ns)? };
         let mean_w = match self.kind {
             CurveKind::Mean => after.power_w,
-            CurveKind::Instant | CurveKind::MovingAverage => f64::midpoint(start.power_w, here.power_w),
+            _ => f64::midpoint(start.power_w, here.power_w),
         };
         Some(until_j + seconds_between(start.t_ns, t_ns) * mean_w)
-    }
-}
-
-const fn lag_ns(kind: CurveKind) -> u64 {
-    match kind {
-        CurveKind::Mean => 0,
-        CurveKind::Instant => INSTANT_LAG_NS,
-        CurveKind::MovingAverage => MOVING_AVERAGE_LAG_NS,
     }
 }
 
 fn mean_between(kind: CurveKind, before: Point, after: Point) -> f64 {
     match kind {
         CurveKind::Mean => after.power_w,
-        CurveKind::Instant | CurveKind::MovingAverage => f64::midpoint(before.power_w, after.power_w),
+        _ => f64::midpoint(before.power_w, after.power_w),
     }
 }
 

@@ -3,6 +3,7 @@
 use llem_protocol::{DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport};
 
 use super::align::EdgeReading;
+use super::cross_check::cross_check;
 use super::curve::{Curve, MEAN_TIME_BOUND_S, RECTANGULAR, UNIFORM, quadrature};
 use super::recording::{DomainRecording, Recording};
 use super::sampler::{CounterFault, Edge};
@@ -33,18 +34,21 @@ struct Stretch<'a> {
     first: EdgeReading,
     last: EdgeReading,
     work: Work,
+    /// Whether there is idle time around `work`.
+    is_alone: bool,
 }
 
 fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work: Option<Work>) -> DeviceEnergy {
     let curve = record.curve();
     let (from_ns, to_ns) = (first.t_ns, last.t_ns);
-    let stretch = Stretch { curve, first, last, work: work.unwrap_or(Work { start_ns: from_ns, end_ns: to_ns }) };
+    let whole = Work { start_ns: from_ns, end_ns: to_ns };
+    let stretch = Stretch { curve, first, last, work: work.unwrap_or(whole), is_alone: work.is_some() };
     let inside = curve.inside(from_ns, to_ns);
     // A curve that ends in the work tells nothing of the rest of it.
     let reaches = work.is_none_or(|w| record.silent_s(w.start_ns, w.end_ns) <= curve.longest_step_s());
     let sampled = inside.len() >= 2 && reaches;
     let counter_j = counter_difference_j(record, first, last);
-    let around = |joules: Option<f64>| joules.filter(|_| sampled && work.is_some());
+    let around = |joules: Option<f64>| joules.filter(|_| sampled && work.is_some() && curve.resolves_edges());
     let mut energy = DeviceEnergy {
         domain: record.domain.clone(),
         start: edge_record(first),
@@ -55,8 +59,9 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
         sampling_u_j: None,
         counter_j,
         curve_j: curve.energy_j(from_ns, to_ns).filter(|_| sampled),
-        curve_u_j: sampled.then(|| curve.sampling_u_j(from_ns, to_ns)),
+        curve_u_j: sampled.then(|| curve.between_u_j(from_ns, to_ns)),
         curve_kind: sampled.then(|| curve.kind()),
+        cross_check: None,
         lead_j: around(curve.lead_j(from_ns, stretch.work.start_ns)),
         tail_j: around(curve.tail_j(stretch.work.end_ns, to_ns)),
         mean_w: None,
@@ -68,6 +73,7 @@ fn device(record: &DomainRecording, first: EdgeReading, last: EdgeReading, work:
         (Ok(None), Ok(None)) => by_curve(&stretch, &mut energy),
         _ => by_counter(&stretch, &mut energy),
     }
+    energy.cross_check = work.and_then(|work| cross_check(curve, work, &energy));
     let work_s = seconds_between(stretch.work.start_ns, stretch.work.end_ns);
     energy.mean_w = energy.energy_j.filter(|_| work_s > 0.0).map(|energy_j| energy_j / work_s);
     energy
@@ -101,7 +107,7 @@ fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
         energy.energy_j = Some(counter_j - lead_j - tail_j);
         energy.edge_u_j = Some(stretch.edge_u_j());
     } else {
-        // Without a curve nobody knows the power before and after the work: anything from none to the mean.
+        // Without a curve that tells, nobody knows the power before and after the work: anything from none to the mean.
         let outside_j = stretch.outside_s() * stretch.mean_w(counter_j);
         energy.energy_j = Some(counter_j - outside_j / 2.0);
         energy.edge_u_j = Some(quadrature(&[outside_j * UNIFORM, stretch.blind_edge_u_j(counter_j)]));
@@ -115,10 +121,9 @@ fn by_curve(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
     }
     energy.method = Some(EnergyMethod::Curve);
     // Around a phase there is no idle time.
-    let of_work = energy.lead_j.is_some();
-    energy.energy_j = if of_work { stretch.curve.work_j(start_ns, end_ns) } else { energy.curve_j };
+    energy.energy_j = if stretch.is_alone { stretch.curve.work_j(start_ns, end_ns) } else { energy.curve_j };
     energy.sampling_u_j = Some(stretch.curve.sampling_u_j(start_ns, end_ns));
-    energy.edge_u_j = Some(quadrature(&[stretch.jump_u_j(start_ns), stretch.jump_u_j(end_ns)]));
+    energy.edge_u_j = Some(quadrature(&[stretch.curve.jump_u_j(start_ns), stretch.curve.jump_u_j(end_ns)]));
 }
 
 impl Stretch<'_> {
@@ -131,20 +136,15 @@ impl Stretch<'_> {
             bracket_u_j(self.first, start_w),
             bracket_u_j(self.last, end_w),
             lag_j,
-            self.jump_u_j(self.work.start_ns),
-            self.jump_u_j(self.work.end_ns),
+            self.curve.jump_u_j(self.work.start_ns),
+            self.curve.jump_u_j(self.work.end_ns),
         ])
     }
 
-    /// The edges' share where there is no curve.
+    /// The edges' share where there is no curve that tells.
     fn blind_edge_u_j(&self, counter_j: f64) -> f64 {
         let mean_w = self.mean_w(counter_j);
         quadrature(&[bracket_u_j(self.first, mean_w), bracket_u_j(self.last, mean_w)])
-    }
-
-    /// What a jump of power at a moment is worth, when the moment is known as well as the curve's times are.
-    fn jump_u_j(&self, t_ns: u64) -> f64 {
-        self.curve.jump_w(t_ns) * self.curve.time_bound_s() * RECTANGULAR
     }
 
     fn power_w(&self, t_ns: u64) -> f64 {

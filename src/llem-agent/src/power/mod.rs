@@ -2,6 +2,7 @@
 
 mod align;
 mod baseline;
+mod cross_check;
 mod curve;
 mod energy;
 mod gpu_facts;
@@ -12,6 +13,7 @@ mod raw_nvml;
 mod recording;
 mod sampler;
 mod settle;
+mod share;
 mod split;
 
 use std::path::Path;
@@ -25,9 +27,11 @@ use curve::Point;
 pub(crate) use baseline::baseline;
 pub(crate) use energy::Work;
 pub(crate) use gpu_facts::GpuFacts;
+pub(crate) use judge::Judged;
 pub(crate) use recording::Recording;
 pub(crate) use sampler::{Edge, Sampler};
 pub(crate) use settle::{SPAN_S as SETTLE_SPAN_S, unsettled};
+pub(crate) use share::{Shared, share_out};
 pub(crate) use split::split_by_stamps;
 
 /// Why a sensor gave nothing.
@@ -145,10 +149,9 @@ pub(crate) fn open_sources(gpus: &[String], powercap: Option<&Path>, allow_mig: 
     Ok(found)
 }
 
-/// A run on GPUs whose energy cannot be read is no measurement of energy.
 fn no_gpu_source(gpus: &[String], error: &nvml_wrapper::error::NvmlError) -> Reason {
     let happened = format!("the power of {} cannot be read: NVML: {error}", gpus.join(", "));
-    Reason { severity: llem_protocol::Severity::Invalid, ..Reason::new(ReasonCode::NoPowerSource, happened) }
+    Reason::new(ReasonCode::NoGpuPowerSource, happened)
 }
 
 fn wider_scope(domains: &[PowerDomain]) -> Reason {

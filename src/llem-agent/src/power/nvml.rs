@@ -66,7 +66,7 @@ pub(crate) fn open(uuids: &[String]) -> Result<(NvmlSource, GpuFacts), NvmlError
     Ok((source, facts))
 }
 
-/// The driver's buffer has samples without gaps; what was sampled before now belongs to no one.
+/// The driver's buffer has more samples than anything else; what was sampled before now belongs to no one.
 fn gpu_reading(device: &Device<'_>, buffer: &mut SampleBuffer) -> PowerReading {
     let now_us = clock::clock_pair().realtime_ns / 1000;
     let mut newest_us = 0;
@@ -91,7 +91,7 @@ impl PowerSource for NvmlSource {
 
     fn curve_kind(&self, domain: usize) -> CurveKind {
         match self.gpus.get(domain).map(|gpu| &gpu.power) {
-            Some(PowerReading::Buffer(_)) => CurveKind::Mean,
+            Some(PowerReading::Buffer(_)) => CurveKind::Samples,
             Some(PowerReading::Instant(_)) => CurveKind::Instant,
             Some(PowerReading::Average) | None => CurveKind::MovingAverage,
         }

@@ -2,9 +2,9 @@
 
 use std::cell::OnceCell;
 
-use llem_protocol::{CurveKind, PowerDomain, PowerSample, PowerScope};
+use llem_protocol::{CurveKind, PowerDomain, PowerSample, PowerScope, Reason, ReasonCode};
 
-use super::curve::{Curve, Point};
+use super::curve::{Curve, Point, are_means};
 use super::sampler::is_reset;
 use super::{DeviceState, PowerSource};
 use crate::clock;
@@ -23,7 +23,8 @@ pub(crate) struct StateSample {
 #[derive(Clone, Debug)]
 pub(crate) struct DomainRecording {
     pub(crate) domain: PowerDomain,
-    pub(crate) kind: CurveKind,
+    /// What the source says of its points, see [`Self::curve`].
+    pub(super) given_kind: CurveKind,
     /// Seconds between two refreshes of the counter.
     pub(crate) counter_period_s: f64,
     pub(crate) points: Vec<Point>,
@@ -47,7 +48,7 @@ impl DomainRecording {
         let points = Vec::with_capacity(ROOM);
         Self {
             domain,
-            kind,
+            given_kind: kind,
             counter_period_s,
             points,
             failures: Vec::new(),
@@ -74,8 +75,12 @@ impl DomainRecording {
         }
     }
 
+    /// The points' curve. Its kind is the source's, or, for a driver's buffer, what the stamps show.
     pub(crate) fn curve(&self) -> &Curve {
-        self.curve.get_or_init(|| Curve::new(self.kind, &self.points))
+        self.curve.get_or_init(|| {
+            let shown = self.given_kind == CurveKind::Samples && are_means(&self.points);
+            Curve::new(if shown { CurveKind::Mean } else { self.given_kind }, &self.points)
+        })
     }
 
     /// Seconds without a point up to a moment, counted from `since_ns` at the earliest.
@@ -93,10 +98,19 @@ impl DomainRecording {
 }
 
 impl Recording {
-    /// Whether the experiment's energy holds this domain: its GPUs, or, without any, what is left. What is wrong with another is a note.
+    /// Whether the experiment's energy holds this domain: its GPUs, or, without any, what is left.
     pub(crate) fn counts(&self, record: &DomainRecording) -> bool {
         let is_gpu = |record: &DomainRecording| record.domain.scope == PowerScope::Gpu;
         is_gpu(record) || !self.domains.iter().any(is_gpu)
+    }
+
+    /// A reason about a domain: against the run where the experiment's energy holds it.
+    pub(super) fn reason(&self, record: &DomainRecording, code: ReasonCode, happened: &str) -> Reason {
+        if self.counts(record) {
+            Reason::new(code, happened)
+        } else {
+            Reason::new(ReasonCode::UncountedSensor, format!("{code}: {happened}"))
+        }
     }
 
     pub(crate) fn states_since(&self, from_ns: u64) -> Vec<(PowerDomain, Vec<StateSample>)> {
@@ -125,12 +139,13 @@ fn domain_samples(record: &DomainRecording) -> impl Iterator<Item = PowerSample>
         memory_used_bytes: None,
         throttle_reasons: None,
     };
+    let kind = record.curve().kind();
     let power = record.points.iter().map(move |point| PowerSample {
         power_w: Some(point.power_w),
-        curve_kind: Some(record.kind),
+        curve_kind: Some(kind),
         ..empty(point.t_ns)
     });
-    let failed = record.failures.iter().map(move |t_ns| PowerSample { curve_kind: Some(record.kind), ..empty(*t_ns) });
+    let failed = record.failures.iter().map(move |t_ns| PowerSample { curve_kind: Some(kind), ..empty(*t_ns) });
     let states = record.states.iter().map(move |StateSample { t_ns, state }| PowerSample {
         power_average_w: state.power_average_w,
         temperature_c: state.temperature_c.map(f64::from),

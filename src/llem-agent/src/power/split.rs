@@ -3,16 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use llem_protocol::{CurveKind, EnergySplit, PowerDomain, Reason, ReasonCode, RequestRecord};
+use llem_protocol::{DeviceEnergy, EnergyMethod, EnergySplit, Reason, ReasonCode, RequestRecord};
 
 use super::curve::{Curve, RECTANGULAR};
 use super::energy::Work;
 use super::recording::Recording;
 use super::sampler::Edge;
+use super::share::{energy_of, sampling_u_j, shift_bound_j, unresolved};
 use crate::clock::seconds_between;
-
-/// A stretch of prefill has to be as long as this many steps of the curve to be seen by it.
-const MIN_STEPS: f64 = 2.0;
 
 /// One batch: when it was handed over, when the first token was there, and the last one, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +32,18 @@ pub(crate) fn split_by_stamps(
     let (mut splits, mut reasons) = (Vec::new(), Vec::new());
     let Some(batches) = batches(records) else { return (splits, reasons) };
     let energy = recording.energy(start, end, Some(work));
+    let prefill: Vec<(u64, u64)> = batches.iter().map(|batch| (batch.submit, batch.first)).collect();
     for (record, device) in recording.domains.iter().zip(energy.devices) {
-        let (curve, Some(energy_j)) = (record.curve(), device.energy_j) else { continue };
-        if record.points.len() < 2 {
+        let curve = record.curve();
+        if device.energy_j.is_none() || record.points.len() < 2 {
             continue;
         }
-        match unresolved(curve, &batches, &record.domain.id) {
-            Some(reason) => reasons.push(reason),
-            None => splits.extend(device_split(&record.domain, curve, &batches, work, energy_j)),
+        match unresolved(curve, &prefill, "a prefill") {
+            Some(steps) => {
+                let happened = format!("{steps} of {}", record.domain.id);
+                reasons.push(recording.reason(record, ReasonCode::SplitNotResolved, &happened));
+            }
+            None => splits.extend(device_split(curve, &batches, work, &device)),
         }
     }
     (splits, reasons)
@@ -61,63 +63,34 @@ fn batches(records: &[RequestRecord]) -> Option<Vec<Batch>> {
     (!batches.is_empty()).then(|| batches.into_values().collect())
 }
 
-fn unresolved(curve: &Curve, batches: &[Batch], id: &str) -> Option<Reason> {
-    let mean_s = prefill_s(batches) / batches.len() as f64;
-    let needed_s = MIN_STEPS * curve.step_s();
-    let happened = format!(
-        "a prefill takes {:.1} ms and {id} gives a point of its power curve every {:.1} ms",
-        mean_s * 1e3,
-        curve.step_s() * 1e3
-    );
-    // A mean over a second shows no prefill, however often it is read.
-    let smears = curve.kind() == CurveKind::MovingAverage;
-    (smears || mean_s < needed_s).then(|| Reason::new(ReasonCode::SplitNotResolved, happened))
-}
-
-fn prefill_s(batches: &[Batch]) -> f64 {
-    batches.iter().map(|batch| seconds_between(batch.submit, batch.first)).sum()
-}
-
 /// The curve's energy in both kinds of stretches, scaled so that all stretches together have the energy of the work.
-fn device_split(
-    domain: &PowerDomain,
-    curve: &Curve,
-    batches: &[Batch],
-    work: Work,
-    energy_j: f64,
-) -> Option<EnergySplit> {
+fn device_split(curve: &Curve, batches: &[Batch], work: Work, device: &DeviceEnergy) -> Option<EnergySplit> {
+    let energy_j = device.energy_j?;
     let whole_j = curve.work_j(work.start_ns, work.end_ns).filter(|whole_j| *whole_j > 0.0)?;
     let scale = energy_j / whole_j;
-    let sum = |from: fn(&Batch) -> u64, to: fn(&Batch) -> u64| -> Option<f64> {
-        let parts = batches.iter().map(|batch| curve.phase_j(from(batch), to(batch)));
-        Some(parts.sum::<Option<f64>>()? * scale)
-    };
-    let prefill_j = sum(|batch| batch.submit, |batch| batch.first)?;
-    let decode_j = sum(|batch| batch.first, |batch| batch.last)?;
+    let prefill: Vec<(u64, u64)> = batches.iter().map(|batch| (batch.submit, batch.first)).collect();
+    let decode: Vec<(u64, u64)> = batches.iter().map(|batch| (batch.first, batch.last)).collect();
+    let prefill_j = energy_of(curve, &prefill)? * scale;
+    let decode_j = energy_of(curve, &decode)? * scale;
+    let by_counter = device.method == Some(EnergyMethod::Counter);
+    let sampling = |part| sampling_u_j(curve, part, (work.start_ns, work.end_ns), by_counter.then_some(scale));
+    let seconds = |part: &[(u64, u64)]| part.iter().map(|(from_ns, to_ns)| seconds_between(*from_ns, *to_ns)).sum();
     Some(EnergySplit {
-        domain: domain.clone(),
+        domain: device.domain.clone(),
         prefill_j,
         decode_j,
         other_j: energy_j - prefill_j - decode_j,
-        prefill_s: prefill_s(batches),
-        decode_s: batches.iter().map(|batch| seconds_between(batch.first, batch.last)).sum(),
-        boundary_u_j: boundary_bound_j(curve, batches) * scale * RECTANGULAR,
+        prefill_s: seconds(&prefill),
+        decode_s: seconds(&decode),
+        boundary_u_j: shift_bound_j(curve, &prefill) * scale * RECTANGULAR,
+        prefill_sampling_u_j: sampling(&prefill),
+        decode_sampling_u_j: sampling(&decode),
     })
-}
-
-/// What prefill gains or loses at most when the curve's times are off, by the same for all boundaries: too early by Δt, each prefill has
-/// Δt of what was before it in place of its own end; too late, Δt of decode in place of its own beginning.
-fn boundary_bound_j(curve: &Curve, batches: &[Batch]) -> f64 {
-    let steps = batches.iter().map(|batch| (curve.sides_w(batch.submit), curve.sides_w(batch.first)));
-    let (early_w, late_w) = steps.fold((0.0, 0.0), |(early_w, late_w), (submit, first)| {
-        (early_w + submit.0 - first.0, late_w + first.1 - submit.1)
-    });
-    f64::max(early_w.abs(), late_w.abs()) * curve.time_bound_s()
 }
 
 #[cfg(test)]
 mod tests {
-    use llem_protocol::{CurveKind, PowerScope, PowerSourceKind};
+    use llem_protocol::{CurveKind, PowerDomain, PowerScope, PowerSourceKind};
 
     use super::super::align::EdgeReading;
     use super::super::curve::Point;
@@ -128,8 +101,12 @@ mod tests {
 
     /// Two batches of 1 s: 200 ms of prefill at 600 W, then decode at 200 W; a point every `step_ms`.
     fn recording(step_ms: u64) -> Recording {
+        of_kind(CurveKind::Mean, step_ms)
+    }
+
+    fn of_kind(kind: CurveKind, step_ms: u64) -> Recording {
         let domain = PowerDomain { source: PowerSourceKind::Nvml, id: "GPU-1".to_owned(), scope: PowerScope::Gpu };
-        let mut record = DomainRecording::new(domain, CurveKind::Mean, 0.1);
+        let mut record = DomainRecording::new(domain, kind, 0.1);
         let power_w = |t_ms: u64| if (t_ms - 1) % 1000 < 200 { 600.0 } else { 200.0 };
         record.points =
             (1..=2000 / step_ms).map(|i| Point { t_ns: i * step_ms * MS, power_w: power_w(i * step_ms) }).collect();
@@ -187,5 +164,17 @@ mod tests {
         let records = [record(Some(0), 0, 30), record(Some(1), 1, 30)];
         let (splits, reasons) = split(&recording(20), &records, 560.0);
         assert_eq!((splits.len(), reasons), (0, vec![ReasonCode::SplitNotResolved]));
+    }
+
+    #[test]
+    fn readings_at_moments_leave_the_split_less_sure_than_its_boundaries() {
+        let records = [record(Some(0), 0, 200), record(Some(1), 1, 200)];
+        let of = |kind| split(&of_kind(kind, 50), &records, 560.0).0.remove(0);
+        let (means, moments) = (of(CurveKind::Mean), of(CurveKind::Instant));
+        // Blind for up to 9 % of 240 J and of 320 J, each weighted with the other's share.
+        let blind = 0.09 / 3.0_f64.sqrt() * 240.0 * 320.0 / 560.0;
+        assert!(moments.prefill_sampling_u_j > blind, "{} {blind}", moments.prefill_sampling_u_j);
+        assert!(moments.decode_sampling_u_j > blind && moments.decode_sampling_u_j < 60.0, "{moments:?}");
+        assert!(means.prefill_sampling_u_j < 3.0, "{means:?}");
     }
 }

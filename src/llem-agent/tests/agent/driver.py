@@ -145,6 +145,33 @@ def at_load():
         sys.exit(1)
 
 
+def compile_stretches():
+    """Two stretches in which the scripted GPU works, in a load of more than a second; or stretches that cannot be."""
+    if not FAULT.startswith("compile"):
+        return {}
+    begun = time.monotonic_ns()
+    stretches = []
+    for seconds in [0.5, 0.4]:
+        time.sleep(0.4)
+        start = time.monotonic_ns()
+        busy("on")
+        time.sleep(seconds)
+        busy("off")
+        stretches.append({"start_ns": start, "end_ns": time.monotonic_ns()})
+    time.sleep(0.4)
+    if fault("compile_unordered"):
+        stretches.reverse()
+    if fault("compile_overlapping"):
+        stretches[1]["start_ns"] = stretches[0]["end_ns"] - 1
+    if fault("compile_before_the_load"):
+        stretches[0]["start_ns"] = begun - 10_000_000_000
+    if fault("compile_in_the_future"):
+        stretches[1]["end_ns"] += 60_000_000_000
+    if fault("compile_nothing"):
+        stretches = []
+    return {"compile": stretches}
+
+
 def in_window():
     if fault("hang_in_window"):
         hang()
@@ -171,7 +198,8 @@ def main():
             with open(request["workload"]) as file:
                 workload = [json.loads(row) for row in file]
             devices = [{"kind": "gpu", "uuid": os.environ["GPU"]}] if "GPU" in os.environ else [{"kind": "cpu"}]
-            say(message="loaded", parameters=7, dtype="float32", devices=devices, settings={}, requests=len(workload))
+            loaded = {"parameters": 7, "dtype": "float32", "devices": devices, "settings": {}, "requests": len(workload)}
+            say(message="loaded", **loaded, **compile_stretches())
         elif kind == "pass":
             if request["record"]:
                 in_window()

@@ -16,7 +16,7 @@ fn a_library_that_does_not_start_is_no_power_source() {
         let Some((mut bench, script)) = gpu_bench("none", vec![gpu(0)]) else { return };
         bench.with_nvml(&Script { init_code: Some(init_code), ..script.clone() });
         let seen = see((bench, script));
-        let reason = seen.reason(ReasonCode::NoPowerSource, 0).unwrap();
+        let reason = seen.reason(ReasonCode::NoGpuPowerSource, 0).unwrap();
         assert_eq!(reason.severity, Severity::Invalid, "{reason}");
         let devices = &seen.report.window.as_ref().unwrap().energy.devices;
         assert!(devices.iter().all(|device| device.domain.source == PowerSourceKind::Rapl), "{devices:?}");
@@ -29,9 +29,9 @@ fn without_the_library_there_is_no_power_source_and_with_it_there_is() {
     let Some((mut bench, script)) = gpu_bench("none", vec![gpu(0)]) else { return };
     bench.without_nvml();
     let seen = see((bench, script));
-    assert_eq!(seen.reason(ReasonCode::NoPowerSource, 0).unwrap().severity, Severity::Invalid);
+    assert_eq!(seen.reason(ReasonCode::NoGpuPowerSource, 0).unwrap().severity, Severity::Invalid);
     let Some(seen) = run_on(vec![gpu(0)]) else { return };
-    assert!(seen.report.reasons.iter().all(|reason| reason.code != ReasonCode::NoPowerSource));
+    assert!(seen.report.reasons.iter().all(|reason| reason.code != ReasonCode::NoGpuPowerSource));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Energy of prefill and decode, by stamps and by passes of prefill alone.
 
-use fake_nvml::{Device, Load, Power, Step};
+use fake_nvml::{Counter, Device, EnergySamples, Load, Power, Span, Step, Throttle};
 use llem_protocol::{ReasonCode, Severity};
 
-use crate::gpu::{Seen, gpu, gpu_bench, run_on, see};
+use crate::gpu::{Seen, gpu, gpu_bench, run_on, see, uuid};
 use crate::harness::REQUESTS;
 
 /// 600 W for the first 0.2 s of each batch, then 200 W.
@@ -61,9 +61,36 @@ fn passes_of_prefill_alone_have_edges_of_their_own() {
     let prefill = seen.report.prefill.as_ref().unwrap();
     assert!(prefill.passes.iter().all(|pass| pass.output_tokens == REQUESTS) && prefill.passes.len() >= 4);
     assert!(prefill.start_ns > seen.report.window.as_ref().unwrap().end_ns);
-    let energy = prefill.energy.devices.iter().find(|device| device.domain.id == crate::gpu::uuid(0)).unwrap();
+    let energy = prefill.energy.devices.iter().find(|device| device.domain.id == uuid(0)).unwrap();
     let true_j = seen.script.true_energy_j(0, prefill.start_ns, prefill.end_ns).unwrap();
     let u_j = energy.edge_u_j.unwrap();
     assert!(energy.start.aligned && energy.end.aligned, "{energy:?}");
     assert!((energy.energy_j.unwrap() - true_j).abs() <= 2.0 * u_j, "{true_j} J: {energy:?}");
+    assert!(prefill.reasons.is_empty() && seen.codes_of(0).is_empty(), "{:?}", seen.report.reasons);
+}
+
+#[test]
+fn what_goes_wrong_in_passes_of_prefill_alone_is_theirs_and_not_the_windows() {
+    // The window is over after 1.3 s; the passes begin at about 2.3 s and take 1.5 s.
+    let hot = vec![Throttle { during: Span::since(2.0), mask: 0x40 }];
+    let lost = EnergySamples { lost: vec![Span::new(2.8, 3.3)], ..EnergySamples::default() };
+    let devices = vec![
+        Device { throttle_reasons: hot, ..gpu(0) },
+        Device { samples: lost, ..gpu(1) },
+        Device { counter: Counter { reset_at_s: Some(3.0), ..Counter::default() }, ..gpu(2) },
+        gpu(3),
+    ];
+    let Some((mut bench, script)) = gpu_bench("none", devices) else { return };
+    bench.job.measurement.prefill_min_s = 1.5;
+    let seen = see((bench, script));
+    let prefill = &seen.report.prefill.as_ref().unwrap().reasons;
+    for (number, code) in [(0, ReasonCode::Throttled), (1, ReasonCode::SamplesMissing), (2, ReasonCode::CounterReset)] {
+        let of_gpu: Vec<_> = prefill.iter().filter(|reason| reason.message.contains(&uuid(number))).collect();
+        assert_eq!(of_gpu.iter().map(|reason| reason.code).collect::<Vec<_>>(), [code], "{prefill:?}");
+        assert_eq!(seen.codes_of(number), [ReasonCode::PrefillDisturbed], "{:?}", seen.report.reasons);
+        seen.assert_true(number, number);
+    }
+    let told = seen.reason(ReasonCode::PrefillDisturbed, 0).unwrap();
+    assert!(told.severity == Severity::Note && told.message.contains("counter_reset"), "{told}");
+    assert!(seen.codes_of(3).is_empty() && prefill.len() == 3, "{prefill:?}");
 }

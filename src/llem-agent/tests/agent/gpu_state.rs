@@ -65,7 +65,7 @@ fn throttling_is_invalid_and_the_default_limit_a_note() {
     assert_eq!(found(0, ReasonCode::Throttled), Some(Severity::Invalid));
     assert!(seen.reason(ReasonCode::Throttled, 0).unwrap().message.contains("0x20"));
     assert_eq!(found(5, ReasonCode::Throttled), Some(Severity::Invalid));
-    assert_eq!(found(1, ReasonCode::PowerCapped), Some(Severity::Note));
+    assert_eq!(found(1, ReasonCode::PowerLimitReached), Some(Severity::Note));
     assert_eq!(found(2, ReasonCode::PowerCapped), Some(Severity::Invalid));
     assert_eq!([0, 1, 2, 5].map(|number| seen.codes_of(number).len()), [1; 4]);
     assert_eq!([3, 4].map(|number| seen.codes_of(number).len()), [0; 2]);

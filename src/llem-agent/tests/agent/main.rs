@@ -4,6 +4,7 @@
 
 mod faults;
 mod gpu;
+mod gpu_compile;
 mod gpu_counter;
 mod gpu_devices;
 mod gpu_faults;

@@ -136,7 +136,7 @@ fn an_unknown_gpu_is_no_power_source_and_the_processor_the_wrong_device() {
     assert_eq!(bench.run().status, Some(0));
     let report = bench.report().unwrap();
     let found = |code| report.reasons.iter().find(|reason| reason.code == code);
-    assert!(found(ReasonCode::NoPowerSource).unwrap().message.contains("GPU-00000000"));
+    assert!(found(ReasonCode::NoGpuPowerSource).unwrap().message.contains("GPU-00000000"));
     assert!(report.environment.gpus.is_empty());
     assert!(found(ReasonCode::WrongDevice).unwrap().message.contains("the processor"));
 }

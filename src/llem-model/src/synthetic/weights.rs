@@ -1,5 +1,6 @@
 use std::io::{self, Write};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::num::NonZero;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use half::bf16;
@@ -12,26 +13,34 @@ use crate::geometry::{Geometry, TensorShape};
 
 /// Values that are made and written at a time.
 const CHUNK_VALUES: usize = 1 << 18;
-/// Chunks that may wait for the disk.
+/// Chunks of one maker that may wait for the disk.
 const CHUNKS_AHEAD: usize = 4;
 /// Bytes of one bfloat16 value.
 const VALUE_BYTES: u64 = 2;
 
-/// Writes a safetensors file with the tensors of a geometry. Values are made on one thread and written on another; only
-/// a few chunks are in memory at a time. The bytes depend on geometry and seed alone.
+/// Writes a safetensors file with the tensors of a geometry. Values are made on all processors and written in order; only a few
+/// chunks are in memory at a time. The bytes depend on geometry and seed alone.
 pub(super) fn write_safetensors(geometry: &Geometry, seed: u64, out: &mut impl Write) -> io::Result<()> {
     let tensors = geometry.tensors();
     let header = header(&tensors)?;
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
+    let chunks: Vec<Chunk<'_>> = tensors.iter().flat_map(Chunk::all_of).collect();
+    let makers = thread::available_parallelism().map_or(1, NonZero::get).min(chunks.len().max(1));
     thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
-        let tensors = &tensors;
-        scope.spawn(move || {
-            // A receiver that is gone means that writing failed; the error is the writer's.
-            let _ = tensors.iter().try_for_each(|tensor| send_tensor(&sender, geometry, seed, tensor));
-        });
-        receiver.into_iter().try_for_each(|chunk: Vec<u8>| out.write_all(&chunk))
+        let made: Vec<Receiver<Vec<u8>>> = (0..makers)
+            .map(|maker| {
+                let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
+                let own = chunks.iter().skip(maker).step_by(makers);
+                scope.spawn(move || {
+                    // A receiver that is gone means that writing failed; the error is the writer's.
+                    let _ = own.map(|chunk| chunk.make(geometry, seed)).try_for_each(|bytes| sender.send(bytes));
+                });
+                receiver
+            })
+            .collect();
+        let mut in_order = made.iter().cycle().take(chunks.len());
+        in_order.try_for_each(|maker| out.write_all(&maker.recv().map_err(io::Error::other)?))
     })
 }
 
@@ -52,16 +61,28 @@ fn header(tensors: &[TensorShape]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn send_tensor(sender: &SyncSender<Vec<u8>>, geometry: &Geometry, seed: u64, tensor: &TensorShape) -> Result<(), ()> {
-    let mut values = Values::new(seed, &tensor.name, distribution(geometry, &tensor.name));
-    let mut left = elements(tensor) as usize;
-    while left > 0 {
-        let count = left.min(CHUNK_VALUES);
-        sender.send(values.take(count)).map_err(|_| ())?;
-        left -= count;
-    }
-    Ok(())
+/// Consecutive values of one tensor.
+struct Chunk<'a> {
+    tensor: &'a TensorShape,
+    first: u64,
+    count: usize,
 }
+
+impl<'a> Chunk<'a> {
+    fn all_of(tensor: &'a TensorShape) -> impl Iterator<Item = Self> {
+        let total = elements(tensor);
+        let firsts = (0..total).step_by(CHUNK_VALUES);
+        firsts.map(move |first| Self { tensor, first, count: (total - first).min(CHUNK_VALUES as u64) as usize })
+    }
+
+    fn make(&self, geometry: &Geometry, seed: u64) -> Vec<u8> {
+        let name = &self.tensor.name;
+        Values::starting_at(self.first, seed, name, distribution(geometry, name)).take(self.count)
+    }
+}
+
+/// Words of 32 bits that the generator gives for one value.
+const WORDS_PER_VALUE: u128 = 2;
 
 /// What a tensor is filled with.
 #[derive(Clone, Copy)]
@@ -94,9 +115,12 @@ struct Values {
 }
 
 impl Values {
-    fn new(seed: u64, name: &str, distribution: Distribution) -> Self {
+    /// The stream from its value number `first` on.
+    fn starting_at(first: u64, seed: u64, name: &str, distribution: Distribution) -> Self {
         let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
-        Self { random: ChaCha8Rng::from_seed(digest.into()), distribution }
+        let mut random = ChaCha8Rng::from_seed(digest.into());
+        random.set_word_pos(u128::from(first) * WORDS_PER_VALUE);
+        Self { random, distribution }
     }
 
     /// The next values in little-endian bfloat16. Normal values are sums of four uniform 16-bit integers (Irwin-Hall):
@@ -141,7 +165,7 @@ mod tests {
 
     #[test]
     fn values_have_the_asked_deviation_and_no_mean() {
-        let mut values = Values::new(7, "x", Distribution::Normal { deviation: 0.5 });
+        let mut values = Values::starting_at(0, 7, "x", Distribution::Normal { deviation: 0.5 });
         let sample = floats(&values.take(100_000));
         let mean = sample.iter().sum::<f64>() / sample.len() as f64;
         let variance = sample.iter().map(|value| value * value).sum::<f64>() / sample.len() as f64;
@@ -152,10 +176,11 @@ mod tests {
     #[test]
     fn tensors_of_one_model_differ_and_chunks_do_not_matter() {
         let normal = Distribution::Normal { deviation: 1.0 };
-        let whole = Values::new(7, "x", normal).take(1000);
-        let mut parts = Values::new(7, "x", normal);
+        let whole = Values::starting_at(0, 7, "x", normal).take(1000);
+        let mut parts = Values::starting_at(0, 7, "x", normal);
         assert_eq!(whole, [parts.take(300), parts.take(700)].concat());
-        assert_ne!(whole, Values::new(7, "y", normal).take(1000));
-        assert_ne!(whole, Values::new(8, "x", normal).take(1000));
+        assert_eq!(whole[2 * 301..], Values::starting_at(301, 7, "x", normal).take(699));
+        assert_ne!(whole, Values::starting_at(0, 7, "y", normal).take(1000));
+        assert_ne!(whole, Values::starting_at(0, 8, "x", normal).take(1000));
     }
 }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use llem::config::{Profile, RunnerKind};
+use llem::config::{Backend, Profile, RunnerKind};
 
 use super::printer::Output;
 
@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Config(ConfigArguments),
     /// List, make, fetch or probe images.
     Image(ImageArguments),
+    /// List, check, prune or compare compiled engines.
+    Cache(CacheArguments),
     /// Remove containers that a killed llem left.
     Clean,
 }
@@ -164,11 +166,101 @@ pub(crate) enum ImageCommand {
         /// Image reference.
         reference: String,
     },
-    /// Start an image once and say what runs in it.
-    Probe {
-        /// Image reference.
-        reference: String,
+    /// Say what is in an image: versions, options, whether llem's agent starts. Starts it once; the answer is kept by its content id.
+    ///
+    /// Exit codes: 0 said; 1 the image is missing or cannot be looked into; 2 bad usage.
+    Probe(ProbeArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArguments {
+    /// Image reference.
+    pub(crate) reference: String,
+    /// Backend that the image is meant for: with its Python of the user config.
+    #[arg(long, value_enum)]
+    pub(crate) backend: Option<BackendName>,
+    /// Start the image although the answer is known.
+    #[arg(long)]
+    pub(crate) refresh: bool,
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+/// Names of backends on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    /// PyTorch with transformers.
+    Pytorch,
+    /// vLLM.
+    Vllm,
+    /// TensorRT-LLM.
+    Tensorrt,
+    /// The embedded engine.
+    Candle,
+}
+
+impl From<BackendName> for Backend {
+    fn from(name: BackendName) -> Self {
+        match name {
+            BackendName::Pytorch => Self::Pytorch,
+            BackendName::Vllm => Self::Vllm,
+            BackendName::Tensorrt => Self::Tensorrt,
+            BackendName::Candle => Self::Candle,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheArguments {
+    #[command(subcommand)]
+    pub(crate) command: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List the entries.
+    Ls {
+        /// What to print on stdout.
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
     },
+    /// Read every entry and compare it with its hashes; exit code 1 if one is bad.
+    Verify {
+        /// Remove entries that are damaged, unless they are in use.
+        #[arg(long)]
+        evict: bool,
+    },
+    /// Remove entries that are not in use, and what dead builders left.
+    Prune(PruneArguments),
+    /// Say in which inputs two entries differ, or one from the nearest others.
+    Explain {
+        /// Beginning of the key of an entry.
+        #[arg(value_name = "A")]
+        left: String,
+        /// Beginning of the key of another; absent: the nearest three.
+        #[arg(value_name = "B")]
+        right: Option<String>,
+        /// What to print on stdout.
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PruneArguments {
+    /// Remove entries that were not used for longest until the rest is no larger, e.g. 50GB.
+    #[arg(long, value_name = "SIZE", value_parser = super::cache::parse_size)]
+    pub(crate) max_size: Option<u64>,
+    /// Remove entries that were not used for this long, e.g. 30d.
+    #[arg(long, value_name = "AGE", value_parser = super::cache::parse_age)]
+    pub(crate) older_than: Option<std::time::Duration>,
+    /// Remove all entries.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Say what would be removed, and leave it.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 impl Arguments {

@@ -7,17 +7,23 @@ use llem::plan::order::{PlannedRun, order};
 use serde_json::json;
 
 use super::arguments::Format;
+use super::dry_run_images::ImageLine;
 use super::{Failure, Printer, table};
 
 /// Rows of each list that are shown unless `-v` asks for all.
 const SHOWN: usize = 40;
 
 /// Prints the plan of a study.
-pub(crate) fn dry_run(study: &StudyConfig, format: Format, printer: Printer) -> Result<(), Failure> {
+pub(crate) fn dry_run(
+    study: &StudyConfig,
+    images: &[ImageLine],
+    format: Format,
+    printer: Printer,
+) -> Result<(), Failure> {
     let plan = order(study.experiments.len(), &study.execution);
     match format {
-        Format::Human => printer.result(&human(study, &plan, printer.is_verbose())),
-        Format::Json => printer.result(&format!("{:#}", as_json(study, &plan))),
+        Format::Human => printer.result(&human(study, &plan, images, printer.is_verbose())),
+        Format::Json => printer.result(&format!("{:#}", as_json(study, &plan, images))),
     }
 }
 
@@ -58,7 +64,7 @@ fn at_least(least: &Least) -> String {
     }
 }
 
-fn human(study: &StudyConfig, plan: &[PlannedRun], all: bool) -> String {
+fn human(study: &StudyConfig, plan: &[PlannedRun], images: &[ImageLine], all: bool) -> String {
     let execution = &study.execution;
     let mut text = format!(
         "{}: {}, {} ({}, {})\n{}\n\n",
@@ -78,6 +84,9 @@ fn human(study: &StudyConfig, plan: &[PlannedRun], all: bool) -> String {
     let numbers: Vec<String> = plan.iter().take(limit).map(|run| (run.experiment + 1).to_string()).collect();
     let more = if plan.len() > limit { " …" } else { "" };
     let _ = writeln!(text, "\norder of the runs, by number: {}{more}", numbers.join(" "));
+    for line in images {
+        let _ = writeln!(text, "{}", line.text());
+    }
     text.push_str("time: windows and rests, with a sensor also idle baseline, thermal floor and prefill passes;\n");
     text.push_str("loading and the rest of whole passes come on top\n");
     text
@@ -107,7 +116,7 @@ fn rest(text: &mut String, total: usize, limit: usize, what: &str) {
     }
 }
 
-fn as_json(study: &StudyConfig, plan: &[PlannedRun]) -> serde_json::Value {
+fn as_json(study: &StudyConfig, plan: &[PlannedRun], images: &[ImageLine]) -> serde_json::Value {
     let experiments: Vec<_> = study
         .experiments
         .iter()
@@ -132,6 +141,7 @@ fn as_json(study: &StudyConfig, plan: &[PlannedRun]) -> serde_json::Value {
         "experiments": experiments,
         "merged": study.merged,
         "runs": runs,
+        "images": images.iter().map(ImageLine::as_json).collect::<Vec<_>>(),
     })
 }
 

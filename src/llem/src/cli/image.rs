@@ -1,13 +1,20 @@
-use llem::config::UserConfig;
-use llem::runner::docker::{CandleImage, Engine, Probe, build_candle, images, probe};
+use llem::config::{UserConfig, image_reference_problem};
+use llem::preflight::Images;
+use llem::runner::Stop;
+use llem::runner::docker::{CandleImage, Engine, ImageError, ImageFacts, build_candle, images};
 use llem::study::Programs;
 
-use super::arguments::{ImageArguments, ImageCommand};
+use super::arguments::{Format, ImageArguments, ImageCommand, ProbeArguments};
 use super::{Exit, Failure, Printer, table};
 
 /// `llem image ls|build|pull|probe`.
 pub(crate) async fn image(arguments: ImageArguments, printer: Printer) -> Result<Exit, Failure> {
     let user = UserConfig::load()?;
+    if let ImageCommand::Probe(ProbeArguments { reference, .. }) | ImageCommand::Pull { reference } = &arguments.command
+        && let Some(problem) = image_reference_problem(reference)
+    {
+        return Err(Failure::usage(problem));
+    }
     let engine = Engine::connect(user.docker_host.as_deref()).await?;
     match arguments.command {
         ImageCommand::Ls => {
@@ -29,11 +36,7 @@ pub(crate) async fn image(arguments: ImageArguments, printer: Printer) -> Result
             engine.pull(&reference, |status| printer.detail(status)).await?;
             printer.result(&reference)?;
         }
-        ImageCommand::Probe { reference } => {
-            let found = probe(&engine, &reference, &programs()?.agent).await?;
-            printer.result(&describe(&reference, &found))?;
-            return Ok(if found.agent.is_some() { Exit::Success } else { Exit::Failed });
-        }
+        ImageCommand::Probe(arguments) => return probe(&engine, user, &arguments, printer).await,
     }
     Ok(Exit::Success)
 }
@@ -42,19 +45,78 @@ fn programs() -> Result<Programs, Failure> {
     Programs::locate().map_err(|error| Failure::failed(error.to_string()))
 }
 
-fn describe(reference: &str, probe: &Probe) -> String {
-    let none = || "-".to_owned();
+/// `llem image probe`.
+async fn probe(
+    engine: &Engine,
+    user: UserConfig,
+    arguments: &ProbeArguments,
+    printer: Printer,
+) -> Result<Exit, Failure> {
+    let reference = &arguments.reference;
+    let images = Images::new(&user, &programs()?.agent).map_err(|error| Failure::failed(error.to_string()))?;
+    let stop = Stop::default();
+    super::signals::listen(stop.clone(), printer)?;
+    let probed =
+        images.probe(engine, reference, arguments.backend.map(Into::into), arguments.refresh, &stop.soft).await;
+    let facts = match probed {
+        Ok(Some(facts)) => facts,
+        Ok(None) => {
+            let message =
+                format!("the engine at {} has no image `{reference}`; `llem image pull` fetches one", engine.address());
+            return Err(Failure::failed(message));
+        }
+        Err(ImageError::Stopped) => return Ok(Exit::Interrupted),
+        Err(error) => return Err(error.into()),
+    };
+    match arguments.format {
+        Format::Human => printer.result(&describe(reference, &facts))?,
+        Format::Json => {
+            let mut value = serde_json::json!({"schema_version": llem::result::SCHEMA_VERSION, "image": reference});
+            if let (Some(map), Ok(serde_json::Value::Object(facts))) =
+                (value.as_object_mut(), serde_json::to_value(&facts))
+            {
+                map.extend(facts);
+            }
+            printer.result(&format!("{value:#}"))?;
+        }
+    }
+    let is_known = facts.agent.problem.is_none() && facts.problem.is_none();
+    Ok(if is_known { Exit::Success } else { Exit::Failed })
+}
+
+/// One line for each fact, at the terminal's width.
+fn describe(reference: &str, facts: &ImageFacts) -> String {
     let digests =
-        if probe.digests.is_empty() { "none (not from a registry)".to_owned() } else { probe.digests.join(" ") };
-    let agent = probe.agent.clone().unwrap_or_else(|| format!("does not start: {}", probe.problem));
-    let engine = probe.engine.as_ref().map_or_else(none, |(name, version)| format!("{name} {version}"));
-    [
-        format!("image     {reference}"),
-        format!("id        {}", probe.id),
-        format!("digests   {digests}"),
-        format!("platform  {}", probe.platform),
-        format!("agent     {agent}"),
-        format!("engine    {engine}"),
-    ]
-    .join("\n")
+        if facts.digests.is_empty() { "none (not from a registry)".to_owned() } else { facts.digests.join(" ") };
+    let agent = match (&facts.agent.version, &facts.agent.problem) {
+        (Some(version), _) => version.clone(),
+        (None, Some(problem)) => format!("does not start: {problem}"),
+        (None, None) => "not tried".to_owned(),
+    };
+    let mut lines = vec![
+        ("image", reference.to_owned()),
+        // Without its prefix it fits beside the names.
+        ("id", facts.id.trim_start_matches("sha256:").to_owned()),
+        ("digests", digests),
+        ("platform", format!("{}/{}", facts.os, facts.architecture)),
+        ("size", format!("{:.1} MB", facts.size_bytes as f64 / 1e6)),
+        ("agent", agent),
+    ];
+    lines.extend(facts.embedded.iter().map(|(name, version)| ("engine", format!("{name} {version}"))));
+    lines.extend(facts.problem.iter().map(|problem| ("problem", format!("no Python answers: {problem}"))));
+    let known = facts.versions.named().into_iter();
+    lines.extend(known.filter_map(|(name, version)| Some((name, version?.to_owned()))));
+    lines.extend(
+        facts
+            .options
+            .values()
+            .flatten()
+            .map(|(class, fields)| ("options", format!("{class}: {} (--format json lists them)", fields.len()))),
+    );
+    lines.extend(facts.labels.iter().map(|(name, value)| ("label", format!("{name}={value}"))));
+    let widest = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let indent = " ".repeat(widest + 2);
+    let width = textwrap::Options::new(Printer::width()).subsequent_indent(&indent);
+    let shown = lines.iter().map(|(name, text)| textwrap::fill(&format!("{name:widest$}  {text}"), &width));
+    shown.collect::<Vec<_>>().join("\n")
 }

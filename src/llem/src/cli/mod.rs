@@ -1,14 +1,17 @@
 //! One file per command.
 
 mod arguments;
+mod cache;
 mod clean;
 mod config;
 mod dry_run;
+mod dry_run_images;
 mod exit;
 mod image;
 mod printer;
 mod progress;
 mod run;
+mod same_work;
 mod signals;
 mod table;
 
@@ -24,6 +27,7 @@ pub(crate) fn dispatch(arguments: Arguments, printer: Printer) -> Result<Exit, F
         Command::Run(run) => run::run(&run, printer),
         Command::Config(config) => config::config(config, printer),
         Command::Image(image) => runtime()?.block_on(image::image(image, printer)),
+        Command::Cache(cache) => cache::cache(cache, printer),
         Command::Clean => runtime()?.block_on(clean::clean(printer)),
     }
 }

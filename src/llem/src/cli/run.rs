@@ -8,7 +8,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
 use super::progress::Progress;
-use super::{Exit, Failure, Printer, dry_run, runtime, signals, table};
+use super::{Exit, Failure, Printer, dry_run, dry_run_images, runtime, signals, table};
 
 /// `llem run`.
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
@@ -20,7 +20,8 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     let user = UserConfig::load()?;
     let study = StudyConfig::from_file(file, &arguments.set, arguments.profile.into())?;
     if arguments.dry_run {
-        dry_run::dry_run(&study, arguments.format, printer)?;
+        let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
+        dry_run::dry_run(&study, &images, arguments.format, printer)?;
         return Ok(Exit::Success);
     }
     let stop = Stop::default();

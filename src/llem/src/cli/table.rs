@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use llem::result::{COVERAGE_FACTOR, ExperimentResult, MeanUncertainty, Spread, StudyResult};
+use llem::result::{COVERAGE_FACTOR, ExperimentResult, ImageRecord, MeanUncertainty, Spread, StudyResult};
 use llem::runner::docker::ImageRow;
 use serde_json::Value;
 
-use super::Printer;
+use super::{Printer, same_work};
 
 /// More varied keys than this go into one column.
 const KEY_COLUMNS: usize = 3;
@@ -138,7 +138,9 @@ fn decimals(value: f64) -> usize {
 fn footnotes(result: &StudyResult) -> Vec<String> {
     let mut notes = vec!["mean ± standard deviation over runs; TTFT and ITL are medians within a run".to_owned()];
     let runs: Vec<_> = result.experiments.iter().flat_map(|experiment| &experiment.runs).collect();
+    notes.extend(images_that_differ(&result.images));
     notes.extend(energy(result));
+    notes.extend(same_work::notes(&result.same_work));
     let invalid = runs.iter().filter(|run| run.metrics.is_some() && !run.valid).count();
     if invalid > 0 {
         notes.push(format!("not valid: {} of {}", count(invalid, "run"), runs.len()));
@@ -156,6 +158,23 @@ fn footnotes(result: &StudyResult) -> Vec<String> {
     }
     notes.push(format!("results: {}", path(Path::new(&result.directory))));
     notes
+}
+
+/// What the images of one backend have in different versions; nothing for a backend with one image.
+fn images_that_differ(images: &[ImageRecord]) -> Vec<String> {
+    let several = |image: &&ImageRecord| images.iter().filter(|other| other.backend == image.backend).count() > 1;
+    images.iter().filter(several).map(|image| described(image, images)).collect()
+}
+
+/// `image repo:b (0d897a1d9fb2): transformers 5.19.0`.
+fn described(image: &ImageRecord, images: &[ImageRecord]) -> String {
+    let group = || images.iter().filter(|other| other.backend == image.backend);
+    let own = image.image_versions.named().into_iter().enumerate();
+    let differs = own.filter(|(index, one)| group().any(|other| other.image_versions.named().get(*index) != Some(one)));
+    let versions: Vec<_> = differs.map(|(_, (name, version))| format!("{name} {}", version.unwrap_or("-"))).collect();
+    let versions = if versions.is_empty() { "the same versions".to_owned() } else { versions.join(", ") };
+    let id = image.image_id.trim_start_matches("sha256:");
+    format!("image {} ({}): {versions}", image.image, id.get(..12).unwrap_or(id))
 }
 
 /// What J/token means and how sure it is; nothing for a study without energy.
@@ -189,9 +208,11 @@ fn range(known: &[MeanUncertainty], percent: impl Fn(&MeanUncertainty) -> Option
 
 #[cfg(test)]
 mod tests {
-    use llem::result::{MeanUncertainty, Spread};
+    use llem::config::Backend;
+    use llem::result::{ImageRecord, MeanUncertainty, Spread};
+    use llem::runner::docker::ImageVersions;
 
-    use super::{count, number, range, short, spread};
+    use super::{count, images_that_differ, number, range, short, spread};
 
     #[test]
     fn uncertainties_of_all_experiments_are_one_range() {
@@ -212,6 +233,31 @@ mod tests {
         assert_eq!(of(&[Some(6.21), Some(5.83), None]).as_deref(), Some("±5.8 to ±6.2 %"));
         assert_eq!(of(&[Some(5.81), Some(5.79)]).as_deref(), Some("±5.8 %"));
         assert_eq!(of(&[None]), None);
+    }
+
+    #[test]
+    fn images_are_told_apart_by_what_differs() {
+        let image = |backend, tag: &str, transformers: &str| ImageRecord {
+            backend,
+            image: format!("repo:{tag}"),
+            image_id: format!("sha256:{}", tag.repeat(64)),
+            image_digests: Vec::new(),
+            image_labels: std::collections::BTreeMap::new(),
+            image_versions: ImageVersions {
+                transformers: Some(transformers.to_owned()),
+                torch: Some("2.13.0".to_owned()),
+                ..ImageVersions::default()
+            },
+        };
+        let (a, b) = (image(Backend::Pytorch, "a", "4.57.3"), image(Backend::Pytorch, "b", "5.19.0"));
+        let other = image(Backend::Vllm, "c", "5.19.0");
+        let notes = images_that_differ(&[a.clone(), b, other]);
+        let expected =
+            ["image repo:a (aaaaaaaaaaaa): transformers 4.57.3", "image repo:b (bbbbbbbbbbbb): transformers 5.19.0"];
+        assert_eq!(notes, expected);
+        let same = images_that_differ(&[a.clone(), image(Backend::Pytorch, "b", "4.57.3")]);
+        assert_eq!(same[0], "image repo:a (aaaaaaaaaaaa): the same versions");
+        assert!(images_that_differ(&[a]).is_empty());
     }
 
     #[test]

@@ -12,6 +12,22 @@ use super::wording::{compact, describe, key, nearest, quoted_list};
 /// The most names that a hint lists.
 const MAX_LISTED: usize = 18;
 
+/// Options that people look for and that an engine does not have: section, names, and what to do.
+const ABSENT: [(&str, &[&str], &str); 2] = [
+    (
+        "/tensorrt/build",
+        &["builder_opt", "builder_optimization_level", "builder_optimisation_level", "optimization_level", "opt_level"],
+        "TensorRT-LLM 1.2 gives the builder no optimisation level: TensorRT's own default holds; remove it. Nearest are \
+         `tensorrt.fast_build` and `tensorrt.build.plugin.multiple_profiles`",
+    ),
+    (
+        "/tensorrt",
+        &["quantization", "load_in_8bit", "load_in_4bit"],
+        "TensorRT-LLM has no bitsandbytes: set `engine: tensorrt` with `quant:`, or point `model:` to a checkpoint that NVIDIA \
+         ModelOpt quantised",
+    ),
+];
+
 /// A problem at a place of the checked value, not yet at a place of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -101,7 +117,12 @@ impl Translation<'_> {
         for name in unexpected {
             let pointer = format!("{}/{}", error.instance_path(), pointer_segment(name));
             let finding = Finding::key(pointer, format!("unknown field `{}`", key(name)));
-            findings.push(finding.hint(self.hint_for_unknown(name, &known, error.instance_path().is_empty())));
+            let at = error.instance_path().as_str();
+            let absent = ABSENT.iter().find(|(section, names, _)| *section == at && names.contains(&name.as_str()));
+            findings.push(match absent {
+                Some((.., hint)) => finding.hint(*hint),
+                None => finding.hint(self.hint_for_unknown(name, &known, at.is_empty())),
+            });
         }
         self.findings.extend(findings);
     }

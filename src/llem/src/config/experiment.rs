@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::backend::{Backend, CandleConfig, PytorchConfig, TensorrtConfig, VllmConfig};
+use super::backend::{Backend, CandleConfig, PytorchConfig, TensorrtConfig, VllmConfig, VllmDevice};
 use super::model::{Dtype, LoraConfig, ModelSource, ModelSpec};
 use super::workload::WorkloadConfig;
 
@@ -62,7 +62,8 @@ impl ExperimentConfig {
         match self.backend {
             Backend::Candle => true,
             Backend::Pytorch => self.pytorch.as_ref().and_then(|section| section.device_map.as_deref()) == Some("cpu"),
-            Backend::Vllm | Backend::Tensorrt => false,
+            Backend::Vllm => self.vllm.as_ref().and_then(|section| section.device) == Some(VllmDevice::Cpu),
+            Backend::Tensorrt => false,
         }
     }
 
@@ -93,6 +94,42 @@ impl ExperimentConfig {
                 product(&[section.tensor_parallel_size, section.pipeline_parallel_size, section.context_parallel_size])
             })),
         }
+    }
+
+    /// The model that drafts tokens, where the experiment names one: its key in the backend's section `speculative`, and the reference.
+    pub fn draft_model(&self) -> Option<(&'static str, &str)> {
+        match self.backend {
+            Backend::Candle => None,
+            Backend::Pytorch => {
+                let speculative = self.pytorch.as_ref()?.speculative.as_ref()?;
+                Some(("assistant_model", speculative.assistant_model.as_deref()?))
+            }
+            Backend::Vllm => Some(("model", self.vllm.as_ref()?.speculative.as_ref()?.model.as_deref()?)),
+            Backend::Tensorrt => {
+                let speculative = self.tensorrt.as_ref()?.speculative.as_ref()?;
+                Some(("speculative_model_dir", speculative.speculative_model_dir.as_deref()?))
+            }
+        }
+    }
+
+    /// What the experiment quantises, in short; absent where weights and key-value cache keep the data type of the checkpoint.
+    pub fn quantization(&self) -> Option<String> {
+        let options = self.engine_options();
+        let asked = ["quantization", "quant", "kv_cache_dtype"].into_iter().filter_map(|key| {
+            let value = options.get(key).filter(|value| !value.is_null() && value.as_str() != Some("auto"))?;
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            Some(format!("{key} {text}"))
+        });
+        let cache =
+            options.get("kv_cache").and_then(|cache| cache.get("dtype")?.as_str()).filter(|dtype| *dtype != "auto");
+        let all: Vec<_> = asked.chain(cache.map(|dtype| format!("kv_cache.dtype {dtype}"))).collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    }
+
+    /// Whether the most likely token is always taken.
+    pub fn is_greedy(&self) -> bool {
+        let SamplingConfig { temperature, top_k, top_p } = self.sampling;
+        temperature.map_or(top_k.is_none() && top_p.is_none(), |temperature| temperature <= 0.0)
     }
 
     /// Options that are passed to the engine verbatim.

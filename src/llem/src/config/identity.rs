@@ -60,6 +60,12 @@ fn large_integers_as_text(value: &mut Value) {
     }
 }
 
+/// The SHA-256 of canonical JSON (RFC 8785), hexadecimal; integers that it cannot tell apart count as text.
+pub(crate) fn canonical_sha256(mut value: Value) -> serde_json::Result<String> {
+    large_integers_as_text(&mut value);
+    Ok(hex::encode(Sha256::digest(serde_json_canonicalizer::to_vec(&value)?)))
+}
+
 /// SHA-256 of the canonical JSON, hexadecimal.
 fn sha256(value: &impl Serialize) -> String {
     let canonical = serde_json_canonicalizer::to_vec(value).unwrap_or_default();

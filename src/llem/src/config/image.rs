@@ -3,7 +3,7 @@
 use super::wording::key;
 
 /// What is wrong with an image reference; `None` when it can be one.
-pub(crate) fn problem(reference: &str) -> Option<String> {
+pub fn problem(reference: &str) -> Option<String> {
     let shown = key(reference);
     let (name, digest) = match reference.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),

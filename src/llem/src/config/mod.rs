@@ -19,6 +19,7 @@ mod experiment;
 mod identity;
 mod image;
 mod model;
+mod place;
 mod problem;
 mod reader;
 mod rules;
@@ -36,11 +37,13 @@ pub use defaults::Profile;
 pub use energy::{Calibration, Carbon};
 pub use execution::{CycleOrder, ExecutionConfig};
 pub use experiment::{ExperimentConfig, MeasurementConfig, SamplingConfig};
+pub use image::problem as image_reference_problem;
 pub use model::{Dtype, LoraConfig, ModelSource, ModelSpec, SyntheticModel};
 pub use problem::{ConfigError, Location, Problem};
 pub use schema::{study_schema, user_schema};
 pub use starter::starter;
 pub use study::{Experiment, MergedPoint, StudyConfig, StudySource};
+pub(crate) use user::TOKEN_VARIABLES;
 pub use user::{GpuAccess, GpuConfig, Mount, RunnerKind, UserConfig};
 pub use workload::{
     AIENERGYSCORE_DATASET, AIENERGYSCORE_PROMPTS, DEFAULT_INPUT_TOKENS, Length, LengthRange, Order, SYNTHETIC_DATASET,
@@ -50,8 +53,9 @@ pub use workload::{
 pub(crate) use assign::{get, pointer_of, set};
 pub(crate) use check::{Finding, check};
 pub(crate) use document::{Side, dotted};
-pub(crate) use model::study_path;
-pub(crate) use rules::{Surroundings, experiment as experiment_rules, sections as section_rules};
+pub(crate) use identity::canonical_sha256;
+pub(crate) use model::{study_path, weights_source};
+pub(crate) use rules::{Surroundings, experiment as experiment_rules, sections as section_rules, tensorrt_checkpoint};
 pub(crate) use schema::STUDY as STUDY_SCHEMA;
 pub(crate) use source::Source;
-pub(crate) use wording::{compact, key as shown_key};
+pub(crate) use wording::{compact, key as shown_key, nearest};

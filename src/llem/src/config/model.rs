@@ -58,12 +58,17 @@ impl ModelSpec {
         match self {
             Self::Synthetic(model) => ModelSource::Synthetic(model.synthetic.clone()),
             Self::Named(name) if name == "synthetic" => ModelSource::Synthetic(SyntheticSpec::default()),
-            Self::Named(name) if is_path(name) => ModelSource::Directory(expand_home(name)),
-            Self::Named(name) => match name.split_once('@') {
-                Some((id, revision)) => ModelSource::Hub { id: id.to_owned(), revision: Some(revision.to_owned()) },
-                None => ModelSource::Hub { id: name.clone(), revision: None },
-            },
+            Self::Named(name) => weights_source(name),
         }
+    }
+}
+
+/// What a reference to weights means: a path on this machine, or a hub id with an optional revision.
+pub(crate) fn weights_source(reference: &str) -> ModelSource {
+    match reference.split_once('@') {
+        _ if is_path(reference) => ModelSource::Directory(expand_home(reference)),
+        Some((id, revision)) => ModelSource::Hub { id: id.to_owned(), revision: Some(revision.to_owned()) },
+        None => ModelSource::Hub { id: reference.to_owned(), revision: None },
     }
 }
 

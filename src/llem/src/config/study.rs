@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::assign;
+use super::assign::{self, pointer_of};
 use super::check::{Finding, check};
 use super::defaults::Profile;
+use super::document::pointer_segment;
 use super::execution::ExecutionConfig;
 use super::experiment::ExperimentConfig;
 use super::identity;
@@ -148,10 +149,41 @@ impl StudyConfig {
         })
     }
 
+    /// A problem with what the study says at a dotted key, found out after the file was checked. Where an axis or a list of experiments
+    /// gives the key its values, it is placed at the one that says `text`.
+    pub(crate) fn problem_with(&self, key: &str, text: &str, message: String) -> Problem {
+        let Some(file) = &self.source else { return Problem::new(key, message) };
+        let source = Source::read(&file.path, &file.text, &file.overrides);
+        let own = pointer_of(key);
+        let says = |pointer: &str| source.value.pointer(pointer).and_then(Value::as_str) == Some(text);
+        let pointer = if says(&own) { None } else { pointer_to(&source.value, key, text) };
+        source.problem_of(key, Finding::value(pointer.unwrap_or(own), message))
+    }
+
     /// Identifies what is compared: SHA-256 over the sorted experiment ids, whatever the execution.
     pub fn design_hash(&self) -> String {
         identity::design_hash(self.experiments.iter().map(|experiment| experiment.id.as_str()))
     }
+}
+
+/// Where a value says `text`, below a key that is the last part of a dotted one, or ends in it.
+fn pointer_to(value: &Value, dotted: &str, text: &str) -> Option<String> {
+    let last = dotted.rsplit('.').next().unwrap_or(dotted);
+    let mut open = vec![(String::new(), value, false)];
+    while let Some((pointer, value, named)) = open.pop() {
+        match value {
+            Value::String(said) if named && said == text => return Some(pointer),
+            Value::Array(items) => {
+                open.extend(items.iter().enumerate().rev().map(|(at, item)| (format!("{pointer}/{at}"), item, named)));
+            }
+            Value::Object(map) => open.extend(map.iter().rev().map(|(key, item)| {
+                let named = named || key.rsplit('.').next() == Some(last);
+                (format!("{pointer}/{}", pointer_segment(key)), item, named)
+            })),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Reports what the schema does not allow and takes it out, so that the rest can be checked too.

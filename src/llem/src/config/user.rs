@@ -16,6 +16,9 @@ use super::schema::USER;
 use super::source::Source;
 use super::study::{prune, read_bounded};
 
+/// Where tools look for an access token. llem alone downloads, so that an engine needs none and gets none.
+pub(crate) const TOKEN_VARIABLES: [&str; 3] = ["HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"];
+
 /// Names a user configuration in place of the usual file.
 const PATH_VARIABLE: &str = "LLEM_CONFIG";
 
@@ -40,7 +43,8 @@ pub struct UserConfig {
     pub gpu: GpuConfig,
     /// Directories of this machine that every container sees.
     pub mounts: Vec<Mount>,
-    /// Variables for every engine. They are written to no result; `docker inspect` shows them while a run lasts.
+    /// Variables for every engine, over those that llem sets (offline mode of the hub's tools, no telemetry). They are written to no
+    /// result; `docker inspect` shows them while a run lasts, which is why an access token cannot be one.
     pub env: BTreeMap<String, String>,
     /// Device nodes of this machine that every container may use, e.g. `/dev/infiniband/uverbs0`.
     pub devices: Vec<String>,
@@ -48,6 +52,15 @@ pub struct UserConfig {
     pub cap_add: Vec<String>,
     /// Directory for models and other things that are made or fetched once; absent: the XDG cache directory.
     pub cache_dir: Option<PathBuf>,
+    /// Directory of compiled engines; several machines may share it. Absent: `engine-cache` of a checkout when llem runs from one, else
+    /// of the cache directory.
+    pub engine_cache_dir: Option<PathBuf>,
+    /// Gigabytes (10^9 bytes) that it may hold; entries that were not used for longest go first. Absent: no limit.
+    #[schemars(range(min = 0.001, max = 1_000_000.0))]
+    pub engine_cache_max_gb: Option<f64>,
+    /// How long a run waits for another that builds the same engine before it builds its own; absent: 3600.
+    #[schemars(range(max = 604_800))]
+    pub engine_cache_wait_seconds: Option<u32>,
     /// Address of the Docker daemon, e.g. `unix:///run/user/1000/docker.sock`; absent: `DOCKER_HOST`, then the usual socket.
     pub docker_host: Option<String>,
     /// Corrections of power sensors against an external meter; sensors without one count as sure to ±5 %.
@@ -151,9 +164,19 @@ struct ImagesShape {
 #[expect(dead_code, reason = "names the keys of a map in the JSON Schema; never constructed")]
 struct PythonShape {
     pytorch: String,
+    tensorrt: String,
 }
 
+/// Where Python is looked for unless the user config says.
+const INTERPRETERS: [&str; 2] = ["python3", "python"];
+
 impl UserConfig {
+    /// What may be the Python of a backend: programs, in the order in which they are tried.
+    pub fn interpreters(&self, backend: Option<Backend>) -> Vec<String> {
+        let named = backend.and_then(|backend| self.python.get(&backend)).cloned();
+        named.map_or_else(|| INTERPRETERS.map(str::to_owned).to_vec(), |python| vec![python])
+    }
+
     /// Where llem keeps what is made or fetched once: `cache_dir`, else `llem` in the XDG cache directory, else, for a user without
     /// a home, a directory of that user under the temporary one.
     pub fn cache_root(&self) -> PathBuf {
@@ -188,11 +211,21 @@ impl UserConfig {
         problems.extend(prune(&mut source, &USER));
         match Self::deserialize(&source.value) {
             Ok(config) => {
-                problems.extend(rules::user(&config).into_iter().map(|finding| source.problem(finding)));
+                problems.extend(rules::user(&config).into_iter().map(|finding| without_secret(&source, finding)));
                 if problems.is_empty() { Ok(config) } else { Err(ConfigError::new(problems)) }
             }
             Err(_) if !problems.is_empty() => Err(ConfigError::new(problems)),
             Err(error) => Err(ConfigError::new(vec![source.problem(Finding::value("", error.to_string()))])),
         }
     }
+}
+
+/// A finding as the user reads it; the line of a secret is not repeated, for messages end in the logs of others.
+fn without_secret(source: &Source, finding: Finding) -> Problem {
+    let is_secret = TOKEN_VARIABLES.iter().any(|name| finding.pointer == format!("/env/{name}"));
+    let mut problem = source.problem(finding);
+    if let Some(location) = problem.location.as_mut().filter(|_| is_secret) {
+        location.source_line.clear();
+    }
+    problem
 }

@@ -11,7 +11,7 @@ mod verdict;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use llem_protocol::WindowRecord;
+use llem_protocol::Report;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -55,21 +55,32 @@ pub struct GpuProcess {
     pub own: Option<bool>,
 }
 
-/// The window and what a run has to have on its GPUs in it.
+/// What is measured of a run, and what it has to have on its GPUs in its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     /// The window's beginning.
     pub start_ns: u64,
     /// The window's end.
     pub end_ns: u64,
+    /// Beginning and end of the idle baseline, where there was one.
+    pub baseline: Option<(u64, u64)>,
+    /// Beginning and end of the passes of prefill alone, where there were any.
+    pub prefill: Option<(u64, u64)>,
     /// Number of parameters by the engine's account.
     pub parameters: Option<u64>,
 }
 
 impl Expected {
-    /// From an agent's report.
-    pub fn new(window: &WindowRecord, parameters: Option<u64>) -> Self {
-        Self { start_ns: window.start_ns, end_ns: window.end_ns, parameters }
+    /// From an agent's report; `None` without a window.
+    pub fn of(report: &Report) -> Option<Self> {
+        let window = report.window.as_ref()?;
+        Some(Self {
+            start_ns: window.start_ns,
+            end_ns: window.end_ns,
+            baseline: report.baseline.as_ref().map(|record| (record.start_ns, record.end_ns)),
+            prefill: report.prefill.as_ref().map(|record| (record.start_ns, record.end_ns)),
+            parameters: report.engine.as_ref().and_then(|engine| engine.parameters),
+        })
     }
 }
 

@@ -32,6 +32,10 @@ pub enum Owner {
 pub struct Verdict {
     /// What is wrong, and what could not be found out.
     pub reasons: Vec<Reason>,
+    /// Whether somebody else was on the run's GPUs while idle power was measured.
+    pub baseline_disturbed: bool,
+    /// Whether somebody else was there in the passes of prefill alone.
+    pub prefill_disturbed: bool,
     /// Everything that was seen.
     pub processes: Vec<GpuProcess>,
 }
@@ -64,7 +68,13 @@ impl Watched {
             (Some(_), None) => vec![unavailable("the run's container is not known")],
             (Some(expected), Some(_)) => judge.reasons(expected),
         };
-        Verdict { reasons, processes: judge.processes(owner.is_some()) }
+        let says = |code| reasons.iter().any(|reason| reason.code == code);
+        Verdict {
+            baseline_disturbed: says(ReasonCode::BaselineDisturbed),
+            prefill_disturbed: says(ReasonCode::PrefillDisturbed),
+            processes: judge.processes(owner.is_some()),
+            reasons,
+        }
     }
 
     /// For each sighting, whose it is. A process that could not be looked up on one GPU may have been known on another.
@@ -93,7 +103,11 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn reasons(&self, expected: Expected) -> Vec<Reason> {
-        let mut reasons: Vec<Reason> = self.unavailable(expected).into_iter().map(unavailable).collect();
+        let mut problems = self.unavailable(expected);
+        if problems.is_empty() {
+            problems = self.unavailable_elsewhere(expected);
+        }
+        let mut reasons: Vec<Reason> = problems.into_iter().map(unavailable).collect();
         reasons.extend(self.foreign(expected));
         reasons.extend(self.wrong_device(expected));
         reasons.extend(self.watched.of_run.iter().filter_map(|gpu| self.not_used(gpu, expected)));
@@ -109,38 +123,64 @@ impl Judge<'_> {
         if !self.watched.sees_all {
             problems.push("llem runs in a PID namespace (a container) that need not show all processes".to_owned());
         }
-        problems.extend(self.watched.of_run.iter().filter_map(|gpu| self.unwatched(gpu, expected)));
+        let window = (expected.start_ns, expected.end_ns);
+        problems.extend(self.watched.of_run.iter().filter_map(|gpu| self.unwatched(gpu, window, "window")));
         problems
     }
 
-    /// Why a GPU was not looked at all through the window.
-    fn unwatched(&self, gpu: &str, expected: Expected) -> Option<String> {
+    /// What could not be looked at beside the window, where the window could.
+    fn unavailable_elsewhere(&self, expected: Expected) -> Vec<String> {
+        let elsewhere = [(expected.baseline, "baseline"), (expected.prefill, "passes of prefill alone")];
+        let known = elsewhere.into_iter().filter_map(|(stretch, name)| Some((stretch?, name)));
+        known
+            .flat_map(|(stretch, name)| {
+                self.watched.of_run.iter().filter_map(move |gpu| self.unwatched(gpu, stretch, name))
+            })
+            .collect()
+    }
+
+    /// Why a GPU was not looked at all through a stretch.
+    fn unwatched(&self, gpu: &str, (start_ns, end_ns): (u64, u64), name: &str) -> Option<String> {
         let sightings = &self.watched.sightings;
         let Some(looks) = sightings.gpus.iter().position(|uuid| uuid == gpu).and_then(|i| sightings.looks.get(i))
         else {
             return Some(format!("NVML does not list {gpu}"));
         };
-        let unwatched_ns = looks.unwatched_ns(expected.start_ns, expected.end_ns);
+        let unwatched_ns = looks.unwatched_ns(start_ns, end_ns);
         let why = looks.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
         let seconds = unwatched_ns as f64 / 1e9;
         (unwatched_ns > 0)
-            .then(|| format!("the processes of {gpu} could not be listed for {seconds:.1} s of the window{why}"))
+            .then(|| format!("the processes of {gpu} could not be listed for {seconds:.1} s of the {name}{why}"))
     }
 
+    /// Strangers by what they spoil; one that spoils nothing that is measured is told of all the same.
     fn foreign(&self, expected: Expected) -> Vec<Reason> {
-        let foreign = self.sightings(Whose::Foreign).filter(|s| self.is_of_run(s));
-        let (inside, outside): (Vec<_>, Vec<_>) = foreign.partition(|s| overlap_ns(s, expected) > 0);
-        let reason = |found: Vec<&Sighting>, when: &str| {
-            let happened = format!("{} is not of this run and was there {when}", self.name(&found));
-            (!found.is_empty()).then(|| Reason::new(ReasonCode::ForeignProcess, happened))
+        let foreign: Vec<&Sighting> = self.sightings(Whose::Foreign).filter(|s| self.is_of_run(s)).collect();
+        let measured = [
+            (Some((expected.start_ns, expected.end_ns)), ReasonCode::ForeignProcess, "in the window"),
+            (expected.baseline, ReasonCode::BaselineDisturbed, "while idle power was measured"),
+            (expected.prefill, ReasonCode::PrefillDisturbed, "in the passes of prefill alone"),
+        ];
+        let is_in = |s: &Sighting, stretch: Option<(u64, u64)>| {
+            stretch.is_some_and(|(start_ns, end_ns)| overlap_ns(s, start_ns, end_ns) > 0)
         };
-        let inside = reason(inside, "in the window");
-        let outside = reason(outside, "before or after the window").map(Reason::as_note);
-        inside.into_iter().chain(outside).collect()
+        let reason = |found: &[&Sighting], code, when: &str| {
+            let happened = format!("{} is not of this run and was there {when}", self.name(found));
+            (!found.is_empty()).then(|| Reason::new(code, happened))
+        };
+        let inside = measured.iter().filter_map(|(stretch, code, when)| {
+            let found: Vec<&Sighting> = foreign.iter().copied().filter(|s| is_in(s, *stretch)).collect();
+            reason(&found, *code, when)
+        });
+        let spoils = |s: &&Sighting| measured.iter().any(|(stretch, ..)| is_in(s, *stretch));
+        let outside: Vec<&Sighting> = foreign.iter().copied().filter(|s| !spoils(s)).collect();
+        inside.chain(reason(&outside, ReasonCode::ForeignProcessOutside, "outside of what was measured")).collect()
     }
 
     fn wrong_device(&self, expected: Expected) -> Option<Reason> {
-        let own = self.sightings(Whose::Own).filter(|s| !self.is_of_run(s) && overlap_ns(s, expected) > 0);
+        let own = self
+            .sightings(Whose::Own)
+            .filter(|s| !self.is_of_run(s) && overlap_ns(s, expected.start_ns, expected.end_ns) > 0);
         let elsewhere: Vec<_> = own.collect();
         let happened = format!("{} is of this run, which was not given that GPU", self.name(&elsewhere));
         (!elsewhere.is_empty()).then(|| Reason::new(ReasonCode::WrongDevice, happened))
@@ -151,7 +191,7 @@ impl Judge<'_> {
         if !self.unavailable(expected).is_empty() {
             return None;
         }
-        let in_window = |s: &&Sighting| self.gpu(s) == gpu && overlap_ns(s, expected) > 0;
+        let in_window = |s: &&Sighting| self.gpu(s) == gpu && overlap_ns(s, expected.start_ns, expected.end_ns) > 0;
         let own: Vec<_> = self.sightings(Whose::Own).filter(in_window).collect();
         let unknown = self.sightings(Whose::Foreign).filter(in_window).any(|s| s.facts.is_none());
         let happened = match own.as_slice() {
@@ -222,10 +262,10 @@ impl Judge<'_> {
     }
 }
 
-/// For how long a stay, which may have lasted a period longer than it was seen, lay in the window, in nanoseconds.
-fn overlap_ns(sighting: &Sighting, expected: Expected) -> u64 {
-    let end_ns = sighting.last_seen_ns.saturating_add(PERIOD.as_nanos() as u64);
-    end_ns.min(expected.end_ns).saturating_sub(sighting.first_seen_ns.max(expected.start_ns))
+/// For how long a stay, which may have lasted a period longer than it was seen, lay between two moments, in nanoseconds.
+fn overlap_ns(sighting: &Sighting, start_ns: u64, end_ns: u64) -> u64 {
+    let last_ns = sighting.last_seen_ns.saturating_add(PERIOD.as_nanos() as u64);
+    last_ns.min(end_ns).saturating_sub(sighting.first_seen_ns.max(start_ns))
 }
 
 fn unavailable(why: impl fmt::Display) -> Reason {

@@ -2,7 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file::is_commit;
-use super::{HubError, HubFile, LocalFile};
+use super::{HubError, HubFile, LocalFile, RepoKind};
 
 /// Finds a file in a cache of the hub's layout. Branches and tags are resolved by the cache's own notes.
 pub(super) fn find(cache_dir: &Path, file: &HubFile<'_>) -> Option<LocalFile> {
@@ -43,11 +43,33 @@ pub(super) fn store(
     Ok(LocalFile { path, commit })
 }
 
-/// What to do so that [`find`] finds the file.
+/// Whether a commit is known not to have a file, by the note that the hub's own tools leave, too.
+pub(super) fn is_absent(cache_dir: &Path, file: &HubFile<'_>) -> bool {
+    file.is_pinned() && file.check().is_ok() && absence(&cache_dir.join(file.folder()), file).is_file()
+}
+
+/// Notes that a commit does not have a file, so that nobody has to ask again.
+pub(super) fn note_absence(cache_dir: &Path, file: &HubFile<'_>) -> Result<(), HubError> {
+    let note = absence(&cache_dir.join(file.folder()), file);
+    let write = || {
+        note.parent().map_or(Ok(()), fs_err::create_dir_all)?;
+        fs_err::write(&note, "")
+    };
+    write().map_err(|source| HubError::store(file, source))
+}
+
+fn absence(repo_dir: &Path, file: &HubFile<'_>) -> PathBuf {
+    repo_dir.join(".no_exist").join(file.revision).join(file.file)
+}
+
+/// What to do so that [`find`] finds the file: a model is of no use in parts.
 pub(super) fn place(cache_dir: &Path, file: &HubFile<'_>) -> String {
     let repo_dir = cache_dir.join(file.folder());
-    let kind = if file.kind == super::RepoKind::Dataset { "--repo-type dataset " } else { "" };
-    let command = format!("`hf download {kind}{} {} --revision {}`", file.repo, file.file, file.revision);
+    let what = match file.kind {
+        RepoKind::Dataset => format!("--repo-type dataset {} {}", file.repo, file.file),
+        RepoKind::Model => file.repo.to_owned(),
+    };
+    let command = format!("`hf download {what} --revision {}`", file.revision);
     format!("run {command} on a machine with network and copy the folder to {}", repo_dir.display())
 }
 
@@ -69,7 +91,6 @@ fn move_into(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RepoKind;
     use super::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -90,6 +111,17 @@ mod tests {
         assert_eq!(find(cache.path(), &MAIN).as_ref(), Some(&stored));
         assert_eq!(find(cache.path(), &HubFile { revision: COMMIT, ..MAIN }), Some(stored));
         assert_eq!(find(cache.path(), &HubFile { revision: "other", ..MAIN }), None);
+    }
+
+    #[test]
+    fn an_absence_is_noted_for_its_commit_only() {
+        let cache = tempfile::tempdir().unwrap();
+        let pinned = HubFile { revision: COMMIT, ..MAIN };
+        assert!(!is_absent(cache.path(), &pinned));
+        note_absence(cache.path(), &pinned).unwrap();
+        assert!(is_absent(cache.path(), &pinned) && !is_absent(cache.path(), &MAIN));
+        assert!(!is_absent(cache.path(), &HubFile { file: "other.json", ..pinned }));
+        assert_eq!(find(cache.path(), &pinned), None);
     }
 
     #[test]

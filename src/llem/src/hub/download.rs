@@ -11,6 +11,9 @@ const MAX_REDIRECTS: usize = 5;
 /// Header in which the hub names the commit of the file. On the hub's own answers, not on those of its file servers.
 const COMMIT_HEADER: &str = "x-repo-commit";
 
+/// Header in which the hub says what an error is: `GatedRepo`, `RepoNotFound`, `RevisionNotFound`, `EntryNotFound`.
+const ERROR_HEADER: &str = "x-error-code";
+
 /// Where the file is, after redirects: an answer with status 200.
 struct Answer {
     body: Body,
@@ -77,7 +80,10 @@ fn open(hub: &Hub, file: &HubFile<'_>) -> Result<Answer, HubError> {
                 let location = header_text(&response, header::LOCATION.as_str()).unwrap_or_default();
                 uri = follow(&uri, &location).map_err(redirect_error)?;
             }
-            status => return Err(HubError::status(hub, file, status, token.is_some())),
+            status => {
+                let code = header_text(&response, ERROR_HEADER);
+                return Err(HubError::status(hub, file, status, code.as_deref(), token.is_some()));
+            }
         }
     }
     Err(redirect_error("too often"))

@@ -30,9 +30,14 @@ pub enum HubError {
     },
     /// HTTP 401 or 403.
     #[error(
-        "{page} refused access to `{file}` (HTTP {status}{}): accept its licence on that page and set HF_TOKEN or run \
-         `hf auth login`; a repository that does not exist answers the same",
-        if *.token_sent { ", with your token" } else { ", without a token" }
+        "{page} refused access to `{file}` (HTTP {status}{}): {}{}",
+        if *.token_sent { ", with your token" } else { ", without a token" },
+        if *.token_sent {
+            "accept its licence on that page with the token's account, or set HF_TOKEN to a token that may read it"
+        } else {
+            "accept its licence on that page and set HF_TOKEN or run `hf auth login`"
+        },
+        if *.is_gated { "" } else { "; a repository that does not exist answers the same" }
     )]
     Gated {
         /// The repository's page.
@@ -43,6 +48,28 @@ pub enum HubError {
         status: u16,
         /// Whether a token was sent.
         token_sent: bool,
+        /// Whether the hub says that the repository is gated; else it may as well not exist.
+        is_gated: bool,
+    },
+    /// The hub says that there is no such repository for this user.
+    #[error(
+        "{page} does not exist, or is private{}: check the name; for a private repository {}",
+        if *.token_sent { " and your token may not read it" } else { "" },
+        if *.token_sent { "set HF_TOKEN to a token of an account with access" } else { "set HF_TOKEN or run `hf auth login`" }
+    )]
+    NoRepository {
+        /// The repository's page.
+        page: String,
+        /// Whether a token was sent.
+        token_sent: bool,
+    },
+    /// The hub says that the repository has no such branch, tag or commit.
+    #[error("{page} has no revision `{revision}`: name a branch, a tag or a full commit of it after `@`")]
+    NoRevision {
+        /// The repository's page.
+        page: String,
+        /// As given.
+        revision: String,
     },
     /// HTTP 404.
     #[error("{page} has no file `{file}` in revision `{revision}`: check name and revision")]
@@ -121,7 +148,14 @@ pub enum HubError {
 impl HubError {
     /// Whether the study names something that the hub does not have; else network, rights or disk are at fault.
     pub(crate) fn is_config(&self) -> bool {
-        matches!(self, Self::Name { .. } | Self::Missing { .. } | Self::NoCommit { .. })
+        matches!(
+            self,
+            Self::Name { .. }
+                | Self::NoRepository { .. }
+                | Self::NoRevision { .. }
+                | Self::Missing { .. }
+                | Self::NoCommit { .. }
+        )
     }
 
     pub(super) fn offline(hub: &Hub, file: &HubFile<'_>, reason: String) -> Self {
@@ -133,11 +167,14 @@ impl HubError {
         }
     }
 
-    pub(super) fn status(hub: &Hub, file: &HubFile<'_>, status: u16, token_sent: bool) -> Self {
+    /// What a status means. `code` is the hub's own word for it, which mirrors may not give.
+    pub(super) fn status(hub: &Hub, file: &HubFile<'_>, status: u16, code: Option<&str>, token_sent: bool) -> Self {
         let (page, name) = (file.page(&hub.settings.endpoint), file.file.to_owned());
-        match status {
-            401 | 403 => Self::Gated { page, file: name, status, token_sent },
-            404 => Self::Missing { page, file: name, revision: file.revision.to_owned() },
+        match (status, code) {
+            (401 | 403 | 404, Some("RepoNotFound")) => Self::NoRepository { page, token_sent },
+            (404, Some("RevisionNotFound")) => Self::NoRevision { page, revision: file.revision.to_owned() },
+            (401 | 403, _) => Self::Gated { page, file: name, status, token_sent, is_gated: code == Some("GatedRepo") },
+            (404, _) => Self::Missing { page, file: name, revision: file.revision.to_owned() },
             _ => Self::Status { page, file: name, status, place: cache::place(&hub.settings.cache_dir, file) },
         }
     }

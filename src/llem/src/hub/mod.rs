@@ -4,6 +4,7 @@
 //! $HF_HUB_CACHE/ (default $HF_HOME/hub)      read only: what other tools have downloaded
 //! └── models--ORG--NAME/ or datasets--ORG--NAME/
 //!     ├── refs/main                          the commit that a branch or tag stands for
+//!     ├── .no_exist/COMMIT/FILE              empty: the commit has no such file
 //!     └── snapshots/COMMIT/FILE
 //! CACHE/hub-v1/                              the same layout: what llem has downloaded itself
 //! ```
@@ -16,6 +17,7 @@ mod settings;
 mod token;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use error::HubError;
 pub use file::{HubFile, RepoKind};
@@ -27,6 +29,9 @@ const CACHE_BUCKET: &str = "hub-v1";
 
 /// The largest model description (`config.json`, `tokenizer.json`) that is downloaded, in bytes.
 const MAX_MODEL_FILE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// How long one weight file may take in all: 50 GB over a line of 5 Mbit/s.
+const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A file on this machine and the commit that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +105,31 @@ impl Hub {
             Some(found) => Ok(found),
             None => self.own_file(&file, cache_root, MAX_MODEL_FILE_BYTES),
         }
+    }
+
+    /// As [`Self::own_file`] for a file that a commit may lack. That it does is asked once.
+    pub(crate) fn own_file_if_any(
+        &self,
+        file: &HubFile<'_>,
+        cache_root: &Path,
+        max_bytes: u64,
+    ) -> Result<Option<LocalFile>, HubError> {
+        let own_cache = cache_root.join(CACHE_BUCKET);
+        if cache::is_absent(&own_cache, file) {
+            return Ok(None);
+        }
+        match self.own_file(file, cache_root, max_bytes) {
+            Ok(found) => Ok(Some(found)),
+            Err(HubError::Missing { .. }) => cache::note_absence(&own_cache, file).map(|()| None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same hub for files that take long on a slow line: only silence ends a download.
+    pub(crate) fn patient(&self) -> Self {
+        let mut hub = self.clone();
+        hub.settings.timeouts.total = hub.settings.timeouts.total.max(PATIENCE);
+        hub
     }
 
     /// A file in llem's own cache, downloaded when it is not there, at most `max_bytes` long.

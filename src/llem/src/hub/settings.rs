@@ -56,7 +56,8 @@ impl HubSettings {
 
     /// The settings that the environment gives, with the names and precedence of Hugging Face's own tools
     /// (<https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables>): `HF_ENDPOINT`,
-    /// `HF_HUB_OFFLINE`, `HF_HOME`, `HF_HUB_CACHE`; the token from `HF_TOKEN`, else from the file `HF_TOKEN_PATH`, else
+    /// `HF_HUB_OFFLINE`, `HF_HOME`, `HF_HUB_CACHE`; the token from `HF_TOKEN`, else from its old name
+    /// `HUGGING_FACE_HUB_TOKEN`, else from the file `HF_TOKEN_PATH`, else
     /// from `$HF_HOME/token`. `LLEM_DATASETS_DIR` names a directory with local copies of data sets.
     pub fn from_env() -> Result<Self, HubError> {
         Self::from_variables(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
@@ -88,11 +89,13 @@ fn is_true(value: &str) -> bool {
     matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
 }
 
-/// `HF_TOKEN`, else the token file. A token file that does not exist is no token; one that cannot be read is an error,
+/// The variable, else the token file. A token file that does not exist is no token; one that cannot be read is an error,
 /// because going on without it would end in a misleading "access refused".
 fn find_token(get: &impl Fn(&str) -> Option<String>, home: &Path) -> Result<Option<Token>, HubError> {
-    if let Some(text) = get("HF_TOKEN") {
-        return parse_token(&text, "HF_TOKEN");
+    for name in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] {
+        if let Some(text) = get(name) {
+            return parse_token(&text, name);
+        }
     }
     let path = get("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
     match fs_err::read_to_string(&path) {
@@ -160,7 +163,9 @@ mod tests {
         let token = |variables: &[_]| settings(variables).unwrap().token.map(|token| token.expose().to_owned());
         assert_eq!(token(&[home]).as_deref(), Some("hf_home"));
         assert_eq!(token(&[home, named]).as_deref(), Some("hf_named"));
-        assert_eq!(token(&[home, named, ("HF_TOKEN", "hf_variable")]).as_deref(), Some("hf_variable"));
+        let old = ("HUGGING_FACE_HUB_TOKEN", "hf_old");
+        assert_eq!(token(&[home, named, old]).as_deref(), Some("hf_old"));
+        assert_eq!(token(&[home, named, old, ("HF_TOKEN", "hf_variable")]).as_deref(), Some("hf_variable"));
     }
 
     #[test]

@@ -1,14 +1,13 @@
-//! Models of the Hugging Face hub: from the user's cache when it is complete, else downloaded into llem's.
+//! Weights of the Hugging Face hub: from the user's cache when they are complete there, else downloaded into llem's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use llem_model::Geometry;
 use llem_model::safetensors::{INDEX_FILE, SINGLE_FILE};
 use serde::Deserialize;
 
-use super::{LocalModel, ModelError};
-use crate::hub::{Hub, HubError, HubFile, RepoKind};
+use super::ModelError;
+use crate::hub::{Hub, HubError, HubFile, LocalFile, RepoKind};
 
 /// Largest weight file that is downloaded, in bytes.
 const MAX_WEIGHT_BYTES: u64 = 1 << 40;
@@ -16,50 +15,148 @@ const MAX_WEIGHT_BYTES: u64 = 1 << 40;
 /// Largest description that is downloaded, in bytes.
 const MAX_DESCRIPTION_BYTES: u64 = 1 << 28;
 
-/// Finds a model whole in the user's cache, or brings all of it into llem's own.
-pub(super) fn resolve(
-    repo: &str,
-    revision: Option<&str>,
-    cache_root: &Path,
-    hub: &Hub,
-) -> Result<LocalModel, ModelError> {
-    let wanted = |file| HubFile { kind: RepoKind::Model, repo, revision: revision.unwrap_or("main"), file };
-    let (config, commit) = match in_user_cache(hub, &wanted("config.json")) {
-        Some(found) => found,
-        None => download(hub, &wanted("config.json"), cache_root)?,
-    };
-    let dir = config.parent().unwrap_or(Path::new(".")).to_owned();
-    let geometry = Geometry::read(&dir)?;
-    let (root, subdirectory) = cache_folder(&dir);
-    Ok(LocalModel { root, subdirectory, source: repo.to_owned(), revision: Some(commit), geometry })
+/// Most file names that a message lists.
+const SHOWN_FILES: usize = 3;
+
+/// What a repository holds, by the files that it consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Layout {
+    /// A model: `config.json`, safetensors in one file or as an index lists them.
+    Model,
+    /// A LoRA adapter as PEFT saves it.
+    Adapter,
 }
 
-/// The path of `config.json` and its commit, when all weight files are beside it.
-fn in_user_cache(hub: &Hub, config: &HubFile<'_>) -> Option<(PathBuf, String)> {
-    let found = hub.cached(config)?;
-    let dir = found.path.parent()?;
-    let names = match hub.cached(&HubFile { file: INDEX_FILE, revision: &found.commit, ..*config }) {
-        Some(index) => weight_names(&index.path).ok()?,
-        None => BTreeSet::from([SINGLE_FILE.to_owned()]),
-    };
-    names.iter().all(|name| dir.join(name).is_file()).then_some((found.path, found.commit))
-}
-
-/// Downloads what is missing in llem's own cache, all of it from the commit that `config` resolves to.
-fn download(hub: &Hub, config: &HubFile<'_>, cache_root: &Path) -> Result<(PathBuf, String), ModelError> {
-    let found = hub.own_file(config, cache_root, MAX_DESCRIPTION_BYTES)?;
-    let get =
-        |file: &str, limit| hub.own_file(&HubFile { file, revision: &found.commit, ..*config }, cache_root, limit);
-    get("tokenizer.json", MAX_DESCRIPTION_BYTES)?;
-    let names = match get(INDEX_FILE, MAX_DESCRIPTION_BYTES) {
-        Ok(index) => weight_names(&index.path)?,
-        Err(HubError::Missing { .. }) => BTreeSet::from([SINGLE_FILE.to_owned()]),
-        Err(error) => return Err(error.into()),
-    };
-    for name in &names {
-        get(name, MAX_WEIGHT_BYTES)?;
+impl Layout {
+    /// The file that says what the rest is.
+    pub(super) const fn description(self) -> &'static str {
+        match self {
+            Self::Model => "config.json",
+            Self::Adapter => "adapter_config.json",
+        }
     }
-    Ok((found.path.clone(), found.commit.clone()))
+
+    /// Files that engines or llem read where a repository has them.
+    const fn optional(self) -> &'static [&'static str] {
+        match self {
+            Self::Model => &["generation_config.json", "tokenizer.json", "tokenizer_config.json"],
+            Self::Adapter => &[],
+        }
+    }
+
+    /// The weights when no index lists more than one file.
+    pub(super) const fn single_file(self) -> &'static str {
+        match self {
+            Self::Model => SINGLE_FILE,
+            Self::Adapter => "adapter_model.safetensors",
+        }
+    }
+
+    const fn index(self) -> Option<&'static str> {
+        match self {
+            Self::Model => Some(INDEX_FILE),
+            Self::Adapter => None,
+        }
+    }
+}
+
+/// A repository of the hub at a revision.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repository<'a> {
+    pub(super) hub: &'a Hub,
+    pub(super) cache_root: &'a Path,
+    pub(super) id: &'a str,
+    /// Branch, tag or commit; absent: `main`.
+    pub(super) revision: Option<&'a str>,
+    pub(super) layout: Layout,
+}
+
+/// What a copy in the user's cache lacks.
+struct Incomplete {
+    dir: PathBuf,
+    missing: Vec<String>,
+}
+
+impl<'a> Repository<'a> {
+    /// The snapshot's directory with everything in it, and its commit.
+    pub(super) fn resolve(&self) -> Result<(PathBuf, String), ModelError> {
+        let users = self.in_user_cache()?;
+        let found = match users {
+            Some(Ok(found)) => found,
+            Some(Err(lack)) => self.download().map_err(|error| incomplete(self.id, lack, error))?,
+            None => self.download()?,
+        };
+        let dir = found.path.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok((dir, found.commit))
+    }
+
+    /// Brings the description alone, so that what cannot be had at all is known before anything large is downloaded.
+    pub(super) fn look_up(&self) -> Result<(), ModelError> {
+        let first = || self.hub.own_file(&self.file(self.layout.description()), self.cache_root, MAX_DESCRIPTION_BYTES);
+        match self.in_user_cache()? {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(lack)) => first().map(drop).map_err(|error| incomplete(self.id, lack, error.into())),
+            None => Ok(first().map(drop)?),
+        }
+    }
+
+    fn file(&self, file: &'a str) -> HubFile<'a> {
+        HubFile { kind: RepoKind::Model, repo: self.id, revision: self.revision.unwrap_or("main"), file }
+    }
+
+    /// The description in the user's cache when all weights are beside it, else what is not; nothing without a description.
+    fn in_user_cache(&self) -> Result<Option<Result<LocalFile, Incomplete>>, ModelError> {
+        let Some(found) = self.hub.cached(&self.file(self.layout.description())) else { return Ok(None) };
+        let dir = found.path.parent().unwrap_or(Path::new(".")).to_owned();
+        let index = self.layout.index().map(|name| dir.join(name)).filter(|path| path.is_file());
+        let names = self.weight_files(index.as_deref())?;
+        let missing: Vec<String> = names.into_iter().filter(|name| !dir.join(name).is_file()).collect();
+        Ok(Some(if missing.is_empty() { Ok(found) } else { Err(Incomplete { dir, missing }) }))
+    }
+
+    /// Downloads what is missing in llem's own cache, all of it from the commit that the description resolves to.
+    fn download(&self) -> Result<LocalFile, ModelError> {
+        let found = self.hub.own_file(&self.file(self.layout.description()), self.cache_root, MAX_DESCRIPTION_BYTES)?;
+        let at_commit = |file| HubFile { revision: &found.commit, ..self.file(file) };
+        let if_any = |file| self.hub.own_file_if_any(&at_commit(file), self.cache_root, MAX_DESCRIPTION_BYTES);
+        for name in self.layout.optional() {
+            if_any(name)?;
+        }
+        let index = self.layout.index().map(if_any).transpose()?.flatten();
+        let patient = self.hub.patient();
+        for name in self.weight_files(index.as_ref().map(|file| file.path.as_path()))? {
+            let file = HubFile { file: &name, revision: &found.commit, ..self.file("") };
+            patient.own_file(&file, self.cache_root, MAX_WEIGHT_BYTES).map_err(no_weights)?;
+        }
+        Ok(found)
+    }
+
+    fn weight_files(&self, index: Option<&Path>) -> Result<BTreeSet<String>, ModelError> {
+        index.map_or_else(|| Ok(BTreeSet::from([self.layout.single_file().to_owned()])), weight_names)
+    }
+}
+
+/// A repository without safetensors has its weights in a form that runs code when it is read.
+fn no_weights(error: HubError) -> ModelError {
+    match error {
+        HubError::Missing { page, file, .. } => ModelError::NoSafetensors { page, file },
+        other => other.into(),
+    }
+}
+
+/// Why a copy that is not complete stays so.
+fn incomplete(id: &str, lack: Incomplete, error: ModelError) -> ModelError {
+    match error {
+        ModelError::Hub(source) => {
+            let more = lack.missing.len().saturating_sub(SHOWN_FILES);
+            let mut missing = lack.missing.iter().take(SHOWN_FILES).cloned().collect::<Vec<_>>().join(", ");
+            if more > 0 {
+                missing = format!("{missing} and {more} more");
+            }
+            ModelError::Incomplete { id: id.to_owned(), dir: lack.dir, missing, source: Box::new(source) }
+        }
+        other => other,
+    }
 }
 
 #[derive(Deserialize)]

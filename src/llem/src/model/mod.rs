@@ -1,5 +1,7 @@
-//! Models on this machine: from what the experiment names to a directory with a config, weights and a tokenizer.
+//! Models on this machine: from what the experiment names to a directory with a config, weights and a tokenizer; adapters and models that
+//! draft tokens likewise.
 
+mod beside;
 mod hub_model;
 
 use std::path::{Path, PathBuf};
@@ -7,9 +9,12 @@ use std::path::{Path, PathBuf};
 use llem_model::{Geometry, GeometryError, SyntheticError};
 use thiserror::Error;
 
+pub use beside::{BesideKind, BesideWeights};
+
 use crate::config::ModelSource;
 use crate::hub::{Hub, HubError};
 use crate::workload::TokenizerSource;
+use hub_model::{Layout, Repository};
 
 /// A model that an engine can be given.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +46,53 @@ pub enum ModelError {
     /// A directory that is not there.
     #[error("{0}: no such model directory; `model:` takes a directory with config.json and safetensors files")]
     Missing(PathBuf),
+    /// An adapter or a draft model that is not there.
+    #[error(
+        "{}: no such directory, or no {} in it; name a Hugging Face id or {}",
+        dir.display(),
+        match kind { BesideKind::Adapter => "adapter_config.json", BesideKind::Draft => "config.json" },
+        match kind {
+            BesideKind::Adapter => "a directory that PEFT's `save_pretrained` made",
+            BesideKind::Draft => "the directory of a model",
+        }
+    )]
+    MissingBeside {
+        /// The directory.
+        dir: PathBuf,
+        /// What it should hold.
+        kind: BesideKind,
+    },
+    /// An adapter that is something else.
+    #[error("{path}: {problem}")]
+    Adapter {
+        /// Its description.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Weights in another form.
+    #[error(
+        "{page} has no `{file}`: llem reads safetensors only; save the weights anew with `save_pretrained(…, \
+         safe_serialization=True)`"
+    )]
+    NoSafetensors {
+        /// The repository's page, or the directory.
+        page: String,
+        /// The file that is looked for.
+        file: String,
+    },
+    /// A copy in the user's cache that lacks files, which could not be had.
+    #[error("the copy of {id} in {} is not complete (no {missing}), and {source}", dir.display())]
+    Incomplete {
+        /// The repository.
+        id: String,
+        /// The copy.
+        dir: PathBuf,
+        /// The files that it lacks.
+        missing: String,
+        /// Why they could not be had.
+        source: Box<HubError>,
+    },
     /// The list of weight files of a hub model.
     #[error("{path}: {problem}")]
     Index {
@@ -57,7 +109,12 @@ impl ModelError {
         match self {
             Self::Synthetic(error) => matches!(error, SyntheticError::Spec { .. }),
             Self::Hub(error) => error.is_config(),
-            Self::Geometry(_) | Self::Missing(_) => true,
+            Self::Incomplete { source, .. } => source.is_config(),
+            Self::Geometry(_)
+            | Self::Missing(_)
+            | Self::MissingBeside { .. }
+            | Self::Adapter { .. }
+            | Self::NoSafetensors { .. } => true,
             Self::Index { .. } => false,
         }
     }
@@ -78,7 +135,14 @@ impl LocalModel {
                 })
             }
             ModelSource::Directory(dir) => Self::in_directory(&base_dir.join(dir)),
-            ModelSource::Hub { id, revision } => hub_model::resolve(id, revision.as_deref(), cache_root, hub),
+            ModelSource::Hub { id, revision } => {
+                let revision = revision.as_deref();
+                let repository = Repository { hub, cache_root, id, revision, layout: Layout::Model };
+                let (dir, commit) = repository.resolve()?;
+                let geometry = Geometry::read(&dir)?;
+                let (root, subdirectory) = hub_model::cache_folder(&dir);
+                Ok(Self { root, subdirectory, source: id.clone(), revision: Some(commit), geometry })
+            }
         }
     }
 
@@ -104,4 +168,11 @@ impl LocalModel {
             excluded_ids: self.geometry.eos_ids.clone(),
         }
     }
+}
+
+/// Whether what a reference names can be had at all, by its smallest file; whatever is on this machine or made on it, can.
+pub fn look_up(kind: Option<BesideKind>, source: &ModelSource, cache_root: &Path, hub: &Hub) -> Result<(), ModelError> {
+    let ModelSource::Hub { id, revision } = source else { return Ok(()) };
+    let layout = if kind == Some(BesideKind::Adapter) { Layout::Adapter } else { Layout::Model };
+    Repository { hub, cache_root, id, revision: revision.as_deref(), layout }.look_up()
 }

@@ -1,20 +1,18 @@
 //! Energy of a run: which sensors count, what their calibration makes of them, what idling would have taken, how sure it all is.
 
 use llem_protocol::{
-    BaselineRecord, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport, Phase, PhaseRecord, PowerDomain,
-    PowerScope, PowerSourceKind, PrefillRecord, WindowRecord,
+    BaselineRecord, CrossCheck, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport, Phase, PhaseRecord,
+    PowerDomain, PowerScope, PowerSourceKind, PrefillRecord, WindowRecord,
 };
 use serde::{Deserialize, Serialize};
 
+use super::plausible::impossible_phase;
 use super::split::{PrefillDecodeEnergy, by_prefill_pass, by_stamps};
 use super::uncertainty::{Components, UncertaintyBudget, gain_relative};
 use crate::config::{Calibration, Carbon};
 
 /// Joules in a kilowatt-hour.
 const J_PER_KWH: f64 = 3.6e6;
-
-/// More than any run takes, in joules: 10 MW for a day.
-const MOST_J: f64 = 1e12;
 
 /// Energy of the window. Sums are over the GPUs of the experiment, or over processor packages and memory for a run on the processor; one
 /// that is missing makes a sum null, never smaller.
@@ -26,7 +24,7 @@ pub struct EnergyFigures {
     /// Energy in joules, each sensor's corrected by its calibration; equal to `energy_raw_j` where there is none. Gross: with what the
     /// devices take when idle.
     pub energy_j: Option<f64>,
-    /// `energy_j` less what `baseline_power_w` takes in the time of the window; null without a baseline.
+    /// `energy_j` less what `baseline_power_w` takes in the time of the window; null without a baseline that nobody disturbed.
     pub energy_net_j: Option<f64>,
     /// Idle power of the same devices before the engine existed, in watts, calibrated.
     pub baseline_power_w: Option<f64>,
@@ -83,12 +81,14 @@ pub struct DomainEnergy {
     pub counter_j: Option<f64>,
     /// Integral of the power curve between the same edges in joules, as read.
     pub curve_j: Option<f64>,
-    /// Standard uncertainty of `curve_j` from sampling alone.
+    /// Standard uncertainty of `curve_j` from sampling, and from how well the curve's times are known at the edges.
     pub curve_u_j: Option<f64>,
     /// What the points of the curve mean.
     pub curve_kind: Option<CurveKind>,
     /// `curve_j` over `counter_j` less 1, in percent: the cross-check of the two sources.
     pub curve_difference_percent: Option<f64>,
+    /// How far they may be apart, and what decided that.
+    pub cross_check: Option<CrossCheck>,
     /// Energy between the opening edge and the work in joules, as read.
     pub lead_j: Option<f64>,
     /// Energy between the work and the closing edge in joules, as read.
@@ -122,8 +122,14 @@ pub struct EnergyContext<'a> {
     pub gpus: &'a [String],
     /// Idle power.
     pub baseline: Option<&'a BaselineRecord>,
+    /// Whether somebody else was on the GPUs while that was measured: then nothing is derived from it.
+    pub baseline_disturbed: bool,
     /// The passes that generated one token per request.
     pub prefill: Option<&'a PrefillRecord>,
+    /// Whether somebody else was on the GPUs in those: then nothing is derived from them.
+    pub prefill_disturbed: bool,
+    /// Every phase.
+    pub phases: &'a [PhaseRecord],
     /// Corrections of sensors.
     pub calibrations: &'a [Calibration],
     /// What turns joules into CO2.
@@ -166,37 +172,29 @@ pub(super) fn energy_figures(window: &WindowRecord, work: Work, context: &Energy
     }
 }
 
-/// A sensor whose numbers cannot be true. What is a little below zero may be: parts of an energy are differences.
-pub(super) fn impossible<'a>(window: &'a WindowRecord, context: &EnergyContext<'a>) -> Option<&'a PowerDomain> {
-    let prefill = context.prefill.iter().flat_map(|record| &record.energy.devices);
-    let devices = window.energy.devices.iter().chain(prefill);
-    let idle = context.baseline.iter().flat_map(|record| &record.devices);
-    let numbers = devices
-        .map(|d| (&d.domain, vec![d.energy_j, d.edge_u_j, d.sampling_u_j]))
-        .chain(idle.map(|d| (&d.domain, vec![Some(d.mean_w), d.mean_u_w])))
-        .chain(
-            window
-                .split
-                .iter()
-                .map(|s| (&s.domain, [s.prefill_j, s.decode_j, s.other_j, s.boundary_u_j].map(Some).to_vec())),
-        );
-    let is_possible = |value: &f64| (-MOST_J..=MOST_J).contains(value);
-    let mut impossible = numbers.filter(|(_, values)| !values.iter().flatten().all(is_possible));
-    impossible.next().map(|(domain, _)| domain)
-}
-
-/// The sums of each phase.
-pub fn phase_energy(phases: &[PhaseRecord], context: &EnergyContext<'_>) -> Vec<PhaseEnergy> {
-    phases.iter().map(|record| one_phase(record, context)).collect()
+/// The sums of each phase. None of any, where the record of one cannot be true.
+pub fn phase_energy(context: &EnergyContext<'_>) -> Vec<PhaseEnergy> {
+    if context.phases.iter().any(|record| impossible_phase(record).is_some()) {
+        return Vec::new();
+    }
+    context.phases.iter().map(|record| one_phase(record, context)).collect()
 }
 
 fn one_phase(record: &PhaseRecord, context: &EnergyContext<'_>) -> PhaseEnergy {
     let total = record.energy.as_ref().and_then(|report| total_energy(report, context));
     PhaseEnergy {
         phase: record.phase,
-        seconds: record.end_ns.and_then(|end| end.checked_sub(record.start_ns)).map(|ns| ns as f64 / 1e9),
+        seconds: record.end_ns.map(|end_ns| length_ns(record, end_ns) as f64 / 1e9),
         energy_j: total.map(|(energy_j, _)| energy_j),
         combined_u_j: total.and_then(|(_, budget)| budget).map(|budget| budget.combined_j),
+    }
+}
+
+/// A phase's own stretches, where another one lies in it.
+fn length_ns(record: &PhaseRecord, end_ns: u64) -> u64 {
+    match record.stretches.as_slice() {
+        [] => end_ns.saturating_sub(record.start_ns),
+        stretches => stretches.iter().map(|stretch| stretch.end_ns.saturating_sub(stretch.start_ns)).sum(),
     }
 }
 
@@ -216,10 +214,9 @@ fn domains(report: &EnergyReport, context: &EnergyContext<'_>) -> Vec<DomainEner
 }
 
 fn domain(measured: &DeviceEnergy, context: &EnergyContext<'_>) -> DomainEnergy {
-    // A module shares its GPU's UUID, but not its sensor.
-    let own = measured.domain.scope != PowerScope::Module;
-    let calibration = context.calibrations.iter().find(|c| own && c.device == measured.domain.id);
-    let idle = context.baseline.and_then(|b| b.devices.iter().find(|d| d.domain == measured.domain));
+    let calibration = context.calibrations.iter().find(|c| is_for(c, &measured.domain));
+    let baseline = context.baseline.filter(|_| !context.baseline_disturbed);
+    let idle = baseline.and_then(|b| b.devices.iter().find(|d| d.domain == measured.domain));
     let calibrated = |value: f64| value * factor(calibration);
     let energy_j = measured.energy_j.map(calibrated);
     DomainEnergy {
@@ -239,12 +236,23 @@ fn domain(measured: &DeviceEnergy, context: &EnergyContext<'_>) -> DomainEnergy 
         curve_u_j: measured.curve_u_j,
         curve_kind: measured.curve_kind,
         curve_difference_percent: difference_percent(measured),
+        cross_check: measured.cross_check,
         lead_j: measured.lead_j,
         tail_j: measured.tail_j,
         mean_w: measured.mean_w.map(calibrated),
         peak_w: measured.peak_w.map(calibrated),
         samples: measured.samples,
     }
+}
+
+/// Whether a calibration is for a sensor. A module shares its GPU's UUID, but not its sensor.
+fn is_for(calibration: &Calibration, domain: &PowerDomain) -> bool {
+    domain.scope != PowerScope::Module && calibration.device == domain.id
+}
+
+/// Which of `calibrations` are for no sensor of these.
+pub fn unmatched<'a>(calibrations: &'a [Calibration], sensors: &[DomainEnergy]) -> Vec<&'a Calibration> {
+    calibrations.iter().filter(|c| !sensors.iter().any(|sensor| is_for(c, &sensor.domain))).collect()
 }
 
 /// Whether a sensor is one of the experiment's. A module's holds its GPU again and the processor beside it: never summed.

@@ -1,11 +1,12 @@
 //! From stamps and counters to figures.
 
-use llem_protocol::{PowerDomain, PowerSourceKind, RequestRecord, WindowRecord};
+use llem_protocol::{Phase, PowerDomain, PowerSourceKind, RequestRecord, WindowRecord};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Distribution;
-use super::energy::{EnergyContext, EnergyFigures, Work, energy_figures, impossible};
+use super::energy::{EnergyContext, EnergyFigures, Work, energy_figures};
+use super::plausible::impossible;
 
 /// The figures of one run. All of them are about the window; padding is never counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ pub struct Metrics {
 }
 
 /// Records that cannot be true.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RunMetricsError {
     /// Edges in the wrong order.
     #[error("the window ends before it starts")]
@@ -59,11 +60,23 @@ pub enum RunMetricsError {
         index: u64,
     },
     /// An energy or a power that no machine has.
-    #[error("the energy, idle power or an uncertainty of {domain} cannot be true")]
+    #[error("an energy, a power, an uncertainty or an edge of {domain} cannot be true")]
     Energy {
         /// The sensor.
         domain: String,
     },
+    /// A phase, or a stretch of it, in the wrong order.
+    #[error("the times of the phase `{phase}` cannot be true")]
+    Phase {
+        /// Which.
+        phase: Phase,
+    },
+    /// Passes of prefill alone that end before they start.
+    #[error("the passes of prefill alone end before they start")]
+    Prefill,
+    /// What the agent says that it used itself.
+    #[error("what the agent says that it used itself cannot be true")]
+    Agent,
 }
 
 /// Computes the figures of a window.
@@ -78,8 +91,8 @@ pub fn run_metrics(
     for request in requests {
         check_stamps(window, request)?;
     }
-    if let Some(domain) = impossible(window, energy) {
-        return Err(RunMetricsError::Energy { domain: domain_name(domain) });
+    if let Some(error) = impossible(window, energy) {
+        return Err(error);
     }
     let prompt_tokens = requests.iter().map(|r| u64::from(r.prompt_tokens)).sum();
     let work = Work { seconds: window_s, requests: requests.len() as u64, prompt_tokens, output_tokens };

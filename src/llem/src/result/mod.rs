@@ -21,7 +21,9 @@ mod flops;
 mod journal;
 mod metrics;
 mod parquet;
+mod plausible;
 mod record;
+mod same_work;
 mod split;
 mod store;
 mod summary;
@@ -29,13 +31,19 @@ mod uncertainty;
 mod upgrade;
 
 pub use collect::{Collected, collect};
-pub use energy::{DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy};
+pub use energy::{
+    DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
+};
 pub use flops::{FlopsReference, ParametersSource};
 pub use journal::{Journal, JournalEvent};
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
 pub use record::{
-    ExperimentResult, ExperimentSummary, ModelIdentity, RunResult, RunRow, RunStatus, StudyResult, StudyStatus,
-    WorkloadIdentity,
+    ExperimentResult, ExperimentSummary, ImageRecord, ModelIdentity, RunResult, RunRow, RunStatus, StudyResult,
+    StudyStatus, WeightsIdentity, WorkloadIdentity,
+};
+pub use same_work::{
+    Asked, COMPARED_TOKENS, LengthDifference, Output, OutputComparison, RunWork, SameWork, SameWorkLedger, Variant,
+    WorkMismatch, check_work,
 };
 pub use split::{PrefillDecodeEnergy, SplitMethod};
 pub use store::{RunDirectory, StoreError, StudyDirectory};

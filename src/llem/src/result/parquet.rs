@@ -130,6 +130,7 @@ fn curve_kind(kind: CurveKind) -> &'static str {
         CurveKind::Mean => "mean",
         CurveKind::Instant => "instant",
         CurveKind::MovingAverage => "moving_average",
+        CurveKind::Samples => "samples",
     }
 }
 

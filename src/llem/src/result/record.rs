@@ -1,16 +1,19 @@
 //! The records in `result.json` and `study.json`.
 
+use std::collections::BTreeMap;
+
 use llem_protocol::{
     BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, PhaseRecord, PrefillRecord, Reason, Severity,
     ThermalGateRecord, WarmupRecord, WindowRecord,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{FlopsReference, MeanUncertainty, Metrics, PhaseEnergy, Spread};
-use crate::config::{ExecutionConfig, ExperimentConfig, MergedPoint};
+use super::{FlopsReference, MeanUncertainty, Metrics, PhaseEnergy, SameWork, Spread};
+use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::gpu_watch::GpuProcess;
 use crate::host::HostSnapshot;
 use crate::runner::ContainerRecord;
+use crate::runner::docker::ImageVersions;
 use crate::workload::DatasetProvenance;
 
 /// How a run ended.
@@ -41,6 +44,9 @@ impl RunStatus {
 pub struct RunResult {
     /// [`super::SCHEMA_VERSION`].
     pub schema_version: u32,
+    /// Version of the file that it was read from, where that was an older one: what that version did not know is null.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgraded_from: Option<u32>,
     /// `{NNN}-{experiment_id}-c{cycle}`, also the name of the run's directory.
     pub run_id: String,
     /// Identity of the study.
@@ -71,6 +77,12 @@ pub struct RunResult {
     pub workload: WorkloadIdentity,
     /// Where the weights came from.
     pub model: ModelIdentity,
+    /// The adapter on top of them, where there was one.
+    #[serde(default)]
+    pub adapter: Option<WeightsIdentity>,
+    /// The model that drafted tokens, where there was one.
+    #[serde(default)]
+    pub draft_model: Option<WeightsIdentity>,
     /// The engine by its own account.
     pub engine: Option<EngineReport>,
     /// `docker` or `process`.
@@ -157,6 +169,15 @@ pub struct ModelIdentity {
     pub parameters: u64,
 }
 
+/// Which weights were used beside the model's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightsIdentity {
+    /// A directory, or a hub id.
+    pub source: String,
+    /// Commit of a hub repository; null for a directory.
+    pub revision: Option<String>,
+}
+
 /// How a study ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -174,6 +195,9 @@ pub enum StudyStatus {
 pub struct StudyResult {
     /// [`super::SCHEMA_VERSION`].
     pub schema_version: u32,
+    /// Version of the file that it was read from, where that was an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgraded_from: Option<u32>,
     /// The study's name.
     pub name: String,
     /// Name of the study's directory.
@@ -202,6 +226,29 @@ pub struct StudyResult {
     pub experiments: Vec<ExperimentResult>,
     /// Points of the sweep that equal another one and were run with it.
     pub merged: Vec<MergedPoint>,
+    /// Workloads that several backends ran with the same model, and whether they did the same.
+    #[serde(default)]
+    pub same_work: Vec<SameWork>,
+    /// The images that were looked into before the first run.
+    #[serde(default)]
+    pub images: Vec<ImageRecord>,
+}
+
+/// An image of a study.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// Backend that ran in it.
+    pub backend: Backend,
+    /// Reference as asked for.
+    pub image: String,
+    /// Content id (`sha256:…`).
+    pub image_id: String,
+    /// Registry digests; empty for an image that never was in a registry.
+    pub image_digests: Vec<String>,
+    /// Labels.
+    pub image_labels: BTreeMap<String, String>,
+    /// Versions of what is in it.
+    pub image_versions: ImageVersions,
 }
 
 impl StudyResult {

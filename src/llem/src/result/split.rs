@@ -82,21 +82,26 @@ pub(super) fn by_stamps(split: &[EnergySplit], counted: &[&DomainEnergy], work: 
         let gains = parts.iter().map(|(s, d)| (figure(s) * factor(d)).abs() * gain_relative(d.calibration.as_ref()));
         gains.sum::<f64>()
     };
-    let comparison_u_j = root_sum_of_squares(parts.iter().map(|(s, d)| s.boundary_u_j * factor(d)));
-    let part = |figure| Part { energy_j: sum(figure), gain_u_j: gain(figure), comparison_u_j };
-    let (prefill, decode) = (part(|s| s.prefill_j), part(|s| s.decode_j));
+    let comparison = |sampling: fn(&EnergySplit) -> f64| {
+        root_sum_of_squares(parts.iter().flat_map(|(s, d)| [s.boundary_u_j, sampling(s)].map(|u_j| u_j * factor(d))))
+    };
+    let part =
+        |figure, sampling| Part { energy_j: sum(figure), gain_u_j: gain(figure), comparison_u_j: comparison(sampling) };
+    let prefill = part(|s| s.prefill_j, |s| s.prefill_sampling_u_j);
+    let decode = part(|s| s.decode_j, |s| s.decode_sampling_u_j);
     Some(PrefillDecodeEnergy::new(SplitMethod::Stamps, prefill, decode, Some(sum(|s| s.other_j)), work))
 }
 
-/// Energy of one prefill pass times the window's passes, and what is left of the window. Nothing when the passes were not of the same
-/// work, or when less than nothing is left.
+/// Energy of one prefill pass times the window's passes, and what is left of the window. Nothing when something speaks against the passes,
+/// when they were not of the same work, or when less than nothing is left.
 pub(super) fn by_prefill_pass(
     window: &WindowRecord,
     work: Work,
     sums: &Sums<'_>,
     context: &EnergyContext<'_>,
 ) -> Option<PrefillDecodeEnergy> {
-    let record = context.prefill.filter(|record| is_same_work(record, window, work))?;
+    let undisturbed = |record: &&PrefillRecord| record.reasons.is_empty() && !context.prefill_disturbed;
+    let record = context.prefill.filter(undisturbed).filter(|record| is_same_work(record, window, work))?;
     let window_j = sums.total(|d| d.energy_j)?;
     let window_u = sums.budget(Some(window_j), |d| d.uncertainty)?;
     let (record_j, record_u) = total_energy(&record.energy, context)?;

@@ -1,6 +1,5 @@
 //! The study directory: made once, filled file by file, each file whole or absent.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -186,29 +185,11 @@ impl RunDirectory {
 
     /// Writes `result.json`, the last file of a run, and removes the volume.
     pub fn finish(&self, result: &RunResult) -> Result<(), StoreError> {
-        remove_volume(&self.volume);
+        // What cannot be removed belongs to somebody else and harms no result.
+        let _ = crate::files::remove_tree(&self.volume);
         write_json(&self.path.join("result.json"), result)?;
         File::open(&self.path)?.sync_all()?;
         Ok(())
-    }
-}
-
-/// Removes what a container wrote. Directories that it locked against their owner are opened first.
-fn remove_volume(volume: &Path) {
-    if fs_err::remove_dir_all(volume).is_err() {
-        unlock_directories(volume);
-        // What is left now belongs to somebody else and harms no result.
-        let _ = fs_err::remove_dir_all(volume);
-    }
-}
-
-/// Lets the owner into `directory` and all directories below. Links are not followed.
-fn unlock_directories(directory: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let _ = fs_err::set_permissions(directory, std::fs::Permissions::from_mode(0o700));
-    let entries = fs_err::read_dir(directory).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        unlock_directories(&entry.path());
     }
 }
 
@@ -218,23 +199,14 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
     write_atomic(path, &text)
 }
 
-/// Writes a file under another name in the same directory, then renames it: readers see all of it or nothing.
+/// As [`crate::files::write_atomic`].
 pub(super) fn write_atomic(path: &Path, content: &[u8]) -> Result<(), StoreError> {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = path.parent().unwrap_or_else(|| Path::new("."));
-    let name_path = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    let mut file = tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o644))
-        .tempfile_in(directory)
-        .map_err(name_path)?;
-    file.write_all(content).and_then(|()| file.as_file().sync_all()).map_err(name_path)?;
-    file.persist(path).map_err(|e| name_path(e.error))?;
-    Ok(())
+    Ok(crate::files::write_atomic(path, content)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{StoreError, StudyDirectory, write_atomic};
+    use super::StudyDirectory;
 
     #[test]
     fn two_studies_of_one_second_get_two_directories() {
@@ -263,17 +235,5 @@ mod tests {
         let lock = study.lock_path().to_owned();
         drop(study);
         assert!(fs_err::File::open(&lock).unwrap().file().try_lock().is_ok());
-    }
-
-    #[test]
-    fn a_file_is_whole_or_as_it_was() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("f");
-        write_atomic(&path, b"one").unwrap();
-        write_atomic(&path, b"two").unwrap();
-        assert_eq!(fs_err::read(&path).unwrap(), b"two");
-        assert_eq!(fs_err::read_dir(root.path()).unwrap().count(), 1);
-        let error = write_atomic(&root.path().join("no/such/f"), b"x").unwrap_err();
-        assert!(matches!(&error, StoreError::Io(_)) && error.to_string().contains("no/such/f"), "{error}");
     }
 }

@@ -59,6 +59,8 @@ fn from_version_1(value: &mut Value) {
     if let Some(execution) = value.get_mut("execution").and_then(Value::as_object_mut) {
         execution.entry("strict").or_insert(json!(false));
     }
+    value["upgraded_from"] = json!(1);
+    value["schema_version"] = json!(SCHEMA_VERSION);
     run_or_experiment(value);
     for experiment in list(value, "experiments") {
         run_or_experiment(experiment);
@@ -144,7 +146,11 @@ mod tests {
     #[test]
     fn results_of_version_1_load_and_what_they_lack_is_null() {
         let result = RunResult::from_json(OLD_RESULT).unwrap();
-        assert_eq!((result.schema_version, result.run_id.as_str()), (1, "001-cfd2325ffe45-c1"));
+        assert_eq!((result.schema_version, result.upgraded_from), (super::SCHEMA_VERSION, Some(1)));
+        assert_eq!(result.run_id, "001-cfd2325ffe45-c1");
+        // Written again, it is what it says, and remembers where it came from.
+        let again = RunResult::from_json(&serde_json::to_vec(&result).unwrap()).unwrap();
+        assert_eq!(again, result);
         let energy = &result.metrics.as_ref().unwrap().energy;
         assert_eq!((energy.energy_j, energy.energy_raw_j, energy.energy_net_j), (Some(1.5), None, None));
         assert_eq!((energy.uncertainty, energy.co2_g), (None, None));
@@ -163,6 +169,7 @@ mod tests {
     fn studies_of_version_1_load() {
         let study = StudyResult::from_json(OLD_STUDY).unwrap();
         assert!(!study.execution.strict);
+        assert_eq!((study.schema_version, study.upgraded_from), (super::SCHEMA_VERSION, Some(1)));
         let experiment = &study.experiments[0];
         assert_eq!(experiment.summary.energy_j.unwrap().n, 1);
         assert_eq!(experiment.summary.energy_j_uncertainty, None);
@@ -186,7 +193,9 @@ mod tests {
     #[test]
     fn a_result_of_this_version_is_read_as_it_was_written() {
         let old = RunResult::from_json(OLD_RESULT).unwrap();
-        let now = RunResult { schema_version: super::SCHEMA_VERSION, ..old };
+        let now = RunResult { upgraded_from: None, ..old };
+        let text = serde_json::to_string(&now).unwrap();
+        assert!(!text.contains("upgraded_from"));
         assert_eq!(RunResult::from_json(&serde_json::to_vec(&now).unwrap()).unwrap(), now);
     }
 

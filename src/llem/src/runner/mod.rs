@@ -6,10 +6,12 @@
 pub mod docker;
 mod follow;
 mod gpu;
+mod offline;
 mod process;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -19,6 +21,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 pub use docker::DockerRunner;
+use docker::{ImageFacts, ImageVersions};
 pub use gpu::{Gpu, host_gpus};
 pub use process::ProcessRunner;
 
@@ -55,6 +58,10 @@ pub struct HostFiles {
     pub workload: PathBuf,
     /// Directory of the model, unless the engine gets it from the hub.
     pub model_dir: Option<PathBuf>,
+    /// Directory of the LoRA adapter.
+    pub adapter_dir: Option<PathBuf>,
+    /// Directory of the model that drafts tokens.
+    pub draft_dir: Option<PathBuf>,
     /// The agent's binary.
     pub agent: PathBuf,
     /// The backend's driver.
@@ -86,6 +93,10 @@ pub struct Places {
     pub workload: PathBuf,
     /// Directory of the model.
     pub model_dir: Option<PathBuf>,
+    /// Directory of the LoRA adapter.
+    pub adapter_dir: Option<PathBuf>,
+    /// Directory of the model that drafts tokens.
+    pub draft_dir: Option<PathBuf>,
     /// How the driver is started.
     pub driver: DriverCommand,
     /// The kernel's RAPL zones, where the machine has them.
@@ -113,6 +124,8 @@ pub struct RunSpec {
     pub limits: Limits,
     /// Whether the run needs the network, e.g. to fetch a model.
     pub network: bool,
+    /// What is known about the image, where it was probed.
+    pub facts: Option<Arc<ImageFacts>>,
 }
 
 /// What a container may use.
@@ -165,6 +178,15 @@ pub struct ContainerRecord {
     pub image_id: String,
     /// Registry digests of the image (`repo@sha256:…`); empty for an image that never was in a registry.
     pub image_digests: Vec<String>,
+    /// Labels of the image.
+    #[serde(default)]
+    pub image_labels: BTreeMap<String, String>,
+    /// Versions of what is in the image, as its files tell; null where it was not probed.
+    #[serde(default)]
+    pub image_versions: Option<ImageVersions>,
+    /// Whether agent and driver are files of the image, the same as would have been copied into it.
+    #[serde(default)]
+    pub baked: bool,
     /// Version of the container engine.
     pub engine_version: String,
     /// How GPUs were handed over.

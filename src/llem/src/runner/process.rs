@@ -11,10 +11,12 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep_until;
 
 use super::follow::Follower;
+use super::offline::OFFLINE;
 use super::{
     DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, driver_command,
     runner_failure,
 };
+use crate::config::TOKEN_VARIABLES;
 
 /// Where the kernel shows its RAPL zones. Without them the agent says so in its result.
 const POWERCAP: &str = "/sys/class/powercap";
@@ -37,6 +39,8 @@ impl Runner for ProcessRunner {
             output_dir: files.output_dir.clone(),
             workload: files.workload.clone(),
             model_dir: files.model_dir.clone(),
+            adapter_dir: files.adapter_dir.clone(),
+            draft_dir: files.draft_dir.clone(),
             driver: driver(&files.driver),
             powercap: Some(POWERCAP.into()),
         }
@@ -68,8 +72,13 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
     if spec.limits.memory_bytes.is_some() {
         outcome.warnings.push("the process runner does not limit memory: `execution.memory_gib` has no effect".into());
     }
-    let child = Command::new(&spec.files.agent)
+    let mut command = Command::new(&spec.files.agent);
+    for name in TOKEN_VARIABLES {
+        command.env_remove(name);
+    }
+    let child = command
         .arg(&spec.job_file)
+        .envs(OFFLINE)
         .envs(visible_gpus(&spec.job))
         .envs(&spec.env)
         .stdin(Stdio::null())

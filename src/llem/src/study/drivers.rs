@@ -20,25 +20,57 @@ macro_rules! script {
 /// The driver of PyTorch; the first file is the one that is started.
 const PYTORCH: &[(&str, &str)] = &[
     script!("pytorch", "driver.py"),
+    script!("pytorch", "llem_adapter.py"),
+    script!("pytorch", "llem_batch.py"),
+    script!("pytorch", "llem_cache.py"),
+    script!("pytorch", "llem_caches.py"),
+    script!("pytorch", "llem_compile.py"),
     script!("pytorch", "llem_model.py"),
     script!("pytorch", "llem_pytorch.py"),
+    script!("pytorch", "llem_quantization.py"),
+    script!("pytorch", "llem_section.py"),
     script!("pytorch", "llem_settings.py"),
+    script!("pytorch", "llem_speculation.py"),
+    script!("common", "llem_channel.py"),
+    script!("common", "llem_torch.py"),
+];
+
+/// The driver of TensorRT-LLM; likewise.
+const TENSORRT: &[(&str, &str)] = &[
+    script!("tensorrt", "driver.py"),
+    script!("tensorrt", "llem_arguments.py"),
+    script!("tensorrt", "llem_build.py"),
+    script!("tensorrt", "llem_checkpoint.py"),
+    script!("tensorrt", "llem_compiled.py"),
+    script!("tensorrt", "llem_engines.py"),
+    script!("tensorrt", "llem_options.py"),
+    script!("tensorrt", "llem_stream.py"),
+    script!("tensorrt", "llem_tensorrt.py"),
     script!("common", "llem_channel.py"),
 ];
 
-/// Where Python is looked for unless the user config says.
-const INTERPRETERS: [&str; 2] = ["python3", "python"];
+/// The driver of vLLM; likewise.
+const VLLM: &[(&str, &str)] = &[
+    script!("vllm", "driver.py"),
+    script!("vllm", "llem_engine.py"),
+    script!("vllm", "llem_environment.py"),
+    script!("vllm", "llem_settings.py"),
+    script!("vllm", "llem_vllm.py"),
+    script!("vllm", "llem_worker.py"),
+    script!("common", "llem_channel.py"),
+    script!("common", "llem_torch.py"),
+];
 
 /// The driver of a backend, ready on this machine.
 pub(super) fn driver(backend: Backend, programs: &Programs, user: &UserConfig) -> Result<DriverFiles, StudyError> {
     let scripts = match backend {
         Backend::Candle => return Ok(DriverFiles::Program(programs.candle.clone())),
         Backend::Pytorch => PYTORCH,
-        Backend::Vllm | Backend::Tensorrt => return Err(StudyError::NoDriver(backend)),
+        Backend::Tensorrt => TENSORRT,
+        Backend::Vllm => VLLM,
     };
     let directory = unpack(&user.cache_root(), backend, scripts)?;
-    let named = user.python.get(&backend).cloned();
-    let interpreters = named.map_or_else(|| INTERPRETERS.map(str::to_owned).to_vec(), |python| vec![python]);
+    let interpreters = user.interpreters(Some(backend));
     let names = scripts.iter().map(|(name, _)| (*name).to_owned()).collect();
     Ok(DriverFiles::Scripts { directory, names, interpreters })
 }
@@ -76,9 +108,9 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DriverFiles, PYTORCH, driver};
+    use super::{DriverFiles, PYTORCH, TENSORRT, VLLM, driver};
     use crate::config::{Backend, UserConfig};
-    use crate::study::{Programs, StudyError};
+    use crate::study::Programs;
 
     fn programs() -> Programs {
         Programs { agent: "/b/llem-agent".into(), candle: "/b/llem-candle".into() }
@@ -90,8 +122,14 @@ mod tests {
 
     #[test]
     fn scripts_are_laid_into_the_cache_and_mended() {
+        for (backend, scripts) in [(Backend::Pytorch, PYTORCH), (Backend::Vllm, VLLM), (Backend::Tensorrt, TENSORRT)] {
+            is_laid_and_mended(backend, scripts);
+        }
+    }
+
+    fn is_laid_and_mended(backend: Backend, scripts: &[(&str, &str)]) {
         let cache = tempfile::tempdir().unwrap();
-        let lay = || match driver(Backend::Pytorch, &programs(), &user(&cache)).unwrap() {
+        let lay = || match driver(backend, &programs(), &user(&cache)).unwrap() {
             DriverFiles::Scripts { directory, names, interpreters } => (directory, names, interpreters),
             other @ DriverFiles::Program(_) => panic!("{other:?}"),
         };
@@ -101,10 +139,10 @@ mod tests {
         fs_err::write(directory.join("driver.py"), "raise SystemExit").unwrap();
         fs_err::remove_file(directory.join("llem_channel.py")).unwrap();
         assert_eq!(lay().0, directory);
-        for (name, content) in PYTORCH {
+        for (name, content) in scripts {
             assert_eq!(fs_err::read_to_string(directory.join(name)).unwrap(), *content);
         }
-        assert_eq!(fs_err::read_dir(&directory).unwrap().count(), PYTORCH.len());
+        assert_eq!(fs_err::read_dir(&directory).unwrap().count(), scripts.len());
     }
 
     #[test]
@@ -116,12 +154,5 @@ mod tests {
         assert!(
             matches!(found, DriverFiles::Scripts { interpreters, .. } if interpreters == ["/opt/torch/bin/python3"])
         );
-    }
-
-    #[test]
-    fn a_backend_without_a_driver_is_refused() {
-        let cache = tempfile::tempdir().unwrap();
-        let refused = driver(Backend::Vllm, &programs(), &user(&cache)).unwrap_err();
-        assert!(matches!(refused, StudyError::NoDriver(Backend::Vllm)), "{refused}");
     }
 }

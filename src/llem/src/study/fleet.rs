@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use super::{RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, RunnerKind, UserConfig};
-use crate::runner::docker::{BindMount, Engine, EngineError, MachineConfig, host_powercap, remove_orphans};
+use crate::runner::docker::{BindMount, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans};
 use crate::runner::{DockerRunner, ProcessRunner, Runner};
 
 /// The runners of a study.
 pub(super) struct Fleet {
     runners: BTreeMap<Backend, Arc<dyn Runner>>,
     engine: Option<Engine>,
+    paths: HostPaths,
 }
 
 impl Fleet {
@@ -31,14 +32,23 @@ impl Fleet {
         if wanted.values().any(|choice| engine.is_none() || *choice == RunnerKind::Process) {
             note_ignored(&options.user, notify);
         }
-        let docker = engine.clone().map(|engine| Arc::new(DockerRunner::new(engine, machine(&options.user))));
+        let paths = match &engine {
+            Some(engine) => HostPaths::find(engine).await?,
+            None => HostPaths::Same,
+        };
+        let new = |engine| Arc::new(DockerRunner::new(engine, machine(&options.user, paths.clone())));
+        let docker = engine.clone().map(new);
         let runner = |choice| -> Arc<dyn Runner> {
             match (&docker, choice) {
                 (Some(docker), RunnerKind::Auto | RunnerKind::Docker) => docker.clone(),
                 _ => Arc::new(ProcessRunner),
             }
         };
-        Ok(Self { runners: wanted.iter().map(|(backend, choice)| (*backend, runner(*choice))).collect(), engine })
+        Ok(Self {
+            runners: wanted.iter().map(|(backend, choice)| (*backend, runner(*choice))).collect(),
+            engine,
+            paths,
+        })
     }
 
     /// The runner of a backend.
@@ -49,6 +59,11 @@ impl Fleet {
     /// The container engine, if any backend uses it.
     pub(super) fn engine(&self) -> Option<&Engine> {
         self.engine.as_ref()
+    }
+
+    /// What the engine's machine calls paths of this process.
+    pub(super) fn paths(&self) -> &HostPaths {
+        &self.paths
     }
 
     /// Names of the runners in use.
@@ -115,7 +130,7 @@ async fn connect(
     }
 }
 
-fn machine(user: &UserConfig) -> MachineConfig {
+fn machine(user: &UserConfig, paths: HostPaths) -> MachineConfig {
     MachineConfig {
         gpu_access: user.gpu.access,
         mounts: user
@@ -126,5 +141,6 @@ fn machine(user: &UserConfig) -> MachineConfig {
         devices: user.devices.iter().map(PathBuf::from).collect(),
         cap_add: user.cap_add.clone(),
         powercap: host_powercap(),
+        paths,
     }
 }

@@ -3,8 +3,10 @@
 mod drivers;
 mod event;
 mod fleet;
+mod job;
 mod prepare;
 mod programs;
+mod references;
 mod run;
 mod session;
 
@@ -15,14 +17,14 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use event::StudyEvent;
 pub use programs::{Programs, ProgramsError};
+pub use references::WeightsProblems;
 pub use session::run_study;
 
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, RunnerKind, StudyConfig, UserConfig};
 use crate::hub::HubError;
-use crate::model::ModelError;
 use crate::result::{ExperimentResult, StoreError};
 use crate::runner::Stop;
-use crate::runner::docker::{EngineError, ImageError};
+use crate::runner::docker::{EngineError, ImageError, NotShared};
 use crate::workload::WorkloadError;
 
 /// How a study is carried out on this machine.
@@ -61,9 +63,6 @@ pub enum StudyError {
     /// The config.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
-    /// A backend without a driver.
-    #[error("backend `{0}` has no driver in this version of llem (backends that run: candle, pytorch)")]
-    NoDriver(Backend),
     /// An image is asked for where there are no containers.
     #[error(
         "`{0}.image` is set, but the `process` runner runs no image: the result would not be about it; remove the key, or start a \
@@ -97,6 +96,9 @@ pub enum StudyError {
         /// Positions of the model.
         positions: u64,
     },
+    /// A directory that no container can be given.
+    #[error(transparent)]
+    NotShared(#[from] NotShared),
     /// llem's own binaries.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
@@ -109,13 +111,20 @@ pub enum StudyError {
     /// The hub's settings.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// A model.
-    #[error("model of experiment {experiment}: {source}")]
-    Model {
-        /// The experiment.
-        experiment: String,
-        /// What is wrong.
-        source: Box<ModelError>,
+    /// Models, adapters or draft models.
+    #[error(transparent)]
+    Weights(WeightsProblems),
+    /// A mount of the user config would let containers write to weights.
+    #[error(
+        "`mounts` of the user config lets containers write to {}, where the study's weights are ({}): set `read_only: true` there",
+        mount.display(),
+        weights.display()
+    )]
+    WritableWeights {
+        /// The directory of the weights.
+        weights: PathBuf,
+        /// The mount's directory on this machine.
+        mount: PathBuf,
     },
     /// A workload.
     #[error("workload of experiment {experiment}: {source}")]
@@ -152,11 +161,12 @@ impl StudyError {
     pub fn is_config(&self) -> bool {
         match self {
             Self::Config(_)
-            | Self::NoDriver(_)
             | Self::ImageWithoutContainer(_)
             | Self::NoImage(_)
+            | Self::NotShared(_)
+            | Self::WritableWeights { .. }
             | Self::TooLong { .. } => true,
-            Self::Model { source, .. } => source.is_config(),
+            Self::Weights(problems) => problems.is_config,
             Self::Workload { source, .. } => source.is_config(),
             _ => false,
         }

@@ -5,16 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tracing::debug;
 
 use super::drivers::driver;
 use super::fleet::Fleet;
-use super::{Programs, RunOptions, StudyError, StudyEvent};
-use crate::config::{Backend, Experiment, ExperimentConfig, Length, Order, StudyConfig};
+use super::references::{Larder, Weights, refuse_writable};
+use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
+use crate::config::{
+    Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, tensorrt_checkpoint,
+};
 use crate::hub::Hub;
 use crate::model::LocalModel;
+use crate::preflight::{self, Images, KnownFacts, KnownImage};
 use crate::runner::DriverFiles;
-use crate::runner::docker::{CandleImage, build_candle};
+use crate::runner::docker::{CandleImage, ImageError, ImageFacts, build_candle};
 use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
 
 /// Work that is over sooner is not worth a line.
@@ -23,44 +28,120 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// What an experiment needs, on this machine.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
-    pub(super) model: Arc<LocalModel>,
+    pub(super) weights: Weights,
     pub(super) workload: Arc<Workload>,
     pub(super) driver: DriverFiles,
     /// Empty where there are no images.
     pub(super) image: String,
+    /// What the image is, where it was probed.
+    pub(super) facts: Option<Arc<ImageFacts>>,
 }
 
-/// Makes models, workloads and images of all experiments ready; what several experiments share is made once.
+/// Makes weights, workloads and images of all experiments ready; what several experiments share is made once.
 pub(super) async fn prepare(
     study: &StudyConfig,
     options: &RunOptions,
     programs: &Programs,
     fleet: &Fleet,
+    probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Vec<Prepared>, StudyError> {
     let drivers = drivers(study, options, programs)?;
     refuse_images_without_containers(study, fleet)?;
     refuse_containers_without_images(study, options, fleet)?;
-    let candle_image =
-        if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
+    for shared in [&options.output, &options.user.cache_root()] {
+        fleet.paths().on_host(shared)?;
+    }
     let cache_root = options.user.cache_root();
     let base_dir = base_dir(study);
     let hub = Hub::from_env()?;
-    let mut kitchen = Kitchen { base_dir, cache_root, hub, models: HashMap::new(), workloads: HashMap::new() };
+    let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
+    if fleet.engine().is_some() {
+        refuse_writable(&stocked, &options.user.mounts)?;
+    }
+    let known = known_images(study, options, programs, fleet, probing, notify).await?;
+    preflight::check(study, &options.user, &known, &programs.agent)?;
+    let candle_image =
+        if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
+    let mut kitchen = Kitchen { base_dir, cache_root, hub, workloads: HashMap::new() };
     let mut prepared = Vec::with_capacity(study.experiments.len());
-    for experiment in &study.experiments {
-        let model = kitchen.model(experiment, notify).await?;
-        let workload = kitchen.workload(experiment, &model, notify).await?;
-        let (tokens, positions) = (workload.max_total_tokens, model.geometry.max_positions as u64);
+    for (experiment, weights) in study.experiments.iter().zip(stocked) {
+        refuse_unread_weights(experiment, &weights.model)?;
+        let workload = kitchen.workload(experiment, &weights.model, notify).await?;
+        let (tokens, positions) = (workload.max_total_tokens, weights.model.geometry.max_positions as u64);
         if tokens > positions {
             return Err(StudyError::TooLong { experiment: experiment.id.clone(), tokens, positions });
         }
         let image = image(&experiment.config, options, candle_image.as_deref());
+        for root in weights.roots() {
+            fleet.paths().on_host(root)?;
+        }
         let driver = drivers[&experiment.config.backend].clone();
-        debug!(experiment = experiment.id, model = %model.dir().display(), workload = workload.sha256, image, "ready");
-        prepared.push(Prepared { model, workload, driver, image });
+        let facts = known.get(&(experiment.config.backend, image.clone())).cloned();
+        debug!(experiment = experiment.id, model = %weights.model.dir().display(), workload = workload.sha256, image, "ready");
+        prepared.push(Prepared { weights, workload, driver, image, facts });
     }
     Ok(prepared)
+}
+
+/// Weights that the engine does not read, of models that only the hub could tell of.
+fn refuse_unread_weights(experiment: &Experiment, model: &LocalModel) -> Result<(), StudyError> {
+    let method = model.geometry.quantization.as_deref().filter(|_| experiment.config.backend == Backend::Tensorrt);
+    match method.and_then(tensorrt_checkpoint) {
+        Some(finding) => Err(ConfigError { problems: vec![finding.without_file()] }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Looks into the images that the study's containers are made from, each once.
+async fn known_images(
+    study: &StudyConfig,
+    options: &RunOptions,
+    programs: &Programs,
+    fleet: &Fleet,
+    probing: &Mutex<()>,
+    notify: &impl Fn(StudyEvent),
+) -> Result<KnownFacts, StudyError> {
+    let mut known = KnownFacts::new();
+    let Some(engine) = fleet.engine() else { return Ok(known) };
+    let images = Images::new(&options.user, &programs.agent).map_err(|_| ProgramsError(programs.agent.clone()))?;
+    // Whoever ends the study waits for this until the probe's container is gone.
+    let _busy = probing.lock().await;
+    for (backend, reference) in preflight::images_of(study, &options.user) {
+        if !fleet.runner(backend).has_images() {
+            continue;
+        }
+        if let KnownImage::Unprobed(_) = images.known(engine, &reference, Some(backend)).await? {
+            notify(StudyEvent::Preparing { what: format!("probe of image {reference}") });
+        }
+        match images.probe(engine, &reference, Some(backend), false, &options.stop.soft).await {
+            Ok(Some(facts)) => drop(known.insert((backend, reference), Arc::new(facts))),
+            // Its runs fail and say that the image is missing.
+            Ok(None) => {}
+            Err(ImageError::Stopped) => return Err(StudyError::Stopped),
+            Err(ImageError::Engine(error)) if error.is_lost() => return Err(error.into()),
+            Err(error) => {
+                let text = format!("image {reference} could not be looked into: {error}; its runs go on without that");
+                notify(StudyEvent::Notice { text });
+            }
+        }
+    }
+    note_same_images(&known, notify);
+    Ok(known)
+}
+
+/// Two tags of one image are no comparison.
+fn note_same_images(known: &KnownFacts, notify: &impl Fn(StudyEvent)) {
+    for ((backend, reference), facts) in known {
+        let same = |((other, name), theirs): &(&(Backend, String), &Arc<ImageFacts>)| {
+            other == backend && name > reference && theirs.id == facts.id
+        };
+        for ((_, name), _) in known.iter().filter(same) {
+            let text =
+                format!("`{reference}` and `{name}` are the same image ({}): nothing differs between them", facts.id);
+            notify(StudyEvent::Notice { text });
+        }
+    }
 }
 
 /// A comparison of images that were never started would be a comparison of nothing.
@@ -128,38 +209,15 @@ async fn candle_image(
     Ok(Some(image.reference))
 }
 
-/// Makes models and workloads, each once.
+/// Makes workloads, each once.
 struct Kitchen {
     base_dir: PathBuf,
     cache_root: PathBuf,
     hub: Hub,
-    models: HashMap<String, Arc<LocalModel>>,
     workloads: HashMap<String, Arc<Workload>>,
 }
 
 impl Kitchen {
-    async fn model(
-        &mut self,
-        experiment: &Experiment,
-        notify: &impl Fn(StudyEvent),
-    ) -> Result<Arc<LocalModel>, StudyError> {
-        let source = experiment.config.model_source();
-        let key = format!("{source:?}");
-        if let Some(model) = self.models.get(&key) {
-            return Ok(model.clone());
-        }
-        let (base_dir, cache_root, hub) = (self.base_dir.clone(), self.cache_root.clone(), self.hub.clone());
-        let what = format!("model of experiment {}", experiment.id);
-        let work = move || LocalModel::resolve(&source, &base_dir, &cache_root, &hub);
-        let model = blocking(what, notify, work).await?;
-        let model = Arc::new(
-            model
-                .map_err(|source| StudyError::Model { experiment: experiment.id.clone(), source: Box::new(source) })?,
-        );
-        self.models.insert(key, model.clone());
-        Ok(model)
-    }
-
     async fn workload(
         &mut self,
         experiment: &Experiment,
@@ -200,7 +258,7 @@ impl Kitchen {
 
 /// Runs file and network work beside the event loop, on a thread that nobody waits for when the study is stopped: an event loop waits
 /// at its end for the blocking threads of its own. The user hears of work that takes longer than a moment.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     what: String,
     notify: &impl Fn(StudyEvent),
     work: impl FnOnce() -> T + Send + 'static,

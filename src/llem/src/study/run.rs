@@ -1,32 +1,31 @@
 //! One run: job, runner, files, verdict.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use llem_protocol::{
-    EngineSpec, Failure, FailureClass, JOB_SCHEMA_VERSION, Job, MeasurementSpec, ModelLocation, PROTOCOL_VERSION,
-    Phase, Reason, ReasonCode, Report, RequestRecord, Severity, WorkloadRef, files,
+    Failure, FailureClass, Job, Phase, PrefillRecord, Reason, ReasonCode, Report, RequestRecord, Severity, files,
 };
 
 use tracing::debug;
 
+use super::job::run_spec;
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
-use crate::config::{ExecutionConfig, Experiment, ExperimentConfig, GpuAccess, UserConfig};
-use crate::gpu_watch::{Expected, GpuWatch, Owner, Watched};
+use crate::config::{Calibration, ExecutionConfig, Experiment, UserConfig};
+use crate::gpu_watch::{Expected, GpuWatch, Owner, Verdict};
 use crate::host::{HostSnapshot, LLEM_COMMIT};
+use crate::model::{BesideWeights, LocalModel};
 use crate::printable::printable;
 use crate::result::{
-    Collected, EnergyContext, FlopsReference, Metrics, ModelIdentity, RunDirectory, RunResult, RunRow, RunStatus,
-    SCHEMA_VERSION, StudyDirectory, WorkloadIdentity, collect, phase_energy, run_metrics,
+    Asked, Collected, EnergyContext, FlopsReference, Metrics, ModelIdentity, Output, RunDirectory, RunResult, RunRow,
+    RunStatus, RunWork, SCHEMA_VERSION, StudyDirectory, Variant, WeightsIdentity, WorkloadIdentity, check_work,
+    collect, phase_energy, run_metrics, unmatched_calibrations,
 };
-use crate::runner::{HostFiles, Limits, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus};
-
-/// Bytes in a GiB.
-const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
+use crate::runner::{RunOutcome, RunSpec, Runner, Stop};
+use crate::workload::Workload;
 
 /// Everything that one run needs.
 pub(super) struct RunContext<'a> {
@@ -44,11 +43,23 @@ pub(super) struct RunContext<'a> {
     pub(super) stop: &'a Stop,
 }
 
+/// A run that has ended, with its files on disk.
+pub(super) struct Ended {
+    pub(super) row: RunRow,
+    pub(super) directory: PathBuf,
+    /// What it did, when it was measured.
+    pub(super) work: Option<RunWork>,
+}
+
+/// When a run began and how long it took.
+#[derive(Clone, Copy)]
+struct Times {
+    started: Timestamp,
+    wall_s: f64,
+}
+
 /// Carries out one run and writes its files. Only results that cannot be written are an error.
-pub(super) async fn carry_out(
-    context: &RunContext<'_>,
-    notify: &impl Fn(StudyEvent),
-) -> Result<(RunRow, PathBuf), StudyError> {
+pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEvent)) -> Result<Ended, StudyError> {
     let directory = context.directory.run(context.run_id)?;
     let spec = run_spec(context, &directory);
     directory.write_job(&spec.job)?;
@@ -65,16 +76,42 @@ pub(super) async fn carry_out(
         context.directory.keep_lock_file();
     }
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
-    let owner = owner(&outcome);
-    let gpus = &spec.job.gpus;
-    let mut result = judge(context, outcome, &collected, failure, gpus, started, clock.elapsed().as_secs_f64());
-    if let Some(watched) = watched {
-        add_watch(&mut result, watched, owner.as_ref());
+    let expected = collected.report.as_ref().and_then(Expected::of);
+    let verdict = watched.as_ref().map(|watched| watched.judge(owner(&outcome).as_ref(), expected));
+    let verdict = verdict.unwrap_or_default();
+    let times = Times { started, wall_s: clock.elapsed().as_secs_f64() };
+    let mut result = judge(context, outcome, &collected, failure, &spec.job.gpus, verdict, times);
+    if let (Some(watched), Some(host)) = (watched, &mut result.host) {
+        host.nvidia = watched.gpus;
     }
     conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
-    Ok((row(&result, &context.experiment.label), directory.path().to_owned()))
+    let work = (result.status == RunStatus::Completed).then(|| run_work(&result, &collected.requests, context));
+    Ok(Ended { row: row(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
+}
+
+/// What a measured run did, for the comparison with others.
+fn run_work(result: &RunResult, requests: &[RequestRecord], context: &RunContext<'_>) -> RunWork {
+    let config = &result.config;
+    let dtype = result.engine.as_ref().and_then(|engine| engine.dtype.clone());
+    let checkpoint = context.prepared.weights.model.geometry.quantization.clone();
+    let name = |source: &str, revision: Option<&str>| format!("{source}@{}", revision.unwrap_or("-"));
+    let model = name(&result.model.source, result.model.revision.as_deref());
+    let adapter = result.adapter.as_ref().map(|adapter| name(&adapter.source, adapter.revision.as_deref()));
+    RunWork {
+        run_id: result.run_id.clone(),
+        workload_sha256: result.workload.sha256.clone(),
+        weights: adapter.map_or_else(|| model.clone(), |adapter| format!("{model} + {adapter}")),
+        variant: Variant {
+            backend: config.backend.name().to_owned(),
+            dtype: dtype.unwrap_or_else(|| config.dtype.name().to_owned()),
+            quantization: config.quantization().or(checkpoint),
+        },
+        greedy: config.is_greedy(),
+        exact: config.workload.ignore_eos,
+        output: Output::of(requests),
+    }
 }
 
 /// Lets the runner work while its events are handed on.
@@ -93,104 +130,14 @@ async fn drive(context: &RunContext<'_>, spec: &RunSpec, notify: &impl Fn(StudyE
     outcome
 }
 
-fn run_spec(context: &RunContext<'_>, directory: &RunDirectory) -> RunSpec {
-    let prepared = context.prepared;
-    let host = HostFiles {
-        output_dir: directory.volume().to_owned(),
-        workload: prepared.workload.path.clone(),
-        model_dir: Some(prepared.model.root.clone()),
-        agent: context.programs.agent.clone(),
-        driver: prepared.driver.clone(),
-    };
-    let places = context.runner.places(&host);
-    let execution = context.execution;
-    let bytes = |gib: f64| (gib * GIB) as u64;
-    RunSpec {
-        study_id: context.directory.study_id(),
-        study_lock: context.directory.lock_path().to_owned(),
-        image: prepared.image.clone(),
-        job: job(context, &places),
-        job_file: directory.job_file(),
-        limits: Limits {
-            memory_bytes: execution.memory_gib.map(bytes),
-            shm_bytes: bytes(execution.shm_gib),
-            pids: execution.pids_limit,
-        },
-        env: context.user.env.clone(),
-        network: false,
-        files: host,
-    }
+/// A reason that the container wrote: as severe as its code, whatever it says, and as a terminal can show it.
+fn trusted(reason: &Reason) -> Reason {
+    Reason { code: reason.code, severity: reason.code.severity(), message: printable(&reason.message) }
 }
 
-fn job(context: &RunContext<'_>, places: &Places) -> Job {
-    let config = &context.experiment.config;
-    let measurement = &config.measurement;
-    let workload = &context.prepared.workload;
-    // The standard library seeds each of these from the system.
-    let nonce = RandomState::new().build_hasher().finish();
-    Job {
-        schema_version: JOB_SCHEMA_VERSION,
-        protocol_version: PROTOCOL_VERSION,
-        run_id: context.run_id.to_owned(),
-        nonce: format!("{nonce:016x}"),
-        output_dir: places.output_dir.clone(),
-        driver: places.driver.clone(),
-        engine: EngineSpec {
-            backend: config.backend.name().to_owned(),
-            model: ModelLocation::Directory(
-                places.model_dir.clone().unwrap_or_default().join(&context.prepared.model.subdirectory),
-            ),
-            dtype: config.dtype.name().to_owned(),
-            options: config.engine_options(),
-            extra: config.extra(),
-            sampling: object(&config.sampling),
-            lora: config.lora.as_ref().map(object),
-            random_seed: config.random_seed.to_string(),
-        },
-        workload: WorkloadRef {
-            path: places.workload.clone(),
-            sha256: workload.sha256.clone(),
-            requests: workload.requests,
-            ignore_eos: config.workload.ignore_eos,
-        },
-        measurement: MeasurementSpec {
-            baseline_s: measurement.baseline_seconds,
-            warmup_passes: measurement.warmup_passes,
-            thermal_floor_s: measurement.thermal_floor_seconds,
-            thermal_gate_timeout_s: measurement.thermal_gate_timeout_seconds,
-            window_min_s: measurement.min_seconds,
-            window_min_passes: measurement.min_passes,
-            prefill_min_s: measurement.prefill_min_seconds,
-            sample_hz: measurement.sample_hz,
-            allow_mig: measurement.allow_mig,
-        },
-        timeouts_s: context.execution.timeouts_s.clone(),
-        gpus: gpus(config, context.user),
-        powercap: places.powercap.clone(),
-    }
-}
-
-/// The GPUs that an experiment's runs get: those that the machine's owner names, else all; none for one that computes on the processor.
-fn gpus(config: &ExperimentConfig, user: &UserConfig) -> Vec<String> {
-    let mut gpus: Vec<String> = match user.gpu.access {
-        GpuAccess::None => Vec::new(),
-        _ if user.gpu.devices.is_empty() => host_gpus().into_iter().map(|gpu| gpu.uuid).collect(),
-        _ => user.gpu.devices.clone(),
-    };
-    gpus.truncate(config.gpu_count().unwrap_or(usize::MAX));
-    gpus
-}
-
-/// A reason as a terminal can show it: the container wrote it.
-fn readable(reason: &Reason) -> Reason {
-    Reason { message: printable(&reason.message), ..reason.clone() }
-}
-
-fn object(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json::Value> {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::Object(map)) => map,
-        _ => serde_json::Map::new(),
-    }
+/// The passes of prefill alone with such reasons.
+fn trusted_prefill(record: &PrefillRecord) -> PrefillRecord {
+    PrefillRecord { reasons: record.reasons.iter().map(trusted).collect(), ..record.clone() }
 }
 
 /// Takes the agent's files; a run that claims to be whole and is not has failed.
@@ -213,30 +160,39 @@ fn judge(
     collected: &Collected,
     failure: Option<Failure>,
     gpus: &[String],
-    started: Timestamp,
-    wall_s: f64,
+    verdict: Verdict,
+    times: Times,
 ) -> RunResult {
     let report = collected.report.as_ref();
     let energy = EnergyContext {
         gpus,
         baseline: report.and_then(|r| r.baseline.as_ref()),
+        baseline_disturbed: verdict.baseline_disturbed,
         prefill: report.and_then(|r| r.prefill.as_ref()),
+        prefill_disturbed: verdict.prefill_disturbed,
+        phases: report.map(|r| r.phases.as_slice()).unwrap_or_default(),
         calibrations: &context.user.calibration,
         carbon: context.user.carbon.as_ref(),
     };
     let announced = outcome.report_sha256.is_some();
     let (metrics, failure) = figures(report, &collected.requests, failure, &energy, announced);
-    let mut reasons = report.map(|r| r.reasons.iter().map(readable).collect::<Vec<_>>()).unwrap_or_default();
+    let (metrics, failure) = only_of_this_work(context, &collected.requests, metrics, failure);
+    let mut reasons = report.map(|r| r.reasons.iter().map(trusted).collect::<Vec<_>>()).unwrap_or_default();
     reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
+    reasons.extend(metrics.as_ref().and_then(|m| calibration_unmatched(&context.user.calibration, m)));
+    reasons.extend(verdict.reasons);
     let status = match &failure {
         None => RunStatus::Completed,
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
         Some(_) => RunStatus::Failed,
     };
     let prepared = context.prepared;
-    let flops = metrics.as_ref().map(|m| FlopsReference::of(&prepared.model.dir(), &prepared.model.geometry, m));
+    let flops = metrics
+        .as_ref()
+        .map(|m| FlopsReference::of(&prepared.weights.model.dir(), &prepared.weights.model.geometry, m));
     RunResult {
         schema_version: SCHEMA_VERSION,
+        upgraded_from: None,
         run_id: context.run_id.to_owned(),
         study_id: context.directory.study_id(),
         experiment_id: context.experiment.id.clone(),
@@ -245,37 +201,28 @@ fn judge(
         valid: false,
         reasons,
         failure,
-        started: started.to_string(),
+        started: times.started.to_string(),
         finished: Timestamp::now().to_string(),
-        wall_s,
+        wall_s: times.wall_s,
         metrics,
         config: context.experiment.config.clone(),
-        workload: WorkloadIdentity {
-            sha256: prepared.workload.sha256.clone(),
-            requests: prepared.workload.requests,
-            prompt_tokens: prepared.workload.prompt_tokens,
-            output_tokens: prepared.workload.output_tokens,
-            dataset: prepared.workload.dataset.clone(),
-        },
-        model: ModelIdentity {
-            source: prepared.model.source.clone(),
-            revision: prepared.model.revision.clone(),
-            architecture: prepared.model.geometry.architecture.class_name().to_owned(),
-            parameters: prepared.model.geometry.parameters(),
-        },
+        workload: workload_identity(&prepared.workload),
+        model: model_identity(&prepared.weights.model),
+        adapter: prepared.weights.adapter.as_deref().map(identity),
+        draft_model: prepared.weights.draft.as_deref().map(identity),
         engine: report.and_then(|r| r.engine.clone()),
         runner: context.runner.kind().to_owned(),
         container: outcome.container,
         environment: report.map(|r| r.environment.clone()),
-        phase_energy: report.map(|r| phase_energy(&r.phases, &energy)).unwrap_or_default(),
+        phase_energy: phase_energy(&energy),
         host: Some(context.host.clone()),
-        gpu_processes: Vec::new(),
+        gpu_processes: verdict.processes,
         phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
         baseline: report.and_then(|r| r.baseline.clone()),
         warmup: report.and_then(|r| r.warmup),
         thermal_gate: report.and_then(|r| r.thermal_gate.clone()),
         window: report.and_then(|r| r.window.clone()),
-        prefill: report.and_then(|r| r.prefill.clone()),
+        prefill: report.and_then(|r| r.prefill.as_ref()).map(trusted_prefill),
         flops,
         clock_start: report.map(|r| r.clock_start),
         clock_end: report.map(|r| r.clock_end),
@@ -286,22 +233,33 @@ fn judge(
     }
 }
 
+fn workload_identity(workload: &Workload) -> WorkloadIdentity {
+    WorkloadIdentity {
+        sha256: workload.sha256.clone(),
+        requests: workload.requests,
+        prompt_tokens: workload.prompt_tokens,
+        output_tokens: workload.output_tokens,
+        dataset: workload.dataset.clone(),
+    }
+}
+
+fn model_identity(model: &LocalModel) -> ModelIdentity {
+    ModelIdentity {
+        source: model.source.clone(),
+        revision: model.revision.clone(),
+        architecture: model.geometry.architecture.class_name().to_owned(),
+        parameters: model.geometry.parameters(),
+    }
+}
+
+fn identity(weights: &BesideWeights) -> WeightsIdentity {
+    WeightsIdentity { source: weights.source.clone(), revision: weights.revision.clone() }
+}
+
 /// How the processes of a run are known on this machine.
 fn owner(outcome: &RunOutcome) -> Option<Owner> {
     let container = outcome.container.as_ref().map(|container| Owner::Container(container.id.clone()));
     container.or(outcome.agent_pid.map(Owner::Agent))
-}
-
-/// Adds what was seen on the machine's GPUs while the run lasted.
-fn add_watch(result: &mut RunResult, watched: Watched, owner: Option<&Owner>) {
-    let parameters = result.engine.as_ref().and_then(|engine| engine.parameters);
-    let expected = result.window.as_ref().map(|window| Expected::new(window, parameters));
-    let verdict = watched.judge(owner, expected);
-    result.reasons.extend(verdict.reasons);
-    result.gpu_processes = verdict.processes;
-    if let Some(host) = &mut result.host {
-        host.nvidia = watched.gpus;
-    }
 }
 
 /// The figures of a whole run; a run without them has failed even when nobody said so.
@@ -331,11 +289,52 @@ fn figures(
     }
 }
 
+/// The figures unless they are of other work than asked.
+fn only_of_this_work(
+    context: &RunContext<'_>,
+    requests: &[RequestRecord],
+    metrics: Option<Metrics>,
+    failure: Option<Failure>,
+) -> (Option<Metrics>, Option<Failure>) {
+    match metrics.as_ref().and_then(|metrics| other_work(context, metrics, requests)) {
+        Some(failure) => (None, Some(failure)),
+        None => (metrics, failure),
+    }
+}
+
+/// The failure of a run whose records are not those of its workload. The agent checks them, too, but from inside the container.
+fn other_work(context: &RunContext<'_>, metrics: &Metrics, requests: &[RequestRecord]) -> Option<Failure> {
+    let failed = |class, message| Some(Failure { class, phase: Phase::Collect, message, log_tail: Vec::new() });
+    let lengths = match context.prepared.workload.lengths() {
+        Ok(lengths) => lengths,
+        Err(error) => return failed(FailureClass::WorkloadCorrupt, error.to_string()),
+    };
+    let asked: Vec<_> =
+        lengths.into_iter().map(|(prompt_tokens, output_tokens)| Asked { prompt_tokens, output_tokens }).collect();
+    let exact = context.experiment.config.workload.ignore_eos;
+    let mismatch = check_work(&asked, metrics.passes as usize, requests, exact).err()?;
+    failed(FailureClass::WrongWork, mismatch.to_string())
+}
+
 /// Energy without a carbon intensity leaves CO2 null.
 fn no_carbon_intensity(metrics: &Metrics) -> Option<Reason> {
     let energy = &metrics.energy;
     let is_missing = energy.energy_j.is_some() && energy.carbon.is_none();
     is_missing.then(|| Reason::new(ReasonCode::NoCarbonIntensity, "the user config has no `carbon`"))
+}
+
+/// A calibration for a sensor that the run did not have may be one with a wrong name.
+fn calibration_unmatched(calibrations: &[Calibration], metrics: &Metrics) -> Option<Reason> {
+    let sensors = &metrics.energy.domains;
+    let unmatched: Vec<&str> =
+        unmatched_calibrations(calibrations, sensors).into_iter().map(|c| c.device.as_str()).collect();
+    let sensors: Vec<&str> = sensors.iter().map(|sensor| sensor.domain.id.as_str()).collect();
+    let had = if sensors.is_empty() { "none".to_owned() } else { printable(&sensors.join(", ")) };
+    let happened = format!(
+        "the user config's calibration of {} is for no sensor of this run, which had {had}",
+        unmatched.join(", ")
+    );
+    (!unmatched.is_empty()).then(|| Reason::new(ReasonCode::CalibrationUnmatched, happened))
 }
 
 /// The last word, when all reasons are known: whether the run is valid, and whether a run that is not has failed.

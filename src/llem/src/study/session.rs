@@ -1,21 +1,23 @@
 //! Runs a plan from its first run to its last file.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
 use super::prepare::{Prepared, prepare};
-use super::run::{RunContext, carry_out};
+use super::run::{Ended, RunContext, carry_out};
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
 use crate::host::HostSnapshot;
 use crate::plan::order::{PlannedRun, order};
 use crate::result::{
-    ExperimentResult, ExperimentSummary, Journal, JournalEvent, RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory,
-    StudyResult, StudyStatus,
+    ExperimentResult, ExperimentSummary, ImageRecord, Journal, JournalEvent, RunRow, RunStatus, SCHEMA_VERSION,
+    SameWork, SameWorkLedger, StudyDirectory, StudyResult, StudyStatus,
 };
-use llem_protocol::FailureClass;
+use llem_protocol::{FailureClass, ReasonCode};
 
 /// Carries out a study: every experiment in every cycle, each run in an environment of its own.
 ///
@@ -44,9 +46,15 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         }
     };
     let programs = options.programs.clone().map_or_else(Programs::locate, Ok)?;
+    let probing = Mutex::new(());
+    let stopped = async {
+        options.stop.soft.cancelled().await;
+        // A probe that is under way hears of it, too, and removes its container.
+        drop(probing.lock().await);
+    };
     let (fleet, prepared) = tokio::select! {
-        ready = make_ready(&study, &options, &programs, &notify) => ready?,
-        () = options.stop.soft.cancelled() => return Err(StudyError::Stopped),
+        ready = make_ready(&study, &options, &programs, &probing, &notify) => ready?,
+        () = stopped => return Err(StudyError::Stopped),
     };
     let mut session = Session::open(study, options, programs, fleet, prepared)?;
     session.run(&notify).await
@@ -57,10 +65,11 @@ async fn make_ready(
     study: &StudyConfig,
     options: &RunOptions,
     programs: &Programs,
+    probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(Fleet, Vec<Prepared>), StudyError> {
     let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
-    let prepared = prepare(study, options, programs, &fleet, notify).await?;
+    let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
     Ok((fleet, prepared))
 }
 
@@ -78,6 +87,9 @@ struct Session {
     plan: Vec<PlannedRun>,
     started: Timestamp,
     rows: Vec<Vec<RunRow>>,
+    same_work: SameWorkLedger,
+    /// What the user has been told of the machine's config already.
+    told: BTreeSet<String>,
 }
 
 impl Session {
@@ -118,6 +130,8 @@ impl Session {
             plan,
             started,
             rows,
+            same_work: SameWorkLedger::default(),
+            told: BTreeSet::new(),
         })
     }
 
@@ -191,7 +205,7 @@ impl Session {
             user: &self.options.user,
             stop: &self.options.stop,
         };
-        let (row, directory) = carry_out(&context, notify).await?;
+        let Ended { row, directory, work } = carry_out(&context, notify).await?;
         let failure = row.failure.as_ref().map(|f| f.class);
         let (status, valid) = (row.status, row.valid);
         self.journal.append(&JournalEvent::RunFinished { run_id: &run_id, status, valid, failure })?;
@@ -199,7 +213,20 @@ impl Session {
         if let Some(rows) = self.rows.get_mut(planned.experiment) {
             rows.push(row.clone());
         }
+        if let Some(work) = work.filter(|_| self.has_several_backends()) {
+            self.same_work.add(work);
+        }
+        self.tell(&row, notify);
         Ok(row)
+    }
+
+    /// What is wrong with the machine's config and not with the run, once for all runs.
+    fn tell(&mut self, row: &RunRow, notify: &impl Fn(StudyEvent)) {
+        for reason in row.reasons.iter().filter(|reason| reason.code == ReasonCode::CalibrationUnmatched) {
+            if self.told.insert(reason.message.clone()) {
+                notify(StudyEvent::Notice { text: reason.to_string() });
+            }
+        }
     }
 
     /// The gap between two runs; a stop ends it.
@@ -220,7 +247,14 @@ impl Session {
         }
     }
 
+    /// Whether there is anything to compare between.
+    fn has_several_backends(&self) -> bool {
+        let mut backends = self.study.experiments.iter().map(|experiment| experiment.config.backend);
+        backends.next().is_some_and(|first| backends.any(|backend| backend != first))
+    }
+
     fn result(&self) -> StudyResult {
+        let same_work = self.same_work.conclude();
         let experiments = self.study.experiments.iter().zip(&self.rows).map(|(experiment, runs)| ExperimentResult {
             experiment_id: experiment.id.clone(),
             label: experiment.label.clone(),
@@ -231,11 +265,12 @@ impl Session {
         });
         StudyResult {
             schema_version: SCHEMA_VERSION,
+            upgraded_from: None,
             name: self.study.name.clone(),
             study_id: self.directory.study_id(),
             directory: self.directory.path().display().to_string(),
             design_hash: self.study.design_hash(),
-            status: self.status(),
+            status: self.status(&same_work),
             started: self.started.to_string(),
             finished: Timestamp::now().to_string(),
             llem_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -245,15 +280,40 @@ impl Session {
             varied_keys: self.study.varied_keys.clone(),
             experiments: experiments.collect(),
             merged: self.study.merged.clone(),
+            images: self.images(),
+            same_work,
         }
     }
 
-    fn status(&self) -> StudyStatus {
+    /// The images that were looked into, each once.
+    fn images(&self) -> Vec<ImageRecord> {
+        let mut found: Vec<ImageRecord> = Vec::new();
+        for (experiment, prepared) in self.study.experiments.iter().zip(&self.prepared) {
+            let Some(facts) = &prepared.facts else { continue };
+            let backend = experiment.config.backend;
+            if !found.iter().any(|known| known.backend == backend && known.image == prepared.image) {
+                found.push(ImageRecord {
+                    backend,
+                    image: prepared.image.clone(),
+                    image_id: facts.id.clone(),
+                    image_digests: facts.digests.clone(),
+                    image_labels: facts.labels.clone(),
+                    image_versions: facts.versions.clone(),
+                });
+            }
+        }
+        found
+    }
+
+    fn status(&self, same_work: &[SameWork]) -> StudyStatus {
         let rows: Vec<&RunRow> = self.rows.iter().flatten().collect();
         if self.options.stop.soft.is_cancelled() && (rows.len() < self.plan.len() || any(&rows, RunStatus::Interrupted))
         {
             StudyStatus::Interrupted
-        } else if rows.len() == self.plan.len() && rows.iter().all(|row| row.status == RunStatus::Completed) {
+        } else if rows.len() == self.plan.len()
+            && rows.iter().all(|row| row.status == RunStatus::Completed)
+            && !same_work.iter().any(SameWork::is_different_work)
+        {
             StudyStatus::Completed
         } else {
             StudyStatus::Failed

@@ -1,4 +1,4 @@
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::canonical::{self, CheckedDataset, MAX_DATASET_BYTES};
@@ -151,19 +151,8 @@ fn local_copy(manifest: &DatasetManifest, folder: &Path, hub: &Hub) -> io::Resul
     Ok(dropped.into_iter().min())
 }
 
-/// Writes a file so that it is there whole or not at all, even after a power cut, and readable by everybody.
+/// As [`crate::files::write_atomic`], in a directory that is made when it is not there.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    fs_err::create_dir_all(directory)?;
-    let mut builder = tempfile::Builder::new();
-    let mut temporary = builder.permissions(permissions()).tempfile_in(directory)?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    Ok(())
-}
-
-fn permissions() -> std::fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::Permissions::from_mode(0o644)
+    fs_err::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    crate::files::write_atomic(path, bytes)
 }

@@ -91,6 +91,13 @@ pub struct Workload {
     pub dataset: DatasetProvenance,
 }
 
+impl Workload {
+    /// What its file asks of each request: prompt and output tokens, in the order of the workload.
+    pub(crate) fn lengths(&self) -> std::io::Result<Vec<(u32, u32)>> {
+        store::lengths(&self.path)
+    }
+}
+
 /// Where a workload's prompts come from and what was done to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetProvenance {

@@ -42,6 +42,15 @@ pub(super) fn find(cache_root: &Path, sha256: &str, dataset: DatasetProvenance) 
     Some(describe(path, sha256.to_owned(), &lines, dataset))
 }
 
+/// Prompt and output tokens of each request of a workload file.
+pub(super) fn lengths(path: &Path) -> io::Result<Vec<(u32, u32)>> {
+    let bytes = fs_err::read(path)?;
+    let lines = serde_json::Deserializer::from_slice(&bytes).into_iter::<WorkloadLine>();
+    Ok(lines
+        .map(|line| line.map(|line| (line.prompt_ids.len() as u32, line.output_tokens)))
+        .collect::<Result<_, _>>()?)
+}
+
 fn describe(path: PathBuf, sha256: String, lines: &[WorkloadLine], dataset: DatasetProvenance) -> Workload {
     let total = |line: &WorkloadLine| line.prompt_ids.len() as u64 + u64::from(line.output_tokens);
     Workload {

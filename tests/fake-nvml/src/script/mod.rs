@@ -226,6 +226,9 @@ impl Device {
         let shape = shapes.into_iter().flatten().find_map(Power::fault);
         let periods = [("counter.period_ms", self.counter.period_ms), ("meter.period_ms", self.meter.period_ms)];
         let windows = [("meter.mean_ms", self.meter.mean_ms), ("meter.instant_ms", self.meter.instant_ms)];
+        if self.samples.spacing == 0 {
+            return Some("samples.spacing 0".to_owned());
+        }
         let length = periods.into_iter().chain(windows).find(|(_, ms)| ms.is_nan() || *ms <= 0.0);
         shape.or_else(|| length.map(|(name, ms)| format!("{name} {ms}")))
     }

@@ -64,6 +64,10 @@ pub struct EnergySamples {
     pub capacity: usize,
     /// Chooses the irregular distances between samples: 8 ms to 47 ms, 20 ms on average.
     pub seed: u64,
+    /// Makes those distances this many times as long: 1 for what was measured.
+    pub spacing: u8,
+    /// A sample is the mean over this many milliseconds before its stamp; absent, over all the time since the one before it.
+    pub mean_ms: Option<f64>,
     /// A sample shows up this many milliseconds after its stamp.
     pub delay_ms: f64,
     /// Samples with a stamp in one of these are missing.
@@ -145,7 +149,17 @@ impl Default for Meter {
 
 impl Default for EnergySamples {
     fn default() -> Self {
-        Self { supported: true, capacity: 119, seed: 0, delay_ms: 100.0, lost: Vec::new(), call_ms: 0.0, gain: 1.0 }
+        Self {
+            supported: true,
+            capacity: 119,
+            seed: 0,
+            spacing: 1,
+            mean_ms: None,
+            delay_ms: 100.0,
+            lost: Vec::new(),
+            call_ms: 0.0,
+            gain: 1.0,
+        }
     }
 }
 

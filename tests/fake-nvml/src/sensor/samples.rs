@@ -13,7 +13,7 @@ pub struct Sample {
     /// End of what it covers and its stamp, in whole milliseconds after the epoch.
     pub end_ms: i64,
     /// Length of what it covers, in milliseconds.
-    pub length_ms: u8,
+    pub length_ms: u16,
     /// Mean power in milliwatts.
     pub milliwatts: u32,
 }
@@ -23,10 +23,10 @@ pub(crate) fn ring(device: &Device, work: &[Busy], t_s: f64) -> Vec<Sample> {
     let settings = &device.samples;
     let newest_ms = (t_s * 1e3 - settings.delay_ms).floor() as i64;
     let mut samples = Vec::with_capacity(settings.capacity);
-    let mut block = newest_ms.div_euclid(BLOCK_MS);
+    let mut block = newest_ms.div_euclid(BLOCK_MS * i64::from(settings.spacing));
     let blocks = settings.capacity / DISTANCES_MS.len() + 2;
     for _ in 0..blocks {
-        let ends = block_ends(settings.seed, block);
+        let ends = block_ends(settings, block);
         samples.extend(ends.into_iter().rev().filter(|(end_ms, _)| *end_ms <= newest_ms));
         block -= 1;
     }
@@ -36,9 +36,10 @@ pub(crate) fn ring(device: &Device, work: &[Busy], t_s: f64) -> Vec<Sample> {
     kept.map(|(end_ms, length_ms)| sample(device, work, end_ms, length_ms)).collect()
 }
 
-fn sample(device: &Device, work: &[Busy], end_ms: i64, length_ms: u8) -> Sample {
+fn sample(device: &Device, work: &[Busy], end_ms: i64, length_ms: u16) -> Sample {
     let to_s = end_ms as f64 / 1e3;
-    let watts = device.mean_w(work, to_s - f64::from(length_ms) / 1e3, to_s);
+    let mean_ms = device.samples.mean_ms.unwrap_or(f64::from(length_ms));
+    let watts = device.mean_w(work, to_s - mean_ms / 1e3, to_s);
     Sample { end_ms, length_ms, milliwatts: (device.samples.gain * watts * 1e3).round() as u32 }
 }
 
@@ -47,15 +48,17 @@ fn is_lost(settings: &EnergySamples, event_s: f64) -> bool {
 }
 
 /// End and length of each sample of a block, in order. The last ends where the next block starts.
-fn block_ends(seed: u64, block: i64) -> [(i64, u8); 10] {
+fn block_ends(settings: &EnergySamples, block: i64) -> [(i64, u16); 10] {
+    let spacing = u16::from(settings.spacing);
     let mut lengths = DISTANCES_MS;
-    let mut state = seed ^ (block as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut state = settings.seed ^ (block as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     for last in (1..lengths.len()).rev() {
         state = mixed(state);
         lengths.swap(last, (state % (last as u64 + 1)) as usize);
     }
-    let mut end_ms = block * BLOCK_MS;
+    let mut end_ms = block * BLOCK_MS * i64::from(spacing);
     lengths.map(|length_ms| {
+        let length_ms = u16::from(length_ms) * spacing;
         end_ms += i64::from(length_ms);
         (end_ms, length_ms)
     })
@@ -118,5 +121,18 @@ mod tests {
         let samples = ring(&device, &[], 5.0);
         assert!((90..=97).contains(&samples.len()), "{}", samples.len());
         assert!(samples.iter().all(|s| s.end_ms < 4000 || s.end_ms >= 4500));
+    }
+
+    #[test]
+    fn samples_can_be_further_apart_than_they_look_back() {
+        let sparse = EnergySamples { spacing: 5, mean_ms: Some(25.0), ..EnergySamples::default() };
+        let device = device(sparse);
+        let samples = ring(&device, &[], 100.0);
+        let mean_ms = samples.iter().map(|s| f64::from(s.length_ms)).sum::<f64>() / 119.0;
+        assert!((mean_ms - 100.0).abs() < 3.0, "{mean_ms}");
+        let step = Device { power: Power::Square(Square { period_s: 2.0, ..Square::default() }), ..device };
+        // Hardly any looks back over one of its steps.
+        let powers: std::collections::BTreeSet<u32> = ring(&step, &[], 100.0).iter().map(|s| s.milliwatts).collect();
+        assert!(powers.len() < 12, "{powers:?}");
     }
 }

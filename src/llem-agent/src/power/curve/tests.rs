@@ -1,3 +1,4 @@
+use super::kind::lag_ns;
 use super::*;
 
 const S: u64 = 1_000_000_000;

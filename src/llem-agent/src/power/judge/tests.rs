@@ -36,7 +36,7 @@ fn edge(t_ns: u64, counter_j: Result<Option<f64>, CounterFault>, aligned: bool) 
 fn of(record: DomainRecording, first: f64, last: f64) -> Vec<Reason> {
     let recording = Recording { domains: vec![record] };
     let (start, end) = (edge(5 * S, Ok(Some(first)), true), edge(15 * S, Ok(Some(last)), true));
-    recording.reasons(&start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[])
+    recording.reasons(Judged::Window, &start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[])
 }
 
 fn codes(reasons: &[Reason]) -> Vec<ReasonCode> {
@@ -60,7 +60,7 @@ fn counter_and_curve_that_differ_are_told_with_both_numbers() {
 fn an_edge_without_a_tick_is_not_aligned() {
     let recording = Recording { domains: vec![gpu()] };
     let (start, end) = (edge(5 * S, Ok(Some(0.0)), true), edge(15 * S, Ok(Some(1000.0)), false));
-    let reasons = recording.reasons(&start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[]);
+    let reasons = recording.reasons(Judged::Window, &start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[]);
     assert_eq!(codes(&reasons), [ReasonCode::EdgeNotAligned]);
 }
 
@@ -71,7 +71,7 @@ fn counters_that_were_set_back_or_lost_are_told_apart() {
     assert_eq!(codes(&of(reset, 0.0, 1000.0)), [ReasonCode::CounterReset]);
     let recording = Recording { domains: vec![gpu()] };
     let (start, end) = (edge(5 * S, Ok(Some(0.0)), true), edge(15 * S, Err(CounterFault::Lost), false));
-    let reasons = recording.reasons(&start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[]);
+    let reasons = recording.reasons(Judged::Window, &start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[]);
     assert_eq!(codes(&reasons), [ReasonCode::PowerSourceLost]);
 }
 
@@ -79,7 +79,7 @@ fn counters_that_were_set_back_or_lost_are_told_apart() {
 fn a_gpu_without_a_counter_is_a_note() {
     let recording = Recording { domains: vec![gpu()] };
     let (start, end) = (edge(5 * S, Ok(None), false), edge(15 * S, Ok(None), false));
-    let reasons = recording.reasons(&start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[]);
+    let reasons = recording.reasons(Judged::Window, &start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[]);
     assert_eq!(codes(&reasons), [ReasonCode::NoEnergyCounter]);
     assert_eq!(reasons[0].severity, Severity::Note);
 }
@@ -121,11 +121,17 @@ fn a_power_cap_is_invalid_only_under_a_lowered_limit() {
     let capped =
         || DomainRecording { states: (0..=40).map(|i| state(i, |s| s.throttle_reasons = Some(4))).collect(), ..gpu() };
     let reasons = of(capped(), 0.0, 1000.0);
-    assert_eq!((codes(&reasons), reasons[0].severity), (vec![ReasonCode::PowerCapped], Severity::Note));
+    assert_eq!((codes(&reasons), reasons[0].severity), (vec![ReasonCode::PowerLimitReached], Severity::Note));
     let recording = Recording { domains: vec![capped()] };
     let (start, end) = (edge(5 * S, Ok(Some(0.0)), true), edge(15 * S, Ok(Some(1000.0)), true));
-    let limited = recording.reasons(&start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &["GPU-1".to_owned()]);
-    assert_eq!(limited[0].severity, Severity::Invalid);
+    let limited = recording.reasons(
+        Judged::Window,
+        &start,
+        &end,
+        Work { start_ns: 5 * S, end_ns: 15 * S },
+        &["GPU-1".to_owned()],
+    );
+    assert_eq!((limited[0].code, limited[0].severity), (ReasonCode::PowerCapped, Severity::Invalid));
 }
 
 #[test]
@@ -146,7 +152,7 @@ fn warming_is_drift_and_different_devices_are_not() {
         Edge { t_ns, readings: vec![reading, reading] }
     };
     let work = Work { start_ns: 5 * S, end_ns: 15 * S };
-    assert!(recording.reasons(&both(5 * S, 0.0), &both(15 * S, 1000.0), work, &[]).is_empty());
+    assert!(recording.reasons(Judged::Window, &both(5 * S, 0.0), &both(15 * S, 1000.0), work, &[]).is_empty());
 }
 
 #[test]
@@ -156,4 +162,58 @@ fn a_gpu_whose_memory_does_not_grow_is_not_used() {
         ..gpu()
     };
     assert_eq!(codes(&of(idle, 0.0, 1000.0)), [ReasonCode::GpuNotUsed]);
+}
+
+#[test]
+fn passes_of_prefill_alone_are_judged_by_what_touches_their_energy() {
+    let of = |record: DomainRecording, last: f64| {
+        let recording = Recording { domains: vec![record] };
+        let (start, end) = (edge(5 * S, Ok(Some(0.0)), true), edge(15 * S, Ok(Some(last)), true));
+        recording.reasons(Judged::Prefill, &start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[])
+    };
+    let states = |change: &dyn Fn(u64, &mut DeviceState)| DomainRecording {
+        states: (0..=40).map(|i| state(i, |s| change(i, s))).collect(),
+        ..gpu()
+    };
+    let throttled = of(states(&|i, s| s.throttle_reasons = Some(if i == 20 { 0x40 } else { 0 })), 1000.0);
+    assert_eq!(codes(&throttled), [ReasonCode::Throttled]);
+    assert!(throttled[0].message.contains("of the passes of prefill alone"), "{}", throttled[0]);
+    let holed = DomainRecording { points: gpu().points.into_iter().filter(|p| p.t_ns / S != 8).collect(), ..gpu() };
+    assert_eq!(codes(&of(holed, 1000.0)), [ReasonCode::SamplesMissing]);
+    assert_eq!(codes(&of(DomainRecording { resets: vec![9 * S], ..gpu() }, 1000.0)), [ReasonCode::CounterReset]);
+    assert_eq!(codes(&of(gpu(), 1020.0)), [ReasonCode::SourcesDisagree]);
+    // Another load has another temperature, and the default limit is the window's matter.
+    let warmer = states(&|i, s| {
+        s.temperature_c = Some(40 + i as u32);
+        s.throttle_reasons = Some(4);
+    });
+    assert!(of(warmer, 1000.0).is_empty());
+}
+
+#[test]
+fn a_gpu_without_counter_and_samples_has_no_energy_and_no_integral_either() {
+    let recording = Recording { domains: vec![DomainRecording { points: Vec::new(), ..gpu() }] };
+    let (start, end) = (edge(5 * S, Ok(None), false), edge(15 * S, Ok(None), false));
+    let reasons = recording.reasons(Judged::Window, &start, &end, Work { start_ns: 5 * S, end_ns: 15 * S }, &[]);
+    assert_eq!(codes(&reasons), [ReasonCode::NoGpuPowerSource]);
+    assert!(reasons[0].message.contains("sample_hz") && !reasons[0].message.contains("integral"), "{}", reasons[0]);
+}
+
+#[test]
+fn what_is_wrong_with_a_sensor_beside_the_gpus_is_a_note_that_names_its_code() {
+    let package = PowerDomain { source: PowerSourceKind::Rapl, id: "package-0".to_owned(), scope: PowerScope::Package };
+    let beside = DomainRecording { domain: package, states: Vec::new(), ..gpu() };
+    let recording = Recording { domains: vec![gpu(), beside] };
+    let both = |t_ns, gpu_j, package_j| {
+        let reading = |joules| edge(t_ns, Ok(Some(joules)), true).readings[0];
+        Edge { t_ns, readings: vec![reading(gpu_j), reading(package_j)] }
+    };
+    let work = Work { start_ns: 5 * S, end_ns: 15 * S };
+    let reasons = recording.reasons(Judged::Window, &both(5 * S, 0.0, 9.0), &both(15 * S, 1000.0, 8.0), work, &[]);
+    assert_eq!(codes(&reasons), [ReasonCode::UncountedSensor]);
+    assert!(
+        reasons[0].severity == Severity::Note && reasons[0].message.starts_with("counter_reset: "),
+        "{}",
+        reasons[0]
+    );
 }

@@ -28,8 +28,8 @@ pub use tensorrt_build::{
     QuantConfig,
 };
 pub use vllm::{
-    CudagraphMode, ExecutorBackend, PerformanceMode, SchedulingPolicy, VllmCompilation, VllmConfig, VllmLora,
-    VllmSpeculative,
+    CudagraphMode, ExecutorBackend, PerformanceMode, SchedulingPolicy, VllmCompilation, VllmConfig, VllmDevice,
+    VllmLora, VllmSpeculative,
 };
 
 /// Engine options that llem has no field for, passed to the engine verbatim.

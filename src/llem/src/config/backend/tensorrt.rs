@@ -143,7 +143,8 @@ pub enum BatchingType {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KvCacheConfig {
-    /// Keep blocks of earlier prompts; absent: `true`. Passes repeat the same prompts: `false` makes every prefill real.
+    /// Keep blocks of earlier prompts; absent: `false`, other than the engine's own default. Passes repeat the same prompts: with
+    /// `true`, their prefill is not computed again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enable_block_reuse: Option<bool>,
     /// Reuse blocks that match in part.

@@ -12,6 +12,9 @@ pub struct VllmConfig {
     /// Image to run in; absent: the one of the user configuration, else llem's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Where to compute; absent: the run's GPUs. A run on the processor must be asked for, and needs an image of vLLM for processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<VllmDevice>,
     /// GPUs that share every layer; absent: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_024))]
@@ -63,7 +66,7 @@ pub struct VllmConfig {
     /// Split long prompts over several steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enable_chunked_prefill: Option<bool>,
-    /// Keep prefixes of earlier prompts. Passes repeat the same prompts: `false` makes every prefill real.
+    /// Keep prefixes of earlier prompts; absent: no. Passes repeat the same prompts: with it, most prefills are not real.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enable_prefix_caching: Option<bool>,
     /// Schedule the next step while the GPU works.
@@ -106,6 +109,16 @@ pub struct VllmConfig {
     /// Passed to the engine verbatim, for options without a field of their own.
     #[serde(skip_serializing_if = "Extra::is_empty")]
     pub extra: Extra,
+}
+
+/// Where vLLM computes. Which of them it can is decided when it is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VllmDevice {
+    /// On GPUs.
+    Cuda,
+    /// On the processor.
+    Cpu,
 }
 
 /// How vLLM starts its workers.

@@ -6,8 +6,10 @@ use super::super::experiment::ExperimentConfig;
 use super::super::model::LoraConfig;
 use super::model::reference;
 
-const TENSORRT_LIMIT: &str = "the TensorRT-LLM backend runs one set of weights and takes no adapter";
-const TENSORRT_WAY: &str = "merge the adapter once with PEFT: `model = PeftModel.from_pretrained(base, adapter)`, \
+/// What TensorRT-LLM cannot do.
+pub(super) const TENSORRT_LIMIT: &str = "the TensorRT-LLM backend runs one set of weights and takes no adapter";
+/// How to get the same work done, and where to point the config.
+pub(super) const TENSORRT_WAY: &str = "merge the adapter once with PEFT: `model = PeftModel.from_pretrained(base, adapter)`, \
      `model.merge_and_unload().save_pretrained(\"./merged\")`, and save the tokenizer beside it;\n\
      then remove `lora:` and point `model:` to that directory, `model: ./merged`";
 

@@ -10,6 +10,7 @@ mod model;
 mod pytorch;
 mod sampling;
 mod tensorrt;
+mod tensorrt_extra;
 mod user;
 mod vllm;
 mod workload;
@@ -25,6 +26,7 @@ use super::execution::ExecutionConfig;
 use super::experiment::ExperimentConfig;
 use super::image;
 
+pub(crate) use tensorrt::checkpoint as tensorrt_checkpoint;
 pub(crate) use user::rules as user;
 
 /// What surrounds an experiment.
@@ -52,7 +54,7 @@ pub(crate) fn experiment(config: &ExperimentConfig, surroundings: Surroundings<'
         Backend::Candle => {}
         Backend::Pytorch => pytorch::rules(config, &mut findings),
         Backend::Vllm => vllm::rules(config, &mut findings),
-        Backend::Tensorrt => tensorrt::rules(config, &mut findings),
+        Backend::Tensorrt => tensorrt::rules(config, surroundings.study_dir, &mut findings),
     }
     findings
 }

@@ -18,6 +18,10 @@ pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
             }
         }
     }
+    if let Some((field, draft)) = config.draft_model() {
+        let pointer = format!("/{}/speculative/{field}", config.backend);
+        findings.extend(reference(&pointer, draft, &[]));
+    }
 }
 
 /// What is wrong with a Hugging Face id or path. `words` are names with a meaning of their own.

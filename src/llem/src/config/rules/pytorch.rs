@@ -7,13 +7,15 @@ use super::super::backend::{
 use super::super::check::Finding;
 use super::super::experiment::ExperimentConfig;
 use super::super::model::Dtype;
+use super::model::reference;
 use super::no_effect;
 
 pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
     let Some(section) = &config.pytorch else { return };
     attention(config, section, findings);
-    section.compile.iter().for_each(|compile| compilation(compile, findings));
-    section.cache.iter().for_each(|cache| cache_rules(cache, findings));
+    section.compile.iter().for_each(|compile| compilation(compile, section, findings));
+    section.cache.iter().for_each(|cache| cache_rules(cache, config.on_processor(), findings));
+    not_done(section, findings);
     section.quantization.iter().for_each(|quantization| quantisation(quantization, findings));
     section.speculative.iter().for_each(|speculative| speculation(speculative, section, findings));
     if section.device_map.as_deref().is_some_and(|map| map.starts_with("cuda:") && map != "cuda:0") {
@@ -24,6 +26,22 @@ pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
     if section.device_map.is_some() && section.tensor_parallel_size.is_some_and(|size| size > 1) {
         let message = "cannot be combined with `pytorch.tensor_parallel_size`, which places the layers itself";
         findings.push(Finding::value("/pytorch/device_map", message));
+    }
+}
+
+/// What transformers does with other programs or not at all.
+fn not_done(section: &PytorchConfig, findings: &mut Vec<Finding>) {
+    if let Some(size) = section.tensor_parallel_size.filter(|size| *size > 1) {
+        let message = format!(
+            "{size} GPUs that share layers are {size} processes to transformers (torchrun), and llem starts one engine"
+        );
+        let finding = Finding::value("/pytorch/tensor_parallel_size", message);
+        let hint = "remove it and set `pytorch.device_map: auto` (layers one after the other), or use `backend: vllm` for tensor parallelism";
+        findings.push(finding.hint(hint));
+    }
+    if section.low_cpu_mem_usage.is_some() {
+        let because = "transformers loads weights without a second copy, from 4.57 on always";
+        findings.push(no_effect("/pytorch/low_cpu_mem_usage", because));
     }
 }
 
@@ -38,8 +56,9 @@ fn attention(config: &ExperimentConfig, section: &PytorchConfig, findings: &mut 
     }
 }
 
-fn compilation(compile: &PytorchCompile, findings: &mut Vec<Finding>) {
+fn compilation(compile: &PytorchCompile, section: &PytorchConfig, findings: &mut Vec<Finding>) {
     if compile.enabled != Some(false) {
+        compiled(compile, section, findings);
         return;
     }
     let fields = [
@@ -53,7 +72,36 @@ fn compilation(compile: &PytorchCompile, findings: &mut Vec<Finding>) {
     }
 }
 
-fn cache_rules(cache: &PytorchCache, findings: &mut Vec<Finding>) {
+/// What cannot be compiled, or not so.
+fn compiled(compile: &PytorchCompile, section: &PytorchConfig, findings: &mut Vec<Finding>) {
+    use CacheImplementation::{Dynamic, Static};
+    if let (Some(_), Some(backend)) = (compile.mode, compile.backend.as_deref().filter(|name| *name != "inductor")) {
+        let because = format!("only the compiler `inductor` has modes, and `pytorch.compile.backend` is {backend}");
+        findings.push(no_effect("/pytorch/compile/mode", &because));
+    }
+    let cache = section.cache.as_ref().and_then(|cache| cache.implementation);
+    if cache.is_some_and(|cache| !matches!(cache, Dynamic | Static)) {
+        let finding = Finding::key("/pytorch/compile", "transformers compiles with a dynamic or static cache only");
+        findings.push(finding.hint("set `pytorch.cache.implementation: static`, or remove one of the two"));
+    }
+    if section.speculative.is_some() {
+        let message = "cannot be combined with `pytorch.speculative`: every step would have another shape";
+        findings.push(Finding::key("/pytorch/compile", message));
+    }
+}
+
+fn cache_rules(cache: &PytorchCache, on_processor: bool, findings: &mut Vec<Finding>) {
+    use CacheImplementation::{Offloaded, OffloadedStatic, Paged};
+    if cache.implementation == Some(Paged) {
+        let message =
+            "the paged cache belongs to transformers' continuous batching, which does not tell when a token came";
+        let finding = Finding::value("/pytorch/cache/implementation", message);
+        findings.push(finding.hint("use `dynamic` or `static`, or `backend: vllm` for paged attention"));
+    }
+    if on_processor && matches!(cache.implementation, Some(Offloaded | OffloadedStatic)) {
+        let because = "the model computes on the processor, so that its cache is in main memory anyway";
+        findings.push(no_effect("/pytorch/cache/implementation", because));
+    }
     let is_static =
         matches!(cache.implementation, Some(CacheImplementation::Static | CacheImplementation::OffloadedStatic));
     if cache.max_cache_len.is_some() && !is_static {
@@ -122,6 +170,22 @@ fn speculation(speculative: &PytorchSpeculative, section: &PytorchConfig, findin
     if speculative.assistant_model.is_some() && speculative.prompt_lookup_num_tokens.is_some() {
         let message = "cannot be combined with `assistant_model`; choose one";
         findings.push(Finding::value("/pytorch/speculative/prompt_lookup_num_tokens", message));
+    }
+    if speculative.assistant_model.is_none() && speculative.prompt_lookup_num_tokens.is_none() {
+        let finding = Finding::key("/pytorch/speculative", "says nothing of where guesses come from");
+        findings.push(finding.hint("set `prompt_lookup_num_tokens` or `assistant_model`"));
+    }
+    if let Some(model) = &speculative.assistant_model {
+        findings.extend(reference("/pytorch/speculative/assistant_model", model, &[]));
+    }
+    let cache = section.cache.as_ref().and_then(|cache| cache.implementation);
+    if matches!(cache, Some(CacheImplementation::Static | CacheImplementation::OffloadedStatic)) {
+        let finding = Finding::key("/pytorch/speculative", "transformers does not speculate with a static cache");
+        findings.push(finding.hint("set `pytorch.cache.implementation: dynamic`, or remove it"));
+    }
+    if section.cache.as_ref().is_some_and(|cache| cache.use_cache == Some(false)) {
+        let message = "transformers speculates with a key-value cache only, and `pytorch.cache.use_cache` is false";
+        findings.push(Finding::key("/pytorch/speculative", message));
     }
     if speculative.num_assistant_tokens.is_some() && speculative.assistant_model.is_none() {
         findings.push(no_effect("/pytorch/speculative/num_assistant_tokens", "there is no `assistant_model`"));

@@ -1,12 +1,34 @@
 //! Rules of TensorRT-LLM: its two ways to execute have different settings.
 
-use super::super::backend::{TensorrtConfig, TensorrtEngine};
+use std::path::Path;
+
+use llem_model::Geometry;
+
+use super::super::backend::{
+    CudaGraphConfig, KvCacheConfig, SchedulerConfig, SpeculativeType, TensorrtConfig, TensorrtEngine,
+};
 use super::super::check::Finding;
 use super::super::experiment::ExperimentConfig;
-use super::super::model::Dtype;
-use super::no_effect;
+use super::super::model::{Dtype, ModelSource};
+use super::{no_effect, tensorrt_extra};
 
-pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
+/// What other tools quantised: none of it is read by TensorRT-LLM 1.2.
+pub(super) const FOREIGN_LIMIT: &str = "TensorRT-LLM reads no weights of bitsandbytes, AutoAWQ, AutoGPTQ or their like";
+
+/// How to get quantised weights that it does read, and where to point the config.
+pub(super) const QUANTISE: &str = "quantise the original model once with NVIDIA ModelOpt, for example \
+     `hf_ptq.py --pyt_ckpt_path ORIGINAL --qformat fp8 --export_path ./quantised`;\n\
+     then point `model:` to that directory, `model: ./quantised`; or point it to the original and set \
+     `tensorrt.engine: tensorrt` with `tensorrt.quant`";
+
+/// Names of such quantisations in `config.json`.
+const FOREIGN: [&str; 7] = ["bitsandbytes", "awq", "gptq", "hqq", "quanto", "aqlm", "gguf"];
+
+pub(super) fn rules(config: &ExperimentConfig, study_dir: &Path, findings: &mut Vec<Finding>) {
+    if let ModelSource::Directory(directory) = config.model_source() {
+        let method = Geometry::read(&study_dir.join(directory)).ok().and_then(|geometry| geometry.quantization);
+        findings.extend(method.as_deref().and_then(checkpoint));
+    }
     let Some(section) = &config.tensorrt else { return };
     match section.engine.unwrap_or(TensorrtEngine::Pytorch) {
         TensorrtEngine::Pytorch => only_compiled(section, findings),
@@ -16,8 +38,77 @@ pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
             quantisation(config, section, findings);
         }
     }
-    if section.speculative.as_ref().is_some_and(|speculative| speculative.decoding_type.is_none()) {
-        findings.push(Finding::key("/tensorrt/speculative", "missing field `decoding_type`"));
+    speculation(section, findings);
+    section.kv_cache.iter().for_each(|cache| kept_blocks(cache, findings));
+    section.scheduler.iter().for_each(|scheduler| chunking(scheduler, section, findings));
+    section.cuda_graph.iter().for_each(|graph| cuda_graph(graph, findings));
+    tensorrt_extra::rules(section, findings);
+}
+
+/// Weights that neither path reads, by the name of their quantisation in `config.json`.
+pub(crate) fn checkpoint(method: &str) -> Option<Finding> {
+    FOREIGN
+        .contains(&method)
+        .then(|| Finding::value("/model", format!("is quantised by `{method}`, and {FOREIGN_LIMIT}")).hint(QUANTISE))
+}
+
+/// Each path of the engine speculates in ways of its own.
+fn speculation(section: &TensorrtConfig, findings: &mut Vec<Finding>) {
+    use SpeculativeType::{DraftTarget, Eagle, Lookahead, Medusa, Mtp, NGram};
+    let Some(speculative) = &section.speculative else { return };
+    let engine = section.engine.unwrap_or(TensorrtEngine::Pytorch);
+    let wanted = match speculative.decoding_type {
+        None => {
+            findings.push(Finding::key("/tensorrt/speculative", "missing field `decoding_type`"));
+            return;
+        }
+        Some(Eagle) => return,
+        Some(DraftTarget | Mtp | NGram) => TensorrtEngine::Pytorch,
+        Some(Medusa | Lookahead) => TensorrtEngine::Tensorrt,
+    };
+    if wanted != engine {
+        let (name, others) = match wanted {
+            TensorrtEngine::Pytorch => ("pytorch", "`Eagle`, `Medusa` or `Lookahead`"),
+            TensorrtEngine::Tensorrt => ("tensorrt", "`Eagle`, `Draft_Target`, `MTP` or `NGram`"),
+        };
+        let message = format!("is for `tensorrt.engine: {name}` only");
+        let finding = Finding::value("/tensorrt/speculative/decoding_type", message);
+        findings.push(finding.hint(format!("set `engine: {name}`, or use {others}")));
+    }
+}
+
+fn kept_blocks(cache: &KvCacheConfig, findings: &mut Vec<Finding>) {
+    if cache.enable_partial_reuse.is_some() && cache.enable_block_reuse != Some(true) {
+        let because = "no blocks are kept unless `tensorrt.kv_cache.enable_block_reuse` is true";
+        findings.push(no_effect("/tensorrt/kv_cache/enable_partial_reuse", because));
+    }
+}
+
+fn chunking(scheduler: &SchedulerConfig, section: &TensorrtConfig, findings: &mut Vec<Finding>) {
+    if scheduler.context_chunking_policy.is_some() && section.enable_chunked_prefill != Some(true) {
+        let because = "prompts are not split unless `tensorrt.enable_chunked_prefill` is true";
+        findings.push(no_effect("/tensorrt/scheduler/context_chunking_policy", because));
+    }
+}
+
+fn cuda_graph(graph: &CudaGraphConfig, findings: &mut Vec<Finding>) {
+    let fields = [
+        ("batch_sizes", graph.batch_sizes.is_some()),
+        ("max_batch_size", graph.max_batch_size.is_some()),
+        ("enable_padding", graph.enable_padding.is_some()),
+    ];
+    if graph.enabled == Some(false) {
+        for (field, _) in fields.iter().filter(|(_, given)| *given) {
+            findings
+                .push(no_effect(&format!("/tensorrt/cuda_graph/{field}"), "`tensorrt.cuda_graph.enabled` is false"));
+        }
+    }
+    let largest = graph.batch_sizes.as_ref().and_then(|sizes| sizes.iter().max());
+    if let (Some(largest), Some(most)) = (largest, graph.max_batch_size)
+        && *largest != most
+    {
+        let message = format!("{most} is not the largest of `batch_sizes`, {largest}");
+        findings.push(Finding::value("/tensorrt/cuda_graph/max_batch_size", message).hint("remove it"));
     }
 }
 
@@ -31,13 +122,11 @@ fn only_compiled(section: &TensorrtConfig, findings: &mut Vec<Finding>) {
         ("multi_block_mode", section.multi_block_mode.is_some()),
     ];
     for (field, _) in fields.iter().filter(|(_, given)| *given) {
-        let finding = Finding::key(format!("/tensorrt/{field}"), "is for `tensorrt.engine: tensorrt` only");
-        findings.push(finding.hint(match *field {
-            "quant" => {
-                "`engine: pytorch` takes quantisation from the checkpoint; use a quantised one, or `engine: tensorrt`"
-            }
-            _ => "set `engine: tensorrt`, or remove it",
-        }));
+        let (message, hint) = match *field {
+            "quant" => ("the PyTorch path takes quantisation from the checkpoint and has no setting for it", QUANTISE),
+            _ => ("is for `tensorrt.engine: tensorrt` only", "set `engine: tensorrt`, or remove it"),
+        };
+        findings.push(Finding::key(format!("/tensorrt/{field}"), message).hint(hint));
     }
 }
 
@@ -58,8 +147,9 @@ fn only_pytorch(section: &TensorrtConfig, findings: &mut Vec<Finding>) {
     }
     let dtype = section.kv_cache.as_ref().and_then(|cache| cache.dtype.as_deref());
     if dtype.is_some_and(|dtype| dtype != "auto") {
-        let finding = Finding::value("/tensorrt/kv_cache/dtype", "must be `auto` with `tensorrt.engine: tensorrt`");
-        findings.push(finding.hint("set `tensorrt.quant.kv_cache_quant_algo` instead"));
+        let finding =
+            Finding::value("/tensorrt/kv_cache/dtype", "a compiled engine has the type of its cache from the build");
+        findings.push(finding.hint("remove it, and set `tensorrt.quant.kv_cache_quant_algo: FP8` or `INT8`"));
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use super::super::check::Finding;
 use super::super::image;
-use super::super::user::{GpuAccess, UserConfig};
+use super::super::user::{GpuAccess, TOKEN_VARIABLES, UserConfig};
 use super::super::wording::key;
 
 /// Everything that the schema cannot say.
@@ -100,7 +100,14 @@ fn environment(config: &UserConfig, findings: &mut Vec<Finding>) {
             findings.push(Finding::key(pointer.as_str(), format!("`{}` cannot name a variable", key(name))));
         }
         if value.contains('\0') {
-            findings.push(Finding::value(pointer, "a variable cannot hold a null character"));
+            findings.push(Finding::value(pointer.as_str(), "a variable cannot hold a null character"));
+        }
+        if TOKEN_VARIABLES.contains(&name.as_str()) {
+            let message = format!("`{name}` is for the access token, which `docker inspect` would show");
+            let finding = Finding::key(pointer, message);
+            findings.push(finding.hint(
+                "remove it: llem downloads models itself, with HF_TOKEN of its own environment or the token file; engines need none",
+            ));
         }
     }
 }
@@ -145,6 +152,9 @@ fn containers(config: &UserConfig, findings: &mut Vec<Finding>) {
     }
     if let Some(cache_dir) = &config.cache_dir {
         absolute("/cache_dir", cache_dir, findings);
+    }
+    if let Some(engine_cache_dir) = &config.engine_cache_dir {
+        absolute("/engine_cache_dir", engine_cache_dir, findings);
     }
     if let Some(host) = config.docker_host.as_ref().filter(|host| !host.starts_with("unix://")) {
         let finding = Finding::value("/docker_host", format!("`{}` is not a unix socket", key(host)));

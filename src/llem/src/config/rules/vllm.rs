@@ -1,6 +1,6 @@
 //! Rules of vLLM.
 
-use super::super::backend::{VllmConfig, VllmSpeculative};
+use super::super::backend::{VllmConfig, VllmDevice, VllmSpeculative};
 use super::super::check::Finding;
 use super::super::experiment::ExperimentConfig;
 use super::super::model::Dtype;
@@ -16,6 +16,7 @@ pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
     let Some(section) = &config.vllm else { return };
     quantisation(config, section, findings);
     memory(section, findings);
+    processor(section, findings);
     section.speculative.iter().for_each(|speculative| speculation(speculative, findings));
     let rank = section.lora.as_ref().and_then(|lora| lora.max_lora_rank);
     if let Some(rank) = rank.filter(|rank| !LORA_RANKS.contains(rank)) {
@@ -46,6 +47,18 @@ fn memory(section: &VllmConfig, findings: &mut Vec<Finding>) {
         let message =
             format!("{tokens} is smaller than `vllm.max_num_seqs`, {seqs}: every request needs a token in a step");
         findings.push(Finding::value("/vllm/max_num_batched_tokens", message));
+    }
+}
+
+/// vLLM takes its share of the whole machine's main memory, whatever the container may use.
+fn processor(section: &VllmConfig, findings: &mut Vec<Finding>) {
+    if section.device != Some(VllmDevice::Cpu) {
+        return;
+    }
+    if section.kv_cache_memory_bytes.is_none() && section.gpu_memory_utilization.is_none() {
+        let message = "without a size of the key-value cache, vLLM takes 92 % of the machine's main memory";
+        let finding = Finding::value("/vllm/device", message);
+        findings.push(finding.hint("set `vllm.kv_cache_memory_bytes`, e.g. 1073741824"));
     }
 }
 

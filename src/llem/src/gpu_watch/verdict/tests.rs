@@ -11,7 +11,8 @@ const MS: u64 = 1_000_000;
 const ID: &str = "4f1c0de24f1c0de24f1c0de24f1c0de24f1c0de24f1c0de24f1c0de24f1c0de2";
 
 /// The window of all tests: from 10 s to 20 s.
-const EXPECTED: Expected = Expected { start_ns: 10_000 * MS, end_ns: 20_000 * MS, parameters: None };
+const EXPECTED: Expected =
+    Expected { start_ns: 10_000 * MS, end_ns: 20_000 * MS, baseline: None, prefill: None, parameters: None };
 
 /// Own processes have ids below 100, unreadable ones of 1000 and above; process 77 is below 7.
 struct Table;
@@ -82,9 +83,38 @@ fn a_foreign_process_in_the_window_is_named() {
 
 #[test]
 fn a_foreign_process_outside_the_window_is_a_note() {
-    let note = [(ReasonCode::ForeignProcess, Severity::Note)];
+    let note = [(ReasonCode::ForeignProcessOutside, Severity::Note)];
     assert_eq!(codes_of(&[(0, 70, 8, 22), (0, 500, 5, 9)]), note);
     assert_eq!(codes_of(&[(0, 70, 8, 22), (0, 500, 21, 25)]), note);
+}
+
+#[test]
+fn a_foreign_process_in_baseline_or_prefill_spoils_what_is_measured_there() {
+    let expected =
+        Expected { baseline: Some((6_000 * MS, 7_000 * MS)), prefill: Some((22_000 * MS, 23_000 * MS)), ..EXPECTED };
+    let of = |from, to| {
+        let watched = watched(&[(0, 70, 8, 23), (0, 500, from, to)]);
+        watched.judge(Some(&Owner::Container(ID.into())), Some(expected))
+    };
+    let (baseline, prefill) =
+        ((ReasonCode::BaselineDisturbed, Severity::Note), (ReasonCode::PrefillDisturbed, Severity::Note));
+    let found = of(5, 6);
+    assert_eq!((codes(&found), found.baseline_disturbed, found.prefill_disturbed), (vec![baseline], true, false));
+    let found = of(22, 24);
+    assert_eq!((codes(&found), found.baseline_disturbed, found.prefill_disturbed), (vec![prefill], false, true));
+    let all = of(5, 25);
+    assert_eq!(codes(&all), [(ReasonCode::ForeignProcess, Severity::Invalid), baseline, prefill]);
+    let none = of(8, 9);
+    assert_eq!(codes(&none), [(ReasonCode::ForeignProcessOutside, Severity::Note)]);
+    assert!(!none.baseline_disturbed && !none.prefill_disturbed);
+}
+
+#[test]
+fn a_baseline_that_nobody_watched_is_a_note() {
+    let expected = Expected { baseline: Some((1_000 * MS, 6_000 * MS)), ..EXPECTED };
+    let verdict = watched(&[(0, 70, 8, 22)]).judge(Some(&Owner::Container(ID.into())), Some(expected));
+    assert_eq!(codes(&verdict), [(ReasonCode::ForeignCheckUnavailable, Severity::Note)]);
+    assert!(verdict.reasons[0].message.contains("4.0 s of the baseline"), "{}", verdict.reasons[0]);
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Figures against numbers worked out by hand.
 
 use llem_protocol::{
-    BaselinePower, BaselineRecord, DeviceEnergy, EdgeRecord, EnergyReport, EnergySplit, PassRecord, Phase, PhaseRecord,
-    PowerDomain, PowerScope, PowerSourceKind, PrefillRecord, SelfUsage, WindowRecord,
+    BaselinePower, BaselineRecord, CrossCheck, CrossCheckBasis, DeviceEnergy, EdgeRecord, EnergyReport, EnergySplit,
+    PassRecord, Phase, PhaseRecord, PowerDomain, PowerScope, PowerSourceKind, PrefillRecord, Reason, ReasonCode,
+    SelfUsage, Stretch, WindowRecord,
 };
 
 use super::*;
-use crate::result::SplitMethod;
+use crate::result::plausible::impossible;
+use crate::result::{RunMetricsError, SplitMethod};
 
 const S: u64 = 1_000_000_000;
 /// 0.05 / sqrt(3)
@@ -35,6 +37,7 @@ fn device(domain: PowerDomain, energy_j: Option<f64>) -> DeviceEnergy {
         curve_j: energy_j.map(|j| 1.02 * j),
         curve_u_j: None,
         curve_kind: None,
+        cross_check: None,
         lead_j: None,
         tail_j: None,
         mean_w: None,
@@ -106,6 +109,22 @@ fn gross_and_net_stand_side_by_side() {
     let domain = &figures.domains[0];
     close(domain.curve_difference_percent, 2.0);
     assert!(domain.counted && domain.calibration.is_none());
+}
+
+#[test]
+fn a_baseline_that_was_disturbed_leaves_gross_energy_and_nothing_net() {
+    let gpus = ["GPU-a".to_owned()];
+    let idle = baseline(&[("GPU-a", 300.0, Some(0.2))]);
+    let context = EnergyContext { gpus: &gpus, baseline: Some(&idle), ..EnergyContext::default() };
+    let measured = window(vec![device(gpu("GPU-a"), Some(10_000.0))]);
+    close(energy_figures(&measured, WORK, &context).energy_net_j, 4_000.0);
+    let figures = energy_figures(&measured, WORK, &EnergyContext { baseline_disturbed: true, ..context });
+    close(figures.energy_j, 10_000.0);
+    close(figures.energy_per_output_token_j, 50.0);
+    assert!(figures.uncertainty.is_some());
+    assert_eq!((figures.energy_net_j, figures.energy_net_per_output_token_j), (None, None));
+    assert_eq!((figures.baseline_power_w, figures.net_uncertainty), (None, None));
+    assert_eq!((figures.domains[0].baseline_power_w, figures.domains[0].baseline_u_w), (None, None));
 }
 
 #[test]
@@ -199,11 +218,11 @@ fn co2_needs_an_intensity() {
 fn phases_have_sums_of_their_own() {
     let gpus = ["GPU-a".to_owned(), "GPU-b".to_owned()];
     let calibrations = [calibration("GPU-a")];
-    let context = EnergyContext { gpus: &gpus, calibrations: &calibrations, ..EnergyContext::default() };
     let phase = |phase, devices: Option<Vec<DeviceEnergy>>, end_ns| PhaseRecord {
         phase,
         start_ns: 5 * S,
         end_ns,
+        stretches: Vec::new(),
         energy: devices.map(|devices| EnergyReport { devices }),
     };
     let both = vec![device(gpu("GPU-a"), Some(100.0)), device(gpu("GPU-b"), Some(200.0))];
@@ -212,7 +231,14 @@ fn phases_have_sums_of_their_own() {
         phase(Phase::Warmup, Some(both[..1].to_vec()), Some(8 * S)),
         phase(Phase::Window, None, None),
     ];
-    let energies = phase_energy(&phases, &context);
+    let stretches = [(5, 6), (7, 8)].map(|(start, end)| Stretch { start_ns: start * S, end_ns: end * S }).to_vec();
+    let [load, warmup, window] = phases;
+    let phases = [load.clone(), warmup, window, PhaseRecord { phase: Phase::Compile, stretches, ..load }];
+    let context =
+        EnergyContext { gpus: &gpus, calibrations: &calibrations, phases: &phases, ..EnergyContext::default() };
+    let energies = phase_energy(&context);
+    // Of a phase with another in it, its own stretches count.
+    assert_eq!((energies[3].phase, energies[3].seconds), (Phase::Compile, Some(2.0)));
     close(energies[0].seconds, 3.0);
     close(energies[0].energy_j, 310.0);
     close(energies[0].combined_u_j, (9.0 + 3.3 * 3.3 + 16.0 + 4.4 * 4.4 + (1.1 + GAIN * 200.0).powi(2)).sqrt());
@@ -227,14 +253,90 @@ fn numbers_that_no_machine_has_are_refused() {
         let idle = baseline(&[("GPU-a", idle, None)]);
         impossible(window, &EnergyContext { gpus: &gpus, baseline: Some(&idle), ..EnergyContext::default() }).is_some()
     };
-    let with = |energy_j| window(vec![device(gpu("GPU-a"), Some(energy_j))]);
-    assert!(!refused(&with(1e5), 70.0) && !refused(&with(0.0), 0.0));
-    for (energy_j, idle) in [(-1e13, 70.0), (1e300, 70.0), (f64::NAN, 70.0), (1.0, f64::INFINITY)] {
+    let with = |energy_j| window(vec![DeviceEnergy { energy_j: Some(energy_j), ..device(gpu("GPU-a"), Some(9.0)) }]);
+    assert!(!refused(&with(1e5), 70.0) && !refused(&with(0.0), 0.0) && !refused(&with(-1.0), 70.0));
+    for (energy_j, idle) in [(-1e13, 70.0), (1e300, 70.0), (f64::NAN, 70.0), (1.0, f64::INFINITY), (1.0, -5.0)] {
         assert!(refused(&with(energy_j), idle), "{energy_j} {idle}");
     }
+    let odd_splits = [
+        EnergySplit { other_j: -5e13, ..split("GPU-a") },
+        EnergySplit { boundary_u_j: -1.0, ..split("GPU-a") },
+        EnergySplit { decode_sampling_u_j: f64::NAN, ..split("GPU-a") },
+        EnergySplit { prefill_s: -1.0, ..split("GPU-a") },
+    ];
+    for split in odd_splits {
+        let mut odd = with(1.0);
+        odd.split = vec![split];
+        assert!(refused(&odd, 70.0));
+    }
     let mut odd = with(1.0);
-    odd.split = vec![EnergySplit { other_j: -5e13, ..split("GPU-a") }];
+    odd.agent.cpu_share = f64::INFINITY;
     assert!(refused(&odd, 70.0));
+}
+
+/// What a container could write of a sensor that no sensor says.
+fn odd_devices() -> Vec<DeviceEnergy> {
+    let fine = || device(gpu("GPU-a"), Some(100.0));
+    let edge = |bracket_ms, counter_j| EdgeRecord { bracket_ms, counter_j, ..fine().start };
+    let check = |allowed_percent| CrossCheck {
+        difference_percent: 0.1,
+        allowed_percent,
+        basis: CrossCheckBasis::OnePercent,
+        agrees: true,
+    };
+    vec![
+        DeviceEnergy { edge_u_j: Some(-3.0), ..fine() },
+        DeviceEnergy { sampling_u_j: Some(f64::NAN), ..fine() },
+        DeviceEnergy { counter_j: Some(-1.0), ..fine() },
+        DeviceEnergy { curve_j: Some(f64::INFINITY), ..fine() },
+        DeviceEnergy { curve_u_j: Some(-0.1), ..fine() },
+        DeviceEnergy { lead_j: Some(-1e13), ..fine() },
+        DeviceEnergy { tail_j: Some(f64::NAN), ..fine() },
+        DeviceEnergy { mean_w: Some(1e9), ..fine() },
+        DeviceEnergy { peak_w: Some(-1.0), ..fine() },
+        DeviceEnergy { start: edge(-1.0, None), ..fine() },
+        DeviceEnergy { end: edge(1.0, Some(f64::NEG_INFINITY)), ..fine() },
+        DeviceEnergy { start: EdgeRecord { t_ns: 99 * S, ..fine().start }, ..fine() },
+        DeviceEnergy { cross_check: Some(check(f64::NAN)), ..fine() },
+    ]
+}
+
+#[test]
+fn sensors_that_cannot_be_are_refused_wherever_they_are() {
+    let gpus = ["GPU-a".to_owned()];
+    let fine = || window(vec![device(gpu("GPU-a"), Some(100.0))]);
+    let phase = |devices, stretches| PhaseRecord {
+        phase: Phase::Load,
+        start_ns: 5 * S,
+        end_ns: Some(9 * S),
+        stretches,
+        energy: Some(EnergyReport { devices }),
+    };
+    let of = |window: &WindowRecord, prefill: Option<&PrefillRecord>, phases: &[PhaseRecord]| {
+        let context = EnergyContext { gpus: &gpus, prefill, phases, ..EnergyContext::default() };
+        (impossible(window, &context), phase_energy(&context).len())
+    };
+    let load = phase(vec![device(gpu("GPU-a"), Some(100.0))], vec![]);
+    assert_eq!(of(&fine(), None, std::slice::from_ref(&load)), (None, 1));
+    let sensor = Some(RunMetricsError::Energy { domain: "nvml:GPU-a".to_owned() });
+    for (number, odd) in odd_devices().into_iter().enumerate() {
+        assert_eq!(of(&window(vec![odd.clone()]), None, &[]).0, sensor, "{number}");
+        assert_eq!(
+            of(&fine(), None, &[load.clone(), phase(vec![odd.clone()], vec![])]),
+            (sensor.clone(), 0),
+            "{number}"
+        );
+        let record = PrefillRecord { energy: EnergyReport { devices: vec![odd] }, ..prefill(vec![pass(400, 4)], 1.0) };
+        assert_eq!(of(&fine(), Some(&record), &[]).0, sensor, "{number}");
+    }
+    let stretch = |start, end| Stretch { start_ns: start * S, end_ns: end * S };
+    let times = Some(RunMetricsError::Phase { phase: Phase::Load });
+    for stretches in
+        [vec![stretch(4, 6)], vec![stretch(6, 10)], vec![stretch(7, 8), stretch(6, 7)], vec![stretch(7, 6)]]
+    {
+        assert_eq!(of(&fine(), None, &[phase(vec![], stretches)]), (times.clone(), 0));
+    }
+    assert_eq!(of(&fine(), None, &[PhaseRecord { end_ns: Some(S), ..load }]), (times, 0));
 }
 
 fn split(id: &str) -> EnergySplit {
@@ -246,6 +348,8 @@ fn split(id: &str) -> EnergySplit {
         prefill_s: 2.0,
         decode_s: 17.0,
         boundary_u_j: 30.0,
+        prefill_sampling_u_j: 0.0,
+        decode_sampling_u_j: 40.0,
     }
 }
 
@@ -265,16 +369,19 @@ fn stamps_split_only_what_every_sensor_resolves() {
     close(parts.prefill_per_prompt_token_j, 4.2);
     // 200 output tokens, the first of each of 8 requests is prefill's.
     close(parts.decode_per_output_token_j, 87.5);
-    close(parts.decode_comparison_u_j, (30.0_f64 * 30.0 + 33.0 * 33.0).sqrt());
+    close(parts.prefill_comparison_u_j, (30.0_f64 * 30.0 + 33.0 * 33.0).sqrt());
+    // Sampling of 40 J and 1.1 * 40 J beside the boundaries.
+    let comparison = (50.0_f64 * 50.0 + 55.0 * 55.0).sqrt();
+    close(parts.decode_comparison_u_j, comparison);
     let gain = GAIN * 8_000.0 + 0.01 * 8_800.0;
-    close(parts.decode_u_j, (gain * gain + 30.0 * 30.0 + 33.0 * 33.0).sqrt());
+    close(parts.decode_u_j, gain.hypot(comparison));
     measured.split.pop();
     assert_eq!(energy_figures(&measured, WORK, &context).split_by_stamps, None);
 }
 
 fn prefill(passes: Vec<PassRecord>, energy_j: f64) -> PrefillRecord {
     let energy = EnergyReport { devices: vec![device(gpu("GPU-a"), Some(energy_j))] };
-    PrefillRecord { start_ns: 40 * S, end_ns: 50 * S, passes, energy }
+    PrefillRecord { start_ns: 40 * S, end_ns: 50 * S, passes, energy, reasons: Vec::new() }
 }
 
 #[test]
@@ -301,4 +408,20 @@ fn prefill_passes_split_the_window_by_difference() {
     assert_eq!(of(prefill(vec![pass(400, 5); 4], 4_000.0)), None);
     assert_eq!(of(prefill(vec![], 4_000.0)), None);
     assert_eq!(of(prefill(vec![pass(400, 4); 4], 24_000.0)), None);
+}
+
+#[test]
+fn prefill_passes_that_something_speaks_against_split_nothing() {
+    let gpus = ["GPU-a".to_owned()];
+    let measured = window(vec![device(gpu("GPU-a"), Some(10_000.0))]);
+    let good = prefill(vec![pass(400, 4); 4], 4_000.0);
+    let reasons = vec![Reason::new(ReasonCode::Throttled, "GPU-a was slowed down")];
+    let hot = PrefillRecord { reasons, ..good.clone() };
+    for (record, prefill_disturbed, is_split) in [(&good, false, true), (&good, true, false), (&hot, false, false)] {
+        let context =
+            EnergyContext { gpus: &gpus, prefill: Some(record), prefill_disturbed, ..EnergyContext::default() };
+        let figures = energy_figures(&measured, WORK, &context);
+        assert_eq!(figures.split_by_prefill_pass.is_some(), is_split);
+        close(figures.energy_j, 10_000.0);
+    }
 }

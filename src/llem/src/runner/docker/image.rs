@@ -31,6 +31,9 @@ pub enum ImageError {
         /// What is wrong.
         problem: String,
     },
+    /// llem was told to stop.
+    #[error("stopped while an image was looked at")]
+    Stopped,
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),

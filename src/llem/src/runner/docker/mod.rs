@@ -2,7 +2,9 @@
 
 mod archive;
 mod client;
+mod facts;
 mod image;
+mod neighbour;
 mod probe;
 mod reaper;
 mod spec;
@@ -17,8 +19,10 @@ use futures_util::future::BoxFuture;
 use llem_protocol::{Failure, FailureClass, Job, Phase};
 
 pub use client::{Engine, EngineError};
+pub use facts::{AgentStart, Baked, ImageFacts, ImageVersions};
 pub use image::{CandleImage, ImageError, ImageRow, build_candle, images};
-pub use probe::{Probe, probe};
+pub use neighbour::{HostPaths, NotShared, OwnMount};
+pub use probe::{ProbeSpec, probe};
 pub use reaper::{Reaped, remove_all, remove_orphans};
 
 use super::{
@@ -27,6 +31,8 @@ use super::{
 };
 use crate::config::GpuAccess;
 use archive::Archive;
+pub(crate) use facts::sha256_of;
+pub(crate) use probe::SCRIPT as PROBE_SCRIPT;
 use spec::{GpuPlan, inside};
 
 /// How long the engine has to clear up after the second signal.
@@ -56,6 +62,8 @@ pub struct MachineConfig {
     pub cap_add: Vec<String>,
     /// The kernel's RAPL zones, which containers may read; see [`host_powercap`].
     pub powercap: Option<PathBuf>,
+    /// What the engine's machine calls paths of this process.
+    pub paths: HostPaths,
 }
 
 /// Where this machine has RAPL zones. These are the real directories: `/sys/class/powercap` holds links, which lead nowhere in a
@@ -107,49 +115,73 @@ impl DockerRunner {
     async fn create(&self, spec: &RunSpec) -> Result<Created, Failure> {
         let image = self.image(&spec.image).await?;
         let labels = image.config.as_ref().and_then(|config| config.labels.as_ref());
-        let brings_driver = labels.is_some_and(|labels| labels.contains_key(LABEL_IMAGE));
+        let embedded = labels.and_then(|labels| labels.get(LABEL_IMAGE)).is_some_and(|backend| backend == "candle");
         let gpus = self.gpu_plan(&spec.job)?;
-        let body = spec::container(spec, &self.machine, &gpus, &self.user);
+        let body = spec::container(spec, &self.machine, &gpus, &self.user)
+            .map_err(|error| runner_failure(FailureClass::ContainerRefused, Phase::Start, error.to_string()))?;
         let name = container_name(spec);
         let (id, warnings) = self.engine.create(&name, body).await.map_err(|e| engine_failure(&e))?;
+        let seen = ImageFacts::of_image(&image);
+        // A tag may have moved since the image was probed.
+        let facts = spec.facts.as_deref().filter(|facts| facts.id == seen.id);
+        let brings = Brings { embedded, baked: facts.is_some_and(|facts| self.is_baked(facts, &spec.files)) };
         let record = ContainerRecord {
             id,
             image: spec.image.clone(),
-            image_id: image.id.unwrap_or_default(),
-            image_digests: image.repo_digests.unwrap_or_default(),
+            image_id: seen.id,
+            image_digests: seen.digests,
+            image_labels: seen.labels,
+            image_versions: facts.map(|facts| facts.versions.clone()),
+            baked: brings.baked,
             engine_version: self.engine.version().to_owned(),
             gpu_access: gpus.access.name().to_owned(),
             ..ContainerRecord::default()
         };
-        Ok(Created { brings_driver, record, warnings })
+        Ok(Created { brings, record, warnings })
     }
 
-    /// Copies agent, driver, job and workload into a created container, so that any image runs unmodified. An image that llem made
-    /// has the driver already.
-    async fn inject(&self, id: &str, spec: &RunSpec, brings_driver: bool) -> Result<(), Failure> {
-        let archive = self.injection(spec, brings_driver).map_err(|error| {
+    /// Whether an image has the very agent and driver that would be copied into it.
+    fn is_baked(&self, facts: &ImageFacts, files: &HostFiles) -> bool {
+        let DriverFiles::Scripts { directory, names, .. } = &files.driver else { return false };
+        let contents: Result<Vec<_>, _> = names.iter().map(|name| fs_err::read(directory.join(name))).collect();
+        let (Ok(contents), Ok(agent)) = (contents, self.agent(files)) else { return false };
+        let scripts = names.iter().map(String::as_str).zip(contents.iter().map(Vec::as_slice));
+        facts.baked.agent == Some(sha256_of(&agent)) && facts.baked.has_driver(scripts)
+    }
+
+    /// The agent's binary.
+    fn agent(&self, files: &HostFiles) -> std::io::Result<Bytes> {
+        if self.agent.get().is_none() {
+            let content = Bytes::from(fs_err::read(&files.agent)?);
+            let _ = self.agent.set(content);
+        }
+        Ok(self.agent.get().cloned().unwrap_or_default())
+    }
+
+    /// Copies agent, driver, job and workload into a created container, so that any image runs unmodified; not those that the image
+    /// brings.
+    async fn inject(&self, id: &str, spec: &RunSpec, brings: Brings) -> Result<(), Failure> {
+        let archive = self.injection(spec, brings).map_err(|error| {
             runner_failure(FailureClass::Unknown, Phase::Start, format!("files for the container: {error}"))
         })?;
         self.engine.upload(id, archive).await.map_err(|e| engine_failure(&e))
     }
 
     /// The files of a run as a tar archive for the container's root.
-    fn injection(&self, spec: &RunSpec, brings_driver: bool) -> std::io::Result<Bytes> {
-        if self.agent.get().is_none() {
-            let content = Bytes::from(fs_err::read(&spec.files.agent)?);
-            let _ = self.agent.set(content);
-        }
-        let agent = self.agent.get().map(Bytes::as_ref).unwrap_or_default();
+    fn injection(&self, spec: &RunSpec, brings: Brings) -> std::io::Result<Bytes> {
         let mut archive = Archive::new();
         let mut add = |target: &str, mode: u32, content: &[u8]| {
             archive.file(Path::new(target.trim_start_matches('/')), mode, content)
         };
-        add(inside::AGENT, 0o755, agent)?;
+        if !brings.baked {
+            add(inside::AGENT, 0o755, &self.agent(&spec.files)?)?;
+        }
         add(inside::JOB, 0o644, &fs_err::read(&spec.job_file)?)?;
         add(inside::WORKLOAD, 0o644, &fs_err::read(&spec.files.workload)?)?;
         match &spec.files.driver {
-            DriverFiles::Program(_) if brings_driver => {}
+            DriverFiles::Program(_) if brings.embedded => {}
             DriverFiles::Program(path) => add(inside::CANDLE, 0o755, &fs_err::read(path)?)?,
+            DriverFiles::Scripts { .. } if brings.baked => {}
             DriverFiles::Scripts { directory, names, .. } => {
                 for name in names {
                     add(&format!("{}/{name}", inside::SCRIPTS), 0o644, &fs_err::read(directory.join(name))?)?;
@@ -205,10 +237,18 @@ impl DockerRunner {
     }
 }
 
+/// What need not be copied into a container because its image has it.
+#[derive(Clone, Copy, Debug)]
+struct Brings {
+    /// The embedded backend's driver, in the image that llem made for it.
+    embedded: bool,
+    /// Agent and scripts, the same as at hand.
+    baked: bool,
+}
+
 /// A container that exists.
 struct Created {
-    /// Whether the image has the backend's driver.
-    brings_driver: bool,
+    brings: Brings,
     record: ContainerRecord,
     warnings: Vec<String>,
 }
@@ -227,6 +267,8 @@ impl Runner for DockerRunner {
             output_dir: inside::OUT.into(),
             workload: inside::WORKLOAD.into(),
             model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
+            adapter_dir: files.adapter_dir.as_ref().map(|_| inside::ADAPTER.into()),
+            draft_dir: files.draft_dir.as_ref().map(|_| inside::DRAFT.into()),
             driver: spec::driver(&files.driver),
             powercap: self.machine.powercap.as_ref().map(|_| inside::POWERCAP.into()),
         }
@@ -253,9 +295,9 @@ impl DockerRunner {
                 return RunOutcome { failure: Some(failure), container_left, ..RunOutcome::default() };
             }
         };
-        let Created { brings_driver, record, warnings } = created;
+        let Created { brings, record, warnings } = created;
         let id = record.id.clone();
-        let mut outcome = match self.inject(&id, spec, brings_driver).await {
+        let mut outcome = match self.inject(&id, spec, brings).await {
             Ok(()) => supervise::supervise(&self.engine, record, spec, events, stop).await,
             Err(failure) => RunOutcome { failure: Some(failure), container: Some(record), ..RunOutcome::default() },
         };

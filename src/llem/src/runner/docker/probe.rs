@@ -1,63 +1,93 @@
-//! Starts an image once to see what runs in it.
+//! Starts an image once to see what is in it.
 
 use std::path::Path;
 use std::time::Duration;
 
 use bollard::container::LogOutput;
-use bollard::models::{ContainerCreateBody, HostConfig};
+use bollard::models::ContainerCreateBody;
+use bytes::Bytes;
+use fs_err::File;
 use futures_util::StreamExt;
 use llem_protocol::Message;
+use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
 use super::client::{Engine, EngineError};
+use super::facts::{AgentStart, Answer, ImageFacts};
 use super::image::{CANDLE_DRIVER, ImageError};
-use super::spec::inside;
-use super::{LABEL_RUN, LABEL_STUDY};
+use super::spec::confinement;
+use super::{LABEL_IMAGE, LABEL_LOCK, LABEL_RUN, LABEL_STUDY, container_user};
+use crate::runner::Limits;
+
+/// The script that looks around.
+pub(crate) const SCRIPT: &str = include_str!("../../../../../images/common/llem_probe.py");
+
+/// What precedes its answer.
+const MARK: &str = "llem-probe ";
+
+/// Where the script and the agent are put: not where an image that was made for llem has its own.
+const SCRIPT_PLACE: &str = "/llem-probe/llem_probe.py";
+const AGENT_PLACE: &str = "/llem-probe/agent";
 
 /// Output of a probe that is read, in bytes.
-const OUTPUT_BYTES: usize = 64 * 1024;
+const OUTPUT_BYTES: usize = 1024 * 1024;
 
-/// How long a probe may take.
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a probe may take. Images of tens of gigabytes start slowly.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What an image is and can do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Probe {
-    /// Content id (`sha256:…`).
-    pub id: String,
-    /// Registry digests.
-    pub digests: Vec<String>,
-    /// `os/architecture`.
-    pub platform: String,
-    /// What the agent says of itself when it is started in the image.
-    pub agent: Option<String>,
-    /// Why the agent does not start.
-    pub problem: String,
-    /// Name and version of the engine, when the image has a driver of its own.
-    pub engine: Option<(String, String)>,
+/// What a probe's container may use.
+const LIMITS: Limits = Limits { memory_bytes: Some(1 << 30), shm_bytes: 1 << 20, pids: 64 };
+
+/// How an image is probed.
+#[derive(Clone, Debug)]
+pub struct ProbeSpec<'a> {
+    /// Image reference.
+    pub reference: &'a str,
+    /// Programs that may be its Python, in the order in which they are tried.
+    pub interpreters: &'a [String],
+    /// llem's agent on this machine.
+    pub agent: &'a Path,
 }
 
-/// Starts the agent, and the driver that the image brings, each in a container of its own.
-pub async fn probe(engine: &Engine, reference: &str, agent: &Path) -> Result<Probe, ImageError> {
-    let Some(image) = engine.image(reference).await? else {
-        let message = "no such image; `llem image pull` fetches one".to_owned();
-        let operation = format!("describe the image `{reference}`");
-        return Err(EngineError::Refused { operation, status: 404, message }.into());
-    };
-    let version = once(engine, reference, agent, &[inside::AGENT, "--version"]).await;
-    let driver = once(engine, reference, agent, &[CANDLE_DRIVER]).await.unwrap_or_default();
-    let (agent, problem) = match version {
-        Ok(text) => (Some(text.trim().to_owned()).filter(|t| !t.is_empty()), "it wrote nothing".to_owned()),
-        Err(error) => (None, error.to_string()),
-    };
-    Ok(Probe {
-        id: image.id.unwrap_or_default(),
-        digests: image.repo_digests.unwrap_or_default(),
-        platform: [image.os, image.architecture].into_iter().flatten().collect::<Vec<_>>().join("/"),
-        agent,
-        problem,
-        engine: driver.lines().find_map(hello),
-    })
+/// Adds to what the engine tells of an image what is in it: in a container as confined as that of a run, without network, mounts or graphics processors. Whatever
+/// happens, the container is removed; `stop` cuts it short.
+///
+/// # Errors
+///
+/// The engine cannot do it, or the image does not answer in time. An image without Python is no error: [`ImageFacts::problem`] says so.
+pub async fn probe(
+    engine: &Engine,
+    image: ImageFacts,
+    spec: &ProbeSpec<'_>,
+    stop: &CancellationToken,
+) -> Result<ImageFacts, ImageError> {
+    let mut facts = image;
+    let room = Room::new(engine, spec, stop)?;
+    if facts.labels.get(LABEL_IMAGE).is_some_and(|backend| backend == "candle") {
+        facts.agent = room.agent().await?;
+        facts.embedded = room.command(&[CANDLE_DRIVER]).await?.ok().and_then(|text| text.lines().find_map(hello));
+        return Ok(facts);
+    }
+    let mut problems = Vec::new();
+    for interpreter in spec.interpreters {
+        match room.command(&[interpreter, SCRIPT_PLACE, AGENT_PLACE]).await?.and_then(|text| answer(&text)) {
+            Ok(answer) => {
+                facts.add(answer);
+                return Ok(facts);
+            }
+            Err(problem) => problems.push(format!("`{interpreter}`: {problem}")),
+        }
+    }
+    facts.problem = Some(problems.join("; "));
+    facts.agent = room.agent().await?;
+    Ok(facts)
+}
+
+/// The script's answer is its last line; what start-up files of the image print is before it.
+fn answer(text: &str) -> Result<Answer, String> {
+    let line = text.lines().rev().find_map(|line| line.strip_prefix(MARK));
+    let line = line.ok_or_else(|| "it wrote no answer".to_owned())?;
+    serde_json::from_str(line).map_err(|error| format!("its answer is not what llem asked for: {error}"))
 }
 
 /// A driver introduces itself before it is asked anything, and leaves when nobody asks.
@@ -68,47 +98,119 @@ fn hello(line: &str) -> Option<(String, String)> {
     }
 }
 
-/// Runs one command in a container of the image and gives its stdout. Always removes the container.
-async fn once(engine: &Engine, image: &str, agent: &Path, command: &[&str]) -> Result<String, ImageError> {
-    let body = ContainerCreateBody {
-        image: Some(image.to_owned()),
-        entrypoint: Some(command.iter().map(|&part| part.to_owned()).collect()),
-        cmd: Some(Vec::new()),
-        labels: Some([(LABEL_RUN.to_owned(), "probe".to_owned()), (LABEL_STUDY.to_owned(), "probe".to_owned())].into()),
-        host_config: Some(HostConfig {
-            network_mode: Some("none".to_owned()),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            ..HostConfig::default()
-        }),
-        ..ContainerCreateBody::default()
-    };
-    let name = format!("llem-probe-{}-{}", std::process::id(), command.len());
-    let (id, _) = engine.create(&name, body).await?;
-    let output = tokio::time::timeout(TIMEOUT, output(engine, &id, agent)).await;
-    engine.remove(&id).await?;
-    output.unwrap_or_else(|_| {
-        let problem = format!("it did not end within {} s", TIMEOUT.as_secs());
-        Err(ImageError::File { path: command.first().unwrap_or(&"").into(), problem })
-    })
+/// Where commands of one probe are run, each in a container of its own.
+struct Room<'a> {
+    engine: &'a Engine,
+    reference: &'a str,
+    files: Bytes,
+    stop: &'a CancellationToken,
+    /// Held until the probe is over: tells other controllers that its containers are looked after.
+    lock: (tempfile::TempPath, File),
 }
 
-async fn output(engine: &Engine, id: &str, agent: &Path) -> Result<String, ImageError> {
-    let problem = |error: std::io::Error| ImageError::File { path: agent.to_owned(), problem: error.to_string() };
-    let mut archive = Archive::new();
-    let content = fs_err::read(agent).map_err(problem)?;
-    archive.file(Path::new(inside::AGENT.trim_start_matches('/')), 0o755, &content).map_err(problem)?;
-    engine.upload(id, archive.finish().map_err(problem)?).await?;
-    engine.start(id).await?;
-    let mut text = Vec::new();
-    let mut stream = Box::pin(engine.output(id));
-    while let Some(piece) = stream.next().await {
-        if let LogOutput::StdOut { message } = piece? {
-            text.extend_from_slice(&message);
-        }
-        if text.len() > OUTPUT_BYTES {
-            break;
+impl<'a> Room<'a> {
+    fn new(engine: &'a Engine, spec: &ProbeSpec<'a>, stop: &'a CancellationToken) -> Result<Self, ImageError> {
+        let problem =
+            |error: std::io::Error| ImageError::File { path: spec.agent.to_owned(), problem: error.to_string() };
+        let mut archive = Archive::new();
+        let agent = fs_err::read(spec.agent).map_err(problem)?;
+        archive.file(Path::new(AGENT_PLACE.trim_start_matches('/')), 0o755, &agent).map_err(problem)?;
+        archive.file(Path::new(SCRIPT_PLACE.trim_start_matches('/')), 0o644, SCRIPT.as_bytes()).map_err(problem)?;
+        let files = archive.finish().map_err(problem)?;
+        let path = tempfile::Builder::new().prefix("llem-probe-").tempfile().map_err(problem)?.into_temp_path();
+        let file = File::open(&path).map_err(problem)?;
+        file.file().lock().map_err(problem)?;
+        Ok(Self { engine, reference: spec.reference, files, stop, lock: (path, file) })
+    }
+
+    async fn agent(&self) -> Result<AgentStart, ImageError> {
+        Ok(match self.command(&[AGENT_PLACE, "--version"]).await? {
+            Ok(text) if text.trim().is_empty() => {
+                AgentStart { version: None, problem: Some("it wrote nothing".to_owned()) }
+            }
+            Ok(text) => AgentStart { version: Some(text.trim().to_owned()), problem: None },
+            Err(problem) => AgentStart { version: None, problem: Some(problem) },
+        })
+    }
+
+    /// The stdout of a command, or why the image cannot run it. Always removes the container.
+    async fn command(&self, command: &[&str]) -> Result<Result<String, String>, ImageError> {
+        let nonce = self.lock.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // The reaper knows its containers by the run's name in theirs.
+        let name = format!("{nonce}-{}", command.len());
+        let (id, _) = self.engine.create(&name, self.body(command)).await?;
+        let outcome = tokio::select! {
+            output = tokio::time::timeout(TIMEOUT, self.output(&id)) => Ok(output),
+            () = self.stop.cancelled() => Err(ImageError::Stopped),
+        };
+        self.engine.remove(&id).await?;
+        outcome?.unwrap_or_else(|_| Ok(Err(format!("it did not end within {} s", TIMEOUT.as_secs()))))
+    }
+
+    fn body(&self, command: &[&str]) -> ContainerCreateBody {
+        let lock = self.lock.0.display().to_string();
+        let labels = [(LABEL_RUN, "probe".to_owned()), (LABEL_STUDY, "probe".to_owned()), (LABEL_LOCK, lock)];
+        ContainerCreateBody {
+            image: Some(self.reference.to_owned()),
+            entrypoint: Some(command.iter().map(|&part| part.to_owned()).collect()),
+            cmd: Some(Vec::new()),
+            env: Some(vec!["HOME=/tmp".to_owned()]),
+            labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
+            user: Some(container_user(self.engine)),
+            working_dir: Some("/tmp".to_owned()),
+            host_config: Some(confinement(&LIMITS, false)),
+            ..ContainerCreateBody::default()
         }
     }
-    Ok(String::from_utf8_lossy(&text).into_owned())
+
+    async fn output(&self, id: &str) -> Result<Result<String, String>, ImageError> {
+        self.engine.upload(id, self.files.clone()).await?;
+        match self.engine.start(id).await {
+            Ok(()) => {}
+            Err(EngineError::Refused { message, .. }) => return Ok(Err(message)),
+            Err(error) => return Err(error.into()),
+        }
+        let (mut text, mut complaints) = (Vec::new(), Vec::new());
+        let mut stream = Box::pin(self.engine.output(id));
+        while let Some(piece) = stream.next().await {
+            match piece? {
+                LogOutput::StdErr { message } => complaints.extend_from_slice(&message),
+                other => text.extend_from_slice(&other.into_bytes()),
+            }
+            if text.len().max(complaints.len()) > OUTPUT_BYTES {
+                return Ok(Err(format!("it wrote more than {OUTPUT_BYTES} bytes")));
+            }
+        }
+        let state = self.engine.inspect(id).await?.state.unwrap_or_default();
+        match state.exit_code {
+            Some(0) | None => Ok(Ok(String::from_utf8_lossy(&text).into_owned())),
+            Some(code) => Ok(Err(complaint(code, &complaints))),
+        }
+    }
+}
+
+/// The last line that a program wrote to stderr says what was wrong.
+fn complaint(code: i64, stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+    last.map_or_else(|| format!("exit status {code}"), |line| format!("exit status {code}: {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{answer, complaint};
+
+    #[test]
+    fn the_answer_is_found_among_what_an_image_prints() {
+        let text = "== NVIDIA ==\nllem-probe {\"versions\": {\"torch\": \"1\"}}\nllem-probe {\"versions\": {}}\n";
+        assert!(answer(text).is_ok());
+        assert_eq!(answer("== NVIDIA ==").unwrap_err(), "it wrote no answer");
+        assert!(answer("llem-probe {\"versions\": 3}").unwrap_err().starts_with("its answer is not"));
+    }
+
+    #[test]
+    fn the_last_complaint_is_the_reason() {
+        assert_eq!(complaint(2, b"a\nno such file\n\n"), "exit status 2: no such file");
+        assert_eq!(complaint(2, b""), "exit status 2");
+    }
 }

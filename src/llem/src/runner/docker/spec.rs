@@ -9,9 +9,11 @@ use bollard::models::{
 use llem_protocol::DriverCommand;
 
 use super::image::CANDLE_DRIVER;
+use super::neighbour::{HostPaths, NotShared};
 use super::{LABEL_LOCK, LABEL_RUN, LABEL_STUDY, LABEL_VERSION, MachineConfig};
 use crate::config::GpuAccess;
-use crate::runner::{DriverFiles, Gpu, RunSpec, driver_command};
+use crate::runner::offline::OFFLINE;
+use crate::runner::{DriverFiles, Gpu, Limits, RunSpec, driver_command};
 
 /// Where things are inside a container.
 pub(super) mod inside {
@@ -27,6 +29,10 @@ pub(super) mod inside {
     pub(in super::super) const WORKLOAD: &str = "/llem/workload.jsonl";
     /// The model's directory.
     pub(in super::super) const MODEL: &str = "/llem/model";
+    /// The LoRA adapter's directory.
+    pub(in super::super) const ADAPTER: &str = "/llem/adapter";
+    /// The directory of the model that drafts tokens.
+    pub(in super::super) const DRAFT: &str = "/llem/draft";
     /// The results volume.
     pub(in super::super) const OUT: &str = "/llem/out";
     /// The host's RAPL zones.
@@ -56,8 +62,17 @@ pub(super) struct GpuPlan {
 }
 
 /// The body of the create call.
-pub(super) fn container(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan, user: &str) -> ContainerCreateBody {
-    ContainerCreateBody {
+///
+/// # Errors
+///
+/// A directory that the container must see is none of the engine's machine.
+pub(super) fn container(
+    spec: &RunSpec,
+    machine: &MachineConfig,
+    gpus: &GpuPlan,
+    user: &str,
+) -> Result<ContainerCreateBody, NotShared> {
+    Ok(ContainerCreateBody {
         image: Some(spec.image.clone()),
         entrypoint: Some(vec![inside::AGENT.to_owned()]),
         cmd: Some(vec![inside::JOB.to_owned()]),
@@ -67,9 +82,9 @@ pub(super) fn container(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan,
         working_dir: Some("/llem".to_owned()),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
-        host_config: Some(host_config(spec, machine, gpus)),
+        host_config: Some(host_config(spec, machine, gpus)?),
         ..ContainerCreateBody::default()
-    }
+    })
 }
 
 fn labels(spec: &RunSpec) -> HashMap<String, String> {
@@ -83,7 +98,11 @@ fn labels(spec: &RunSpec) -> HashMap<String, String> {
 
 /// A user without an entry in the image's /etc/passwd has no home; engines want one for their caches.
 fn environment(spec: &RunSpec, gpus: &GpuPlan) -> Vec<String> {
-    let mut env = BTreeMap::from([("HOME".to_owned(), "/tmp".to_owned())]);
+    let mut env: BTreeMap<String, String> = OFFLINE
+        .into_iter()
+        .chain([("HOME", "/tmp")])
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     if gpus.access == GpuAccess::Devices {
         let uuids: Vec<_> = gpus.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
         env.insert("CUDA_VISIBLE_DEVICES".to_owned(), uuids.join(","));
@@ -92,34 +111,55 @@ fn environment(spec: &RunSpec, gpus: &GpuPlan) -> Vec<String> {
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> HostConfig {
-    let memory = spec.limits.memory_bytes.map(|bytes| bytes as i64);
-    HostConfig {
-        mounts: Some(mounts(spec, machine)),
-        tmpfs: Some(HashMap::from([("/tmp".to_owned(), "mode=1777,exec".to_owned())])),
-        network_mode: Some(if spec.network { "default" } else { "none" }.to_owned()),
-        cap_drop: Some(vec!["ALL".to_owned()]),
+fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> Result<HostConfig, NotShared> {
+    Ok(HostConfig {
+        mounts: Some(on_host(mounts(spec, machine), &machine.paths)?),
         cap_add: (!machine.cap_add.is_empty()).then(|| machine.cap_add.clone()),
+        devices: Some(devices(machine, gpus)),
+        device_requests: device_requests(gpus),
+        ..confinement(&spec.limits, spec.network)
+    })
+}
+
+/// The least that a container can do with: what every container of llem starts from.
+pub(super) fn confinement(limits: &Limits, network: bool) -> HostConfig {
+    let memory = limits.memory_bytes.map(|bytes| bytes as i64);
+    HostConfig {
+        tmpfs: Some(HashMap::from([("/tmp".to_owned(), "mode=1777,exec".to_owned())])),
+        network_mode: Some(if network { "default" } else { "none" }.to_owned()),
+        cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         memory,
         memory_swap: memory,
-        shm_size: Some(spec.limits.shm_bytes as i64),
-        pids_limit: Some(i64::from(spec.limits.pids)),
+        shm_size: Some(limits.shm_bytes as i64),
+        pids_limit: Some(i64::from(limits.pids)),
         init: Some(true),
         // Events are read from the engine's log; a site's own default driver may keep none.
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(HashMap::from([("max-size".to_owned(), "64m".to_owned())])),
         }),
-        devices: Some(devices(machine, gpus)),
-        device_requests: device_requests(gpus),
         ..HostConfig::default()
     }
 }
 
+/// The same mounts by the names that the engine's machine has for their sources.
+fn on_host(mounts: Vec<Mount>, paths: &HostPaths) -> Result<Vec<Mount>, NotShared> {
+    let translate = |mount: Mount| {
+        let source = mount.source.as_ref().map(|source| paths.on_host(Path::new(source))).transpose()?;
+        Ok(Mount { source: source.map(|source| source.display().to_string()), ..mount })
+    };
+    mounts.into_iter().map(translate).collect()
+}
+
 fn mounts(spec: &RunSpec, machine: &MachineConfig) -> Vec<Mount> {
     let mut mounts = vec![bind(&spec.files.output_dir, Path::new(inside::OUT), false)];
-    mounts.extend(spec.files.model_dir.as_deref().map(|dir| bind(dir, Path::new(inside::MODEL), true)));
+    let weights = [
+        (&spec.files.model_dir, inside::MODEL),
+        (&spec.files.adapter_dir, inside::ADAPTER),
+        (&spec.files.draft_dir, inside::DRAFT),
+    ];
+    mounts.extend(weights.iter().filter_map(|(dir, target)| Some(bind(dir.as_deref()?, Path::new(target), true))));
     mounts.extend(machine.powercap.as_deref().map(|zones| bind(zones, Path::new(inside::POWERCAP), true)));
     mounts.extend(machine.mounts.iter().map(|m| bind(&m.source, &m.target, m.read_only)));
     mounts
@@ -178,7 +218,7 @@ fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{GpuPlan, container, device_requests, driver};
+    use super::{GpuPlan, OFFLINE, container, device_requests, driver};
     use crate::config::GpuAccess;
     use crate::runner::docker::{BindMount, MachineConfig};
     use crate::runner::{DriverFiles, Gpu, HostFiles, Limits, RunSpec};
@@ -189,6 +229,8 @@ mod tests {
             output_dir: "/s/runs/1/.volume".into(),
             workload: "/c/w.jsonl".into(),
             model_dir: Some("/c/model".into()),
+            adapter_dir: Some("/c/adapter".into()),
+            draft_dir: Some("/c/draft".into()),
             agent: "/b/llem-agent".into(),
             driver: DriverFiles::Program("/b/llem-candle".into()),
         };
@@ -202,6 +244,7 @@ mod tests {
             env: [("SITE".to_owned(), "x".to_owned())].into(),
             limits: Limits { memory_bytes: Some(1 << 30), shm_bytes: 1 << 20, pids: 99 },
             network: false,
+            facts: None,
         }
     }
 
@@ -227,7 +270,7 @@ mod tests {
     #[test]
     fn containers_have_the_least_privilege() {
         let machine = MachineConfig { cap_add: vec!["SYS_NICE".into()], ..MachineConfig::default() };
-        let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "7:8");
+        let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "7:8").unwrap();
         let host = body.host_config.unwrap();
         assert_eq!(body.user.as_deref(), Some("7:8"));
         assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
@@ -237,7 +280,11 @@ mod tests {
         assert_eq!((host.memory, host.memory_swap), (Some(1 << 30), Some(1 << 30)));
         assert_eq!((host.pids_limit, host.shm_size), (Some(99), Some(1 << 20)));
         assert_eq!(host.device_requests, None);
-        assert_eq!(body.env.unwrap(), ["HOME=/tmp", "SITE=x"]);
+        let env = body.env.unwrap();
+        let offline = OFFLINE.map(|(name, value)| format!("{name}={value}"));
+        let (own, rest): (Vec<_>, Vec<_>) = env.iter().partition(|pair| offline.contains(pair));
+        assert_eq!(own.len(), offline.len());
+        assert_eq!(rest, ["HOME=/tmp", "SITE=x"]);
     }
 
     #[test]
@@ -245,10 +292,18 @@ mod tests {
         let share = BindMount { source: "/data".into(), target: "/data".into(), read_only: true };
         let powercap = Some("/sys/devices/virtual/powercap/intel-rapl".into());
         let machine = MachineConfig { mounts: vec![share], powercap, ..MachineConfig::default() };
-        let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "0:0");
+        let body = container(&spec(), &machine, &GpuPlan { access: GpuAccess::None, gpus: vec![] }, "0:0").unwrap();
         let mounts = body.host_config.unwrap().mounts.unwrap();
         let shown: Vec<_> = mounts.iter().map(|m| (m.target.as_deref().unwrap(), m.read_only.unwrap())).collect();
-        assert_eq!(shown, [("/llem/out", false), ("/llem/model", true), ("/llem/powercap", true), ("/data", true)]);
+        let expected = [
+            ("/llem/out", false),
+            ("/llem/model", true),
+            ("/llem/adapter", true),
+            ("/llem/draft", true),
+            ("/llem/powercap", true),
+            ("/data", true),
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]
@@ -267,7 +322,7 @@ mod tests {
     #[test]
     fn raw_devices_are_those_of_the_runs_gpus() {
         let machine = MachineConfig { devices: vec![PathBuf::from("/dev/fuse")], ..MachineConfig::default() };
-        let body = container(&spec(), &machine, &plan(GpuAccess::Devices), "0:0");
+        let body = container(&spec(), &machine, &plan(GpuAccess::Devices), "0:0").unwrap();
         let nodes: Vec<_> =
             body.host_config.unwrap().devices.unwrap().into_iter().map(|d| d.path_on_host.unwrap()).collect();
         assert_eq!(nodes[..2], ["/dev/fuse", "/dev/nvidia3"]);

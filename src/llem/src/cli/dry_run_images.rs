@@ -1,0 +1,84 @@
+//! The images of a study that is not run: present or not, known or not, fit or not. Nothing is started.
+
+use std::sync::Arc;
+
+use llem::config::{Backend, RunnerKind, StudyConfig, UserConfig};
+use llem::preflight::{self, Images, KnownFacts, KnownImage};
+use llem::runner::docker::{Engine, ImageFacts};
+use llem::study::Programs;
+use serde_json::json;
+
+use super::Failure;
+
+/// An image of the plan.
+pub(crate) struct ImageLine {
+    backend: Backend,
+    image: String,
+    state: KnownImage,
+}
+
+/// What the engine and earlier probes tell of the images; nothing where no engine answers. An experiment that its image is known not to
+/// run is an error.
+pub(crate) async fn look(
+    study: &StudyConfig,
+    user: &UserConfig,
+    runner: Option<RunnerKind>,
+) -> Result<Vec<ImageLine>, Failure> {
+    let of_process = |backend| {
+        let kind = runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner);
+        kind == RunnerKind::Process
+    };
+    let mut wanted = preflight::images_of(study, user);
+    wanted.retain(|(backend, _)| !of_process(*backend));
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Ok(engine) = Engine::connect(user.docker_host.as_deref()).await else { return Ok(Vec::new()) };
+    let agent = Programs::locate().map_err(|error| Failure::failed(error.to_string()))?.agent;
+    let images = Images::new(user, &agent).map_err(|error| Failure::failed(error.to_string()))?;
+    let (mut lines, mut known) = (Vec::new(), KnownFacts::new());
+    for (backend, image) in wanted {
+        let state = images.known(&engine, &image, Some(backend)).await?;
+        if let KnownImage::Probed(facts) = &state {
+            known.insert((backend, image.clone()), Arc::new(facts.clone()));
+        }
+        lines.push(ImageLine { backend, image, state });
+    }
+    preflight::check(study, user, &known, &agent)?;
+    Ok(lines)
+}
+
+impl ImageLine {
+    /// `image repo:tag: present, vllm 0.33.0, …`.
+    pub(crate) fn text(&self) -> String {
+        let Self { backend, image, state } = self;
+        match state {
+            KnownImage::Missing => format!("image {image}: missing; `llem image pull {image}` fetches it"),
+            KnownImage::Unprobed(_) => {
+                format!("image {image}: present, not looked into yet (`llem image probe {image} --backend {backend}`)")
+            }
+            KnownImage::Probed(facts) => format!("image {image}: {}", engines(facts)),
+        }
+    }
+
+    /// The same for programs.
+    pub(crate) fn as_json(&self) -> serde_json::Value {
+        let (state, facts) = match &self.state {
+            KnownImage::Missing => ("missing", None),
+            KnownImage::Unprobed(facts) => ("unprobed", Some(facts)),
+            KnownImage::Probed(facts) => ("probed", Some(facts)),
+        };
+        let versions = facts.filter(|_| state == "probed").map(|facts| &facts.versions);
+        json!({
+            "backend": self.backend, "image": self.image, "state": state,
+            "image_id": facts.map(|facts| &facts.id), "image_versions": versions,
+        })
+    }
+}
+
+/// The versions that people look for.
+fn engines(facts: &ImageFacts) -> String {
+    let known = facts.versions.named().into_iter().take(5);
+    let versions: Vec<_> = known.filter_map(|(name, version)| Some(format!("{name} {}", version?))).collect();
+    if versions.is_empty() { "no engine in it".to_owned() } else { versions.join(", ") }
+}

@@ -1,0 +1,206 @@
+//! The weights that a study names: looked up all together before anything large is downloaded, each made ready once.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::prepare::blocking;
+use super::{StudyError, StudyEvent};
+use crate::config::{Experiment, ExperimentConfig, ModelSource, Mount, Problem, StudyConfig, weights_source};
+use crate::hub::Hub;
+use crate::model::{BesideKind, BesideWeights, LocalModel, ModelError, look_up};
+
+/// The weights of one experiment, on this machine.
+#[derive(Clone, Debug)]
+pub(super) struct Weights {
+    pub(super) model: Arc<LocalModel>,
+    pub(super) adapter: Option<Arc<BesideWeights>>,
+    pub(super) draft: Option<Arc<BesideWeights>>,
+}
+
+impl Weights {
+    /// The directories that an engine is given, with what they are.
+    pub(super) fn roots(&self) -> impl Iterator<Item = &Path> {
+        let beside = [&self.adapter, &self.draft].into_iter().flatten().map(|weights| weights.root.as_path());
+        std::iter::once(self.model.root.as_path()).chain(beside)
+    }
+}
+
+/// What is wrong with the weights that a study names, each with its place in the file.
+#[derive(Debug)]
+pub struct WeightsProblems {
+    /// In the order of the experiments.
+    pub problems: Vec<Problem>,
+    /// Whether the study must change before another try can help; else rights, network or disk must.
+    pub is_config: bool,
+}
+
+impl std::error::Error for WeightsProblems {}
+
+impl fmt::Display for WeightsProblems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the study names weights that cannot be had")?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n\n{problem}"))
+    }
+}
+
+/// One thing that an experiment names: what for, its dotted key, the text, what it means.
+struct Reference {
+    kind: Option<BesideKind>,
+    key: String,
+    text: String,
+    source: ModelSource,
+}
+
+/// What is known by kind and meaning.
+type Key = (Option<BesideKind>, String);
+
+/// Makes weights ready, each once.
+pub(super) struct Larder<'a> {
+    pub(super) study: &'a StudyConfig,
+    pub(super) base_dir: &'a Path,
+    pub(super) cache_root: &'a Path,
+    pub(super) hub: &'a Hub,
+    models: HashMap<Key, Arc<LocalModel>>,
+    beside: HashMap<Key, Arc<BesideWeights>>,
+}
+
+impl<'a> Larder<'a> {
+    pub(super) fn new(study: &'a StudyConfig, base_dir: &'a Path, cache_root: &'a Path, hub: &'a Hub) -> Self {
+        Self { study, base_dir, cache_root, hub, models: HashMap::new(), beside: HashMap::new() }
+    }
+
+    /// The weights of all experiments, in their order.
+    pub(super) async fn stock(&mut self, notify: &impl Fn(StudyEvent)) -> Result<Vec<Weights>, StudyError> {
+        self.look_up_all(notify).await?;
+        let mut stocked = Vec::with_capacity(self.study.experiments.len());
+        for experiment in &self.study.experiments {
+            stocked.push(self.weights(experiment, notify).await?);
+        }
+        Ok(stocked)
+    }
+
+    async fn look_up_all(&self, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+        let (mut seen, mut problems, mut is_config) = (HashSet::new(), Vec::new(), false);
+        for reference in self.study.experiments.iter().flat_map(|experiment| references(&experiment.config)) {
+            if !matches!(reference.source, ModelSource::Hub { .. }) || !seen.insert(known_as(&reference)) {
+                continue;
+            }
+            let (kind, source) = (reference.kind, reference.source.clone());
+            let (cache_root, hub) = (self.cache_root.to_owned(), self.hub.clone());
+            let found = blocking(reference.text.clone(), notify, move || look_up(kind, &source, &cache_root, &hub));
+            if let Err(error) = found.await? {
+                is_config |= error.is_config();
+                problems.push(self.problem(&reference, &error));
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(StudyError::Weights(WeightsProblems { problems, is_config })) }
+    }
+
+    async fn weights(&mut self, experiment: &Experiment, notify: &impl Fn(StudyEvent)) -> Result<Weights, StudyError> {
+        let (mut model, mut adapter, mut draft) = (None, None, None);
+        for reference in references(&experiment.config) {
+            match reference.kind {
+                None => model = Some(self.model(&reference, notify).await?),
+                Some(BesideKind::Adapter) => {
+                    adapter = Some(self.beside(BesideKind::Adapter, &reference, notify).await?);
+                }
+                Some(BesideKind::Draft) => draft = Some(self.beside(BesideKind::Draft, &reference, notify).await?),
+            }
+        }
+        let model = model.ok_or_else(|| StudyError::Task("an experiment names no model".to_owned()))?;
+        Ok(Weights { model, adapter, draft })
+    }
+
+    async fn model(
+        &mut self,
+        reference: &Reference,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<Arc<LocalModel>, StudyError> {
+        let key = known_as(reference);
+        if let Some(model) = self.models.get(&key) {
+            return Ok(model.clone());
+        }
+        let source = reference.source.clone();
+        let (base_dir, cache_root, hub) = (self.base_dir.to_owned(), self.cache_root.to_owned(), self.hub.clone());
+        let work = move || LocalModel::resolve(&source, &base_dir, &cache_root, &hub);
+        let made = blocking(what(reference), notify, work).await?;
+        let model = Arc::new(made.map_err(|error| self.refusal(reference, &error))?);
+        self.models.insert(key, model.clone());
+        Ok(model)
+    }
+
+    async fn beside(
+        &mut self,
+        kind: BesideKind,
+        reference: &Reference,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<Arc<BesideWeights>, StudyError> {
+        let key = known_as(reference);
+        if let Some(weights) = self.beside.get(&key) {
+            return Ok(weights.clone());
+        }
+        let source = reference.source.clone();
+        let (base_dir, cache_root, hub) = (self.base_dir.to_owned(), self.cache_root.to_owned(), self.hub.clone());
+        let work = move || BesideWeights::resolve(kind, &source, &base_dir, &cache_root, &hub);
+        let made = blocking(what(reference), notify, work).await?;
+        let weights = Arc::new(made.map_err(|error| self.refusal(reference, &error))?);
+        self.beside.insert(key, weights.clone());
+        Ok(weights)
+    }
+
+    fn refusal(&self, reference: &Reference, error: &ModelError) -> StudyError {
+        let problems = vec![self.problem(reference, error)];
+        StudyError::Weights(WeightsProblems { problems, is_config: error.is_config() })
+    }
+
+    fn problem(&self, reference: &Reference, error: &ModelError) -> Problem {
+        self.study.problem_with(&reference.key, &reference.text, error.to_string())
+    }
+}
+
+/// Everything that an experiment names, its model first.
+fn references(config: &ExperimentConfig) -> Vec<Reference> {
+    let text = serde_json::to_value(&config.model).ok().and_then(|model| model.as_str().map(str::to_owned));
+    let source = config.model_source();
+    let mut references =
+        vec![Reference { kind: None, key: "model".to_owned(), text: text.unwrap_or_default(), source }];
+    let mut beside = |kind, key: String, text: &str| {
+        let source = weights_source(text);
+        references.push(Reference { kind: Some(kind), key, text: text.to_owned(), source });
+    };
+    if let Some(lora) = &config.lora {
+        beside(BesideKind::Adapter, "lora.adapter".to_owned(), &lora.adapter);
+    }
+    if let Some((field, draft)) = config.draft_model() {
+        beside(BesideKind::Draft, format!("{}.speculative.{field}", config.backend), draft);
+    }
+    references
+}
+
+fn known_as(reference: &Reference) -> Key {
+    (reference.kind, format!("{:?}", reference.source))
+}
+
+fn what(reference: &Reference) -> String {
+    if reference.text.is_empty() { reference.key.clone() } else { format!("{} {}", reference.key, reference.text) }
+}
+
+/// A container that can write to weights changes them for everything that comes after. llem's own mounts are read-only; this is about
+/// those of the user config.
+pub(super) fn refuse_writable(weights: &[Weights], mounts: &[Mount]) -> Result<(), StudyError> {
+    let writable: Vec<_> = mounts
+        .iter()
+        .filter(|mount| !mount.read_only)
+        .map(|mount| (mount, fs_err::canonicalize(&mount.source).unwrap_or_else(|_| mount.source.clone())))
+        .collect();
+    for root in weights.iter().flat_map(Weights::roots) {
+        let real = fs_err::canonicalize(root).unwrap_or_else(|_| root.to_owned());
+        if let Some((mount, _)) = writable.iter().find(|(_, dir)| real.starts_with(dir) || dir.starts_with(&real)) {
+            let (weights, mount) = (root.to_owned(), mount.source.clone());
+            return Err(StudyError::WritableWeights { weights, mount });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! The driver under way with the stand-in, on this machine's Python.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+
+use llem_protocol::{EngineSpec, FailureClass, Message, ModelLocation, Request, RequestRecord, WorkloadLine};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+/// The checkout.
+pub(crate) fn root() -> PathBuf {
+    fs_err::canonicalize(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap()
+}
+
+/// A model, a workload, and how the stand-in is to behave.
+pub(crate) struct Kitchen {
+    directory: TempDir,
+    /// The script of the stand-in.
+    pub(crate) script: Value,
+    /// More of the driver's environment.
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+impl Kitchen {
+    /// `None`, with a line that says so, where there is no Python.
+    pub(crate) fn new() -> Option<Self> {
+        let old = "import sys; sys.exit(sys.version_info < (3, 10))";
+        if !Command::new("python3").args(["-c", old]).status().is_ok_and(|status| status.success()) {
+            let _ = writeln!(std::io::stderr(), "skipped: there is no python3 of version 3.10 or later");
+            return None;
+        }
+        let kitchen = Self { directory: tempfile::tempdir().unwrap(), script: json!({}), env: BTreeMap::new() };
+        fs_err::create_dir(kitchen.path("model")).unwrap();
+        fs_err::create_dir(kitchen.path("temporary")).unwrap();
+        kitchen.write_model(&json!({}));
+        Some(kitchen)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The model's description; all that the stand-in reads of a model.
+    pub(crate) fn write_model(&self, changes: &Value) {
+        let mut config = json!({
+            "architectures": ["LlamaForCausalLM"], "vocab_size": 512, "max_position_embeddings": 128,
+            "eos_token_id": [2, 3], "torch_dtype": "bfloat16",
+        });
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        fs_err::write(self.path("model/config.json"), config.to_string()).unwrap();
+    }
+
+    /// The driver, imported.
+    pub(crate) fn driver(&self) -> Driver {
+        let mut driver = self.start();
+        driver.hello = driver.receive();
+        assert!(matches!(&driver.hello, Message::Hello { engine, .. } if engine == "tensorrt"), "{:?}", driver.hello);
+        driver
+    }
+
+    /// The driver, started.
+    pub(crate) fn start(&self) -> Driver {
+        let root = root();
+        let mut script = self.script.clone();
+        script["log"] = json!(self.path("log"));
+        let paths = ["images/common", "images/tensorrt", "tests/tensorrt/standin"].map(|part| root.join(part));
+        let mut child = Command::new("python3")
+            .arg(root.join("images/tensorrt/driver.py"))
+            .env("PYTHONPATH", std::env::join_paths(paths).unwrap())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("TMPDIR", self.path("temporary"))
+            .env("LLEM_STANDIN", script.to_string())
+            .envs(&self.env)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(fs_err::File::create(self.path("driver.log")).unwrap().into_parts().0)
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Driver {
+            stdin: child.stdin.take(),
+            child,
+            stdout,
+            hello: Message::RecordsDone { records: 0, peak_memory_bytes: None },
+        }
+    }
+
+    /// What the driver and its engine wrote beside the protocol.
+    pub(crate) fn log(&self) -> String {
+        fs_err::read_to_string(self.path("driver.log")).unwrap()
+    }
+
+    /// What the stand-in was asked, of one kind, in order.
+    pub(crate) fn told(&self, event: &str) -> Vec<Value> {
+        let text = fs_err::read_to_string(self.path("log")).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["event"] == event).collect()
+    }
+
+    /// What is left where the driver makes temporary files.
+    pub(crate) fn temporary_files(&self) -> usize {
+        fs_err::read_dir(self.path("temporary")).unwrap().count()
+    }
+
+    /// What the driver is asked to load: the PyTorch path, greedy.
+    pub(crate) fn engine(&self, options: Value) -> EngineSpec {
+        let Value::Object(options) = options else { panic!("options are an object") };
+        EngineSpec {
+            backend: "tensorrt".to_owned(),
+            model: ModelLocation::Directory(self.path("model")),
+            dtype: "auto".to_owned(),
+            options,
+            extra: Map::new(),
+            sampling: Map::new(),
+            lora: None,
+            random_seed: "42".to_owned(),
+        }
+    }
+
+    /// The request to load an engine with a workload.
+    pub(crate) fn load(&self, engine: EngineSpec, workload: &[WorkloadLine], ignore_eos: bool) -> Request {
+        let path = self.path("workload.jsonl");
+        let lines = workload.iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
+        fs_err::write(&path, lines.collect::<String>()).unwrap();
+        Request::Load { engine: Box::new(engine), workload: path, ignore_eos }
+    }
+
+    /// The driver's refusal of an engine: class, text with causes.
+    #[track_caller]
+    pub(crate) fn refusal(&self, engine: EngineSpec) -> (Option<FailureClass>, String) {
+        let mut driver = self.driver();
+        driver.send(&self.load(engine, &workload(&[(4, 2)]), true));
+        driver.error()
+    }
+}
+
+/// Requests with the given prompt and output lengths; the tokens differ from request to request.
+pub(crate) fn workload(lengths: &[(usize, u32)]) -> Vec<WorkloadLine> {
+    (0_u32..)
+        .zip(lengths)
+        .map(|(index, (prompt, output_tokens))| WorkloadLine {
+            index: u64::from(index),
+            prompt_ids: (0..*prompt as u32).map(|position| (7 + 131 * index + 29 * position) % 512).collect(),
+            output_tokens: *output_tokens,
+        })
+        .collect()
+}
+
+/// A running driver. Its stdin closed, it ends.
+pub(crate) struct Driver {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    pub(crate) hello: Message,
+}
+
+/// The answer to a pass.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass {
+    pub(crate) start_ns: u64,
+    pub(crate) end_ns: u64,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) output_tokens: u64,
+}
+
+impl Driver {
+    pub(crate) fn send(&mut self, request: &Request) {
+        let line = serde_json::to_string(request).unwrap();
+        writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    pub(crate) fn receive(&mut self) -> Message {
+        serde_json::from_value(self.line()).unwrap()
+    }
+
+    /// Loads and gives the answer, as a message and as it was sent.
+    #[track_caller]
+    pub(crate) fn loads(&mut self, request: &Request) -> Value {
+        self.send(request);
+        let answer = self.line();
+        let message: Message = serde_json::from_value(answer.clone()).unwrap();
+        assert!(matches!(message, Message::Loaded { .. }), "{answer}");
+        answer
+    }
+
+    pub(crate) fn pass(&mut self, pass: u32, record: bool, prefill_only: bool) -> Pass {
+        self.send(&Request::Pass { pass, record, prefill_only });
+        match self.receive() {
+            Message::PassDone { pass: done, start_ns, end_ns, prompt_tokens, output_tokens } => {
+                assert_eq!(done, pass);
+                Pass { start_ns, end_ns, prompt_tokens, output_tokens }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The kept records.
+    pub(crate) fn records(&mut self) -> Vec<RequestRecord> {
+        self.send(&Request::Records);
+        let mut kept = Vec::new();
+        loop {
+            match self.receive() {
+                Message::Record { record } => kept.push(record),
+                Message::RecordsDone { records, peak_memory_bytes } => {
+                    assert_eq!((records, peak_memory_bytes), (kept.len() as u64, None));
+                    return kept;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The error that the driver ends with: class, and kind, text and causes as one.
+    #[track_caller]
+    pub(crate) fn error(mut self) -> (Option<FailureClass>, String) {
+        match self.receive() {
+            Message::Error { class, kind, text, causes } => {
+                assert_eq!(self.close().code(), Some(1));
+                (class, [vec![kind, text], causes].concat().join(": "))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Closes stdin and waits.
+    pub(crate) fn close(mut self) -> ExitStatus {
+        drop(self.stdin.take());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,5 @@
+"""Plugins of compiled engines."""
+
+from ._classes import CLASSES
+
+PluginConfig = CLASSES["PluginConfig"]

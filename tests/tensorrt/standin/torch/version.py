@@ -1,0 +1,5 @@
+"""What PyTorch was built with."""
+
+from standin import FACTS
+
+cuda = FACTS["cuda"]
