@@ -1,5 +1,6 @@
 //! llem measures what an LLM deployment costs in energy and time, reproducibly.
 
+pub mod analysis;
 pub mod config;
 pub mod engine_cache;
 mod files;

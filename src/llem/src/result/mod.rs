@@ -17,9 +17,11 @@
 
 mod collect;
 mod energy;
+mod figure;
 mod flops;
 mod journal;
 mod metrics;
+mod pareto;
 mod parquet;
 mod plausible;
 mod record;
@@ -34,9 +36,11 @@ pub use collect::{Collected, collect};
 pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
+pub use figure::Figure;
 pub use flops::{FlopsReference, ParametersSource};
 pub use journal::{Journal, JournalEvent};
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
+pub use pareto::{ExperimentStanding, Objective, ParetoFrontier};
 pub use record::{
     ExperimentResult, ExperimentSummary, ImageRecord, ModelIdentity, RunResult, RunRow, RunStatus, StudyResult,
     StudyStatus, WeightsIdentity, WorkloadIdentity,

@@ -8,7 +8,7 @@ use llem_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{FlopsReference, MeanUncertainty, Metrics, PhaseEnergy, SameWork, Spread};
+use super::{FlopsReference, MeanUncertainty, Metrics, ParetoFrontier, PhaseEnergy, SameWork, Spread};
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::gpu_watch::GpuProcess;
 use crate::host::HostSnapshot;
@@ -229,6 +229,9 @@ pub struct StudyResult {
     /// Workloads that several backends ran with the same model, and whether they did the same.
     #[serde(default)]
     pub same_work: Vec<SameWork>,
+    /// Which experiments no other beats at everything; null in files of llem versions that did not compare.
+    #[serde(default)]
+    pub pareto: Option<ParetoFrontier>,
     /// The images that were looked into before the first run.
     #[serde(default)]
     pub images: Vec<ImageRecord>,
