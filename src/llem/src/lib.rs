@@ -13,6 +13,7 @@ pub mod preflight;
 mod printable;
 pub mod result;
 pub mod runner;
+pub mod schema;
 pub mod study;
 mod sweep;
 #[cfg(test)]

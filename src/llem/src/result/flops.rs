@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use llem_model::{Checkpoint, Geometry};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Metrics;
@@ -13,7 +14,7 @@ const FORMULA: &str =
     "2 * parameters * tokens; prefill: prompt tokens; decode: output tokens less the first of each request";
 
 /// Where the number of parameters comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ParametersSource {
     /// The shapes in the headers of the model's safetensors files.
@@ -23,7 +24,7 @@ pub enum ParametersSource {
 }
 
 /// Floating-point operations of the window by a formula.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FlopsReference {
     /// Parameters of the model.
     pub parameters: u64,

@@ -19,6 +19,7 @@ mod collect;
 mod energy;
 mod figure;
 mod flops;
+mod identity;
 mod journal;
 mod metrics;
 mod pareto;
@@ -38,6 +39,7 @@ pub use energy::{
 };
 pub use figure::Figure;
 pub use flops::{FlopsReference, ParametersSource};
+pub use identity::{GpuIdentity, RunIdentity};
 pub use journal::{Journal, JournalEvent};
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
 pub use pareto::{ExperimentStanding, Objective, ParetoFrontier};
