@@ -43,7 +43,7 @@ const FACTS: &[Fact] = &[
     Fact {
         name: "power limit",
         weight: Weight::Refuse,
-        of: |row| on_gpus(row, |gpu| Some(format!("{} W", gpu.power_limit_w?))),
+        of: |row| on_gpus(row, |gpu| Some(format!("{} W", gpu.power_limit_w?))).filter(|_| has_gpu(row)),
     },
     Fact { name: "processor", weight: Weight::RefuseSensor, of: |row| processor(row).filter(|_| !has_gpu(row)) },
     Fact { name: "processor", weight: Weight::Warn, of: |row| processor(row).filter(|_| has_gpu(row)) },
@@ -140,26 +140,32 @@ fn identity(row: &RunRow) -> Option<&RunIdentity> {
 }
 
 fn has_gpu(row: &RunRow) -> bool {
-    identity(row).is_some_and(|id| !id.gpus.is_empty()) || gpu_uuids(row).is_some()
+    identity(row).is_some_and(|id| !id.gpus.is_empty()) || !sensors_of_gpus(row).is_empty()
 }
 
+/// The same of all GPUs of a run; `none` for a run on the processor, nothing where it is not known.
 fn on_gpus(row: &RunRow, of: impl Fn(&GpuIdentity) -> Option<String>) -> Option<String> {
-    let mut all: Vec<String> = identity(row)?.gpus.iter().filter_map(of).collect();
+    let gpus = &identity(row)?.gpus;
+    if gpus.is_empty() {
+        return Some("none".to_owned());
+    }
+    let mut all: Vec<String> = gpus.iter().filter_map(of).collect();
     all.sort();
     (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// As the run's identity has them, else as the sensors that count are called.
 fn gpu_uuids(row: &RunRow) -> Option<String> {
-    if let Some(known) = on_gpus(row, |gpu| gpu.uuid.clone()) {
-        return Some(known);
-    }
+    let of_sensors = sensors_of_gpus(row);
+    let known = on_gpus(row, |gpu| gpu.uuid.clone());
+    if of_sensors.is_empty() { known } else { known.filter(|gpus| gpus != "none").or(Some(of_sensors.join(", "))) }
+}
+
+fn sensors_of_gpus(row: &RunRow) -> Vec<&str> {
     let domains = row.metrics.iter().flat_map(|metrics| &metrics.energy.domains);
-    let gpus: BTreeSet<&str> = domains
-        .filter(|d| d.counted && d.domain.source == PowerSourceKind::Nvml)
-        .map(|d| d.domain.id.as_str())
-        .collect();
-    (!gpus.is_empty()).then(|| gpus.into_iter().collect::<Vec<_>>().join(", "))
+    let counted = domains.filter(|d| d.counted && d.domain.source == PowerSourceKind::Nvml);
+    let ids: BTreeSet<&str> = counted.map(|d| d.domain.id.as_str()).collect();
+    ids.into_iter().collect()
 }
 
 fn processor(row: &RunRow) -> Option<String> {

@@ -19,9 +19,6 @@ mod tests_of_pairs;
 mod text;
 mod wording;
 
-#[cfg(test)]
-mod tests;
-
 pub use junit::junit;
 pub use markdown::markdown;
 pub use pairs::PairError;
@@ -66,7 +63,11 @@ pub enum CompareError {
 }
 
 fn refusal(reasons: &[String]) -> String {
-    let list: Vec<String> = reasons.iter().map(|reason| format!("\n  {reason}")).collect();
+    const SHOWN: usize = 20;
+    let mut list: Vec<String> = reasons.iter().take(SHOWN).map(|reason| format!("\n  {reason}")).collect();
+    if reasons.len() > SHOWN {
+        list.push(format!("\n  and {} more", reasons.len() - SHOWN));
+    }
     format!("not comparable:{}\n--force compares anyway, and marks what it makes of it", list.concat())
 }
 

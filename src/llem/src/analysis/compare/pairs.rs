@@ -99,7 +99,7 @@ pub(super) fn between<'a>(
     }
     // As the baseline orders them.
     let place = |pair: &Pair<'_>| baseline.experiments.iter().position(|e| std::ptr::eq(e, pair.baseline));
-    pairs.sort_by_key(place);
+    pairs.sort_by_cached_key(place);
     let [only_a, only_b] = left.map(|rest| rest.into_iter().map(unpaired).collect());
     Ok(Pairs { pairs, only_in_baseline: only_a, only_in_candidate: only_b, key })
 }

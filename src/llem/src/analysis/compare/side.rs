@@ -29,6 +29,9 @@ impl Side {
         if path.is_dir() {
             return Self::of_directory(path);
         }
+        if path.file_name().is_some_and(|name| name == "result.json") {
+            return Ok(Self::of_run(path, &read_run(path)?));
+        }
         match read_study(path) {
             Ok(study) => Ok(Self::of_study(path, study)),
             Err(not_a_study) => match read_run(path) {

@@ -171,9 +171,15 @@ impl Runs<'_> {
         let (a, b) = (sample(&values.baseline)?, sample(&values.candidate)?);
         let test = if values.by_cycle { paired } else { unpaired };
         let comparison = test(a, b, DEFAULT_LEVEL).ok_or("its values cannot be compared")?;
-        let Some(gain) = self.gain(quantity)? else { return Ok((comparison, None)) };
-        let wider = comparison.with_shared_uncertainty(gain).ok_or("its sensors' gain cannot be true")?;
-        Ok((wider, Some(gain)))
+        let gain = self.gain(quantity)?;
+        let comparison =
+            comparison.with_shared_uncertainty(gain.unwrap_or(0.0)).ok_or("its sensors' gain cannot be true")?;
+        let limits = [comparison.relative_difference, comparison.low, comparison.high];
+        if limits.iter().all(|limit| limit.is_finite()) {
+            Ok((comparison, gain))
+        } else {
+            Err("its values are too far apart for a ratio".to_owned())
+        }
     }
 
     /// Standard uncertainty of the ratio by the gains of both sides' sensors, relative; nothing where it cancels.

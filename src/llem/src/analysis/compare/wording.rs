@@ -128,7 +128,7 @@ fn unpaired(role: &str, experiments: &[UnpairedExperiment]) -> Option<String> {
 fn percent(share: f64) -> String {
     let percent = 100.0 * share;
     match percent.abs() {
-        magnitude if magnitude < 0.0005 => "0".to_owned(),
+        magnitude if magnitude < 0.005 => "0".to_owned(),
         magnitude if magnitude < 1.0 => format!("{percent:+.2}"),
         magnitude if magnitude < 1000.0 => format!("{percent:+.1}"),
         _ => format!("{percent:+.0}"),
