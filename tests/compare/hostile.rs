@@ -174,7 +174,7 @@ proptest! {
         let mut study = Study::new("b", 1, 3);
         let mut places = Vec::new();
         leaves(&study.0, String::new(), &mut places);
-        *study.0.pointer_mut(at.get(&places)).unwrap() = value;
+        *study.0.pointer_mut(at.get::<String>(&places)).unwrap() = value;
         let mut text = study.0.to_string().into_bytes();
         if let Some(cut) = cut.filter(|cut| cut.index(10) == 0) {
             text.truncate(cut.index(text.len()));
