@@ -100,7 +100,8 @@ fn figures(comparison: &StudyComparison) -> String {
             }
         }
     }
-    lines.iter().map(|line| line.text(&widths) + "\n").collect()
+    let gap = if widths.iter().sum::<usize>() + 2 * (widths.len() - 1) > Printer::width() { " " } else { "  " };
+    lines.iter().map(|line| line.text(&widths, gap) + "\n").collect()
 }
 
 enum Line {
@@ -110,7 +111,7 @@ enum Line {
 
 impl Line {
     /// Names and verdicts to the left, numbers to the right.
-    fn text(&self, widths: &[usize; 7]) -> String {
+    fn text(&self, widths: &[usize; 7], gap: &str) -> String {
         match self {
             Self::Heading(text) => textwrap::fill(text, Printer::width()),
             Self::Cells(cells) => {
@@ -118,7 +119,7 @@ impl Line {
                     let space = " ".repeat(width.saturating_sub(display_width(cell)));
                     if column == 0 || column == 6 { format!("{cell}{space}") } else { format!("{space}{cell}") }
                 });
-                padded.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+                padded.collect::<Vec<_>>().join(gap).trim_end().to_owned()
             }
         }
     }

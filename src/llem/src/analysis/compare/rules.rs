@@ -205,10 +205,15 @@ fn no_such_figure(name: &str) -> String {
         );
     }
     let known = || Quantity::ALL.into_iter().map(Quantity::name);
-    match nearest(name, known()) {
+    match nearest(name, known()).or_else(|| known().find(|whole| is_shortened(name, whole))) {
         Some(meant) => format!("no figure is called `{}`; did you mean `{meant}`?", shown(name)),
         None => format!("no figure is called `{}`; there are {}", shown(name), known().collect::<Vec<_>>().join(", ")),
     }
+}
+
+/// Whether a name has some of the words of another and no other word: `energy_per_token_j`.
+fn is_shortened(name: &str, whole: &str) -> bool {
+    name.contains('_') && name.split('_').all(|word| whole.split('_').any(|other| other == word))
 }
 
 /// Holds every pair against every rule. p-values are one-sided, after Holm over all that could be tested.
