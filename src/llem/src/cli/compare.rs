@@ -63,7 +63,8 @@ fn document(comparison: &StudyComparison, format: CompareFormat) -> Result<Strin
 fn table(comparison: &StudyComparison) -> String {
     let mut text = String::new();
     for (role, side) in [("A", &comparison.baseline), ("B", &comparison.candidate)] {
-        text += &format!("{role}: {} ({} of {} runs valid)\n", shown(&side.path), side.valid_runs, side.runs);
+        let valid = format!("{} of {} runs valid", side.valid_runs, side.runs);
+        text += &[role, ": ", &shown(&side.path), " (", &valid, ")\n"].concat();
     }
     text.push('\n');
     text += &figures(comparison);
