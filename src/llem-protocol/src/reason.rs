@@ -110,8 +110,9 @@ reason_codes! {
     WarmupShortened = "warmup_shortened", Note,
         "caches and clocks may not have settled", "raise `measurement.warmup_passes`";
     /// Idle power changed while it was measured.
-    BaselineUnstable = "baseline_unstable", Invalid,
-        "energy net of the baseline is as unsure", "see that nothing else uses the GPU, or raise `measurement.baseline_seconds`";
+    BaselineUnstable = "baseline_unstable", Note,
+        "what idling takes is not known, so that net energy is null; gross energy is not touched",
+        "see that nothing else uses the GPU, or raise `measurement.baseline_seconds`";
     /// The driver forgets a GPU's state when nobody uses it.
     PersistenceOff = "persistence_off", Note,
         "idle power and load times depend on who else holds the GPU open", "`nvidia-smi -pm 1` as root switches persistence on";

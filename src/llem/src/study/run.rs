@@ -167,7 +167,7 @@ fn judge(
     let energy = EnergyContext {
         gpus,
         baseline: report.and_then(|r| r.baseline.as_ref()),
-        baseline_disturbed: verdict.baseline_disturbed,
+        baseline_disturbed: verdict.baseline_disturbed || report.is_some_and(is_baseline_unstable),
         prefill: report.and_then(|r| r.prefill.as_ref()),
         prefill_disturbed: verdict.prefill_disturbed,
         phases: report.map(|r| r.phases.as_slice()).unwrap_or_default(),
@@ -230,6 +230,11 @@ fn judge(
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
         llem_commit: LLEM_COMMIT.map(str::to_owned),
     }
+}
+
+/// Whether idle power changed while it was measured.
+fn is_baseline_unstable(report: &Report) -> bool {
+    report.reasons.iter().any(|reason| reason.code == ReasonCode::BaselineUnstable)
 }
 
 fn workload_identity(workload: &Workload) -> WorkloadIdentity {
