@@ -21,8 +21,8 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     let study = StudyConfig::from_file(file, &arguments.set, arguments.profile.into())?;
     if arguments.dry_run {
         let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
-        dry_run::dry_run(&study, &images, arguments.format, printer)?;
-        return Ok(Exit::Success);
+        dry_run::dry_run(&study, &images.lines, arguments.format, printer)?;
+        return images.missing.map_or(Ok(Exit::Success), |missing| Err(Failure::failed(missing.to_string())));
     }
     let stop = Stop::default();
     let (events, received) = unbounded_channel();
