@@ -17,4 +17,4 @@ pub mod synthetic;
 pub use config::GeometryError;
 pub use geometry::{Architecture, Geometry, RopeScaling, TensorShape};
 pub use safetensors::{Checkpoint, SafetensorsError, StoredTensor};
-pub use synthetic::{SyntheticError, SyntheticModel, SyntheticSpec, ensure};
+pub use synthetic::{SyntheticError, SyntheticModel, SyntheticSpec, ensure, find};

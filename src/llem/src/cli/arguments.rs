@@ -50,9 +50,12 @@ pub(crate) struct RunArguments {
     /// Defaults for what the file leaves open.
     #[arg(long, value_enum, default_value_t = ProfileName::Standard)]
     pub(crate) profile: ProfileName,
-    /// Show the plan and stop.
+    /// Show the plan and what it needs, and stop; exit code 1 when something of it cannot work here.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// With --dry-run: plan for GPUs with this much memory each, not for those of this machine.
+    #[arg(long, value_name = "GIB", requires = "dry_run", value_parser = gib)]
+    pub(crate) vram_gib: Option<f64>,
     /// Go on with a study that was stopped (not available in this version).
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub(crate) resume: Option<Vec<PathBuf>>,
@@ -62,6 +65,12 @@ pub(crate) struct RunArguments {
     /// What to print on stdout.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
+}
+
+/// Memory of a GPU in GiB.
+fn gib(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if (0.1..=1e6).contains(&number) { Ok(number) } else { Err("it must be from 0.1 to 1000000 GiB".to_owned()) }
 }
 
 /// Names of profiles on the command line.

@@ -3,6 +3,7 @@
 mod drivers;
 mod event;
 mod fleet;
+mod forecast;
 mod job;
 mod prepare;
 mod programs;
@@ -16,6 +17,7 @@ use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 
 pub use event::StudyEvent;
+pub use forecast::{DiskForecast, ExperimentForecast, Forecast, ForecastOptions, PlannedGpus, WeightsForecast};
 pub use programs::{Programs, ProgramsError};
 pub use references::WeightsProblems;
 pub use session::run_study;

@@ -181,7 +181,7 @@ fn refuse_containers_without_images(
 }
 
 /// Relative paths in a study are relative to its file.
-fn base_dir(study: &StudyConfig) -> PathBuf {
+pub(super) fn base_dir(study: &StudyConfig) -> PathBuf {
     let parent = study.source.as_ref().and_then(|source| source.path.parent());
     parent.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
