@@ -40,7 +40,7 @@ fn a_study_of_pytorch_is_measured_in_the_users_image() {
     let result = finished.results().remove(0);
     let engine = result.engine.unwrap();
     assert_eq!((engine.engine.as_str(), engine.dtype.as_deref()), ("pytorch", Some("float32")));
-    assert_eq!(engine.parameters, Some(result.model.parameters));
+    assert_eq!(engine.parameters, result.model.parameters);
     assert_eq!(engine.settings["num_threads"], json!(1));
     let window = result.window.unwrap();
     for pass in &window.passes {

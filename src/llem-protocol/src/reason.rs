@@ -158,6 +158,9 @@ reason_codes! {
     /// What compiling took of the load could not be told by the power curve.
     CompileNotResolved = "compile_not_resolved", Note,
         "energy of compiling and of the rest of the load is null; their times stand", "use the energy of both together, which the message has";
+    /// The number of parameters that a token meets is not known.
+    FlopsUnknown = "flops_unknown", Note,
+        "the reference number of operations is null", "work it out from the model's description where it matters";
     /// No carbon intensity was given.
     NoCarbonIntensity = "no_carbon_intensity", Note,
         "CO2 is null: llem invents no number", "set `carbon.intensity_g_per_kwh` and `carbon.pue` in the user config";

@@ -35,9 +35,10 @@ pub use collect::{Collected, collect};
 pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
-pub use flops::{FlopsReference, ParametersSource};
+pub use flops::FlopsReference;
 pub use history::earlier_runs_s;
 pub use journal::{Journal, JournalEvent};
+pub use llem_model::ParametersSource;
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
 pub use record::{
     ExperimentResult, ExperimentSummary, ImageRecord, ModelIdentity, RunResult, RunRow, RunStatus, StudyResult,

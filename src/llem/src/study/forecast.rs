@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use llem_model::Checkpoint;
+use llem_model::{Checkpoint, ModelConfig};
 use serde::Serialize;
 
 use super::prepare::base_dir;
@@ -270,13 +270,17 @@ fn facts(found: &OfflineModel) -> ModelFacts {
     match found {
         OfflineModel::Here { dir, .. } => {
             let stored = Checkpoint::open(dir).ok().map(|checkpoint| StoredWeights::of(&checkpoint));
-            ModelFacts { stored, ..ModelFacts::of_directory(dir) }
+            ModelFacts { stored, ..described(dir) }
         }
         OfflineModel::ToMake(spec) => ModelFacts::of_geometry(&spec.geometry()),
         OfflineModel::ToDownload { description, .. } => {
-            description.as_deref().map(ModelFacts::of_directory).unwrap_or_default()
+            description.as_deref().map(described).unwrap_or_default()
         }
     }
+}
+
+fn described(dir: &Path) -> ModelFacts {
+    ModelConfig::read(dir).map(|config| ModelFacts::of_config(&config)).unwrap_or_default()
 }
 
 fn planned_gpus(study: &StudyConfig, options: &ForecastOptions<'_>) -> PlannedGpus {

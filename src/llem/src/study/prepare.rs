@@ -68,8 +68,8 @@ pub(super) async fn prepare(
     for (experiment, weights) in study.experiments.iter().zip(stocked) {
         refuse_unread_weights(experiment, &weights.model)?;
         let workload = kitchen.workload(experiment, &weights.model, notify).await?;
-        let (tokens, positions) = (workload.max_total_tokens, weights.model.geometry.max_positions as u64);
-        if tokens > positions {
+        let tokens = workload.max_total_tokens;
+        if let Some(positions) = weights.model.config.max_positions.filter(|positions| tokens > *positions) {
             return Err(StudyError::TooLong { experiment: experiment.id.clone(), tokens, positions });
         }
         let image = image(&experiment.config, options, candle_image.as_deref());
@@ -86,7 +86,7 @@ pub(super) async fn prepare(
 
 /// Weights that the engine does not read, of models that only the hub could tell of.
 fn refuse_unread_weights(experiment: &Experiment, model: &LocalModel) -> Result<(), StudyError> {
-    let method = model.geometry.quantization.as_deref().filter(|_| experiment.config.backend == Backend::Tensorrt);
+    let method = model.config.quantization.as_deref().filter(|_| experiment.config.backend == Backend::Tensorrt);
     match method.and_then(tensorrt_checkpoint) {
         Some(finding) => Err(ConfigError { problems: vec![finding.without_file()] }.into()),
         None => Ok(()),

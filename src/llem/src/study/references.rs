@@ -102,7 +102,12 @@ impl<'a> Larder<'a> {
         let (mut model, mut adapter, mut draft) = (None, None, None);
         for reference in references(&experiment.config) {
             match reference.kind {
-                None => model = Some(self.model(&reference, notify).await?),
+                None => {
+                    let found = self.model(&reference, notify).await?;
+                    let fits = found.check_for(experiment.config.backend);
+                    fits.map_err(|error| self.refusal(&reference, &error))?;
+                    model = Some(found);
+                }
                 Some(BesideKind::Adapter) => {
                     adapter = Some(self.beside(BesideKind::Adapter, &reference, notify).await?);
                 }

@@ -1,7 +1,6 @@
 //! What is known about a model without loading it.
 
-use llem_model::Geometry;
-use llem_model::safetensors::Checkpoint;
+use llem_model::{Checkpoint, Geometry, ModelConfig};
 
 /// A model's shape, as far as its description tells. What it does not tell is absent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,8 +19,6 @@ pub struct ModelFacts {
     pub head_dim: Option<u64>,
     /// Rows of the embedding table.
     pub vocab: Option<u64>,
-    /// Longest context in tokens.
-    pub max_positions: Option<u64>,
     /// Feed-forward networks in each layer; 1 for a dense model.
     pub experts: Option<u64>,
     /// Of these, how many a token passes through.
@@ -39,6 +36,35 @@ pub struct ModelFacts {
     /// What the headers of the weights say, where the weights are on this machine.
     pub stored: Option<StoredWeights>,
 }
+
+/// What every model of a family has, whatever its `config.json` says.
+struct Family {
+    model_type: &'static str,
+    feed_forward_matrices: u64,
+    /// Whether the output layer shares the embedding table where the file does not say.
+    tied: bool,
+}
+
+const fn family(model_type: &'static str, feed_forward_matrices: u64, tied: bool) -> Family {
+    Family { model_type, feed_forward_matrices, tied }
+}
+
+/// Families whose weights are what the formula of [`ModelFacts::values`] counts: by their classes in transformers 5.
+const FAMILIES: [Family; 13] = [
+    family("llama", 3, false),
+    family("mistral", 3, false),
+    family("mixtral", 3, false),
+    family("qwen2", 3, false),
+    family("qwen3", 3, false),
+    family("qwen3_moe", 3, false),
+    family("gemma", 3, true),
+    family("gemma2", 3, true),
+    family("gemma3_text", 3, true),
+    family("phi3", 3, false),
+    family("olmo2", 3, false),
+    family("gpt2", 2, true),
+    family("gpt_neox", 2, false),
+];
 
 /// The sums of a checkpoint's headers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,7 +118,6 @@ impl ModelFacts {
             kv_heads: number(geometry.kv_heads),
             head_dim: number(geometry.head_dim),
             vocab: number(geometry.vocab),
-            max_positions: number(geometry.max_positions),
             experts: Some(1),
             experts_per_token: Some(1),
             feed_forward_matrices: Some(3),
@@ -104,9 +129,31 @@ impl ModelFacts {
         }
     }
 
-    /// The facts of a model's directory, without its weights.
-    pub fn of_directory(dir: &std::path::Path) -> Self {
-        Geometry::read(dir).map(|geometry| Self::of_geometry(&geometry)).unwrap_or_default()
+    /// The facts in a model's description. What its family alone tells is known for the families of [`FAMILIES`].
+    pub fn of_config(config: &ModelConfig) -> Self {
+        let family = FAMILIES.iter().find(|family| Some(family.model_type) == config.model_type.as_deref());
+        let experts = config.num_experts.or(family.map(|_| 1));
+        let dense = || (experts == Some(1)).then_some(1);
+        // GPT-2's class has this where the file has none.
+        let four_times = || config.hidden_size.filter(|_| family.is_some_and(|family| family.model_type == "gpt2")).map(|h| 4 * h);
+        let own = config.moe_intermediate_size.filter(|_| experts.is_some_and(|experts| experts > 1));
+        Self {
+            layers: config.num_hidden_layers,
+            hidden: config.hidden_size,
+            intermediate: own.or(config.intermediate_size).or_else(four_times),
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            vocab: config.vocab_size,
+            experts,
+            experts_per_token: config.num_experts_per_tok.or_else(dense),
+            feed_forward_matrices: family.map(|family| family.feed_forward_matrices),
+            tied: config.tie_word_embeddings.or(family.map(|family| family.tied)),
+            compressed_kv: config.kv_lora_rank.is_some(),
+            dtype: config.dtype.clone(),
+            quantization: config.quantization.clone(),
+            stored: None,
+        }
     }
 
     /// How many values the weights have: by the headers, else by the matrices of the geometry (attention, feed-forward, router, tables).
