@@ -66,14 +66,16 @@ fn human(study: &StudyConfig, forecast: &Forecast, images: &[ImageLine], all: bo
     for disk in &forecast.disk {
         line(&mut text, &disk_line(disk));
     }
-    line(&mut text, "s/run: windows, idle baseline, thermal floor and prefill passes of the settings; loading and the rest of warm-up and \
-         passes come on top");
+    line(&mut text, "s/run: at least; the second number where a power sensor is readable: with idle baseline, thermal floor and prefill \
+         passes; loading and the rest of warm-up and passes come on top; ~ is the median of earlier runs");
     text
 }
 
 /// One paragraph of the list below the table, broken at the width of the terminal.
 fn line(text: &mut String, content: &str) {
     let width = textwrap::Options::new(Printer::width()).subsequent_indent("  ").break_words(false);
+    // Names of images and models have hyphens that must stay.
+    let width = width.word_splitter(textwrap::WordSplitter::NoHyphenation);
     text.push_str(&textwrap::fill(content, &width));
     text.push('\n');
 }
@@ -160,7 +162,7 @@ fn experiments(study: &StudyConfig, forecast: &Forecast, limit: usize) -> String
 
 fn label(experiment: &Experiment, with_backend: bool) -> String {
     let backend = experiment.config.backend.name();
-    match (experiment.label.is_empty(), with_backend && !experiment.label.starts_with(backend)) {
+    match (experiment.label.is_empty(), with_backend && !experiment.label.contains("backend=")) {
         (true, _) => backend.to_owned(),
         (false, true) => format!("{backend} {}", experiment.label),
         (false, false) => experiment.label.clone(),
@@ -189,22 +191,21 @@ fn memory_cells(memory: &MemoryEstimate) -> [String; 4] {
     [gib(memory.weights_bytes), gib(memory.kv_cache_bytes), gib(memory.needed_bytes), fits.to_owned()]
 }
 
-/// `~42` by earlier runs, else `≥ 10`.
+/// `~42` by earlier runs, else `10/80`: at least, without and with a sensor.
 fn seconds(time: &llem::plan::estimate::time::RunTime) -> String {
     match time.measured_s {
         Some(measured) => format!("~{measured:.0}"),
         None if time.least_with_sensor_s > time.least_s => {
-            format!("≥{:.0}–{:.0}", time.least_s, time.least_with_sensor_s)
+            format!("{:.0}/{:.0}", time.least_s, time.least_with_sensor_s)
         }
-        None => format!("≥{:.0}", time.least_s),
+        None => format!("{:.0}", time.least_s),
     }
 }
 
 /// What the columns of memory mean and do not know, each thing once with its experiments.
 fn memory_notes(forecast: &Forecast) -> Vec<String> {
-    let of_gpu = |one: &&MemoryEstimate| one.verdict != Verdict::NoGpu;
-    let all = || forecast.experiments.iter().map(|one| &one.memory);
-    if !all().any(|memory| of_gpu(&memory)) {
+    let of_gpu = |memory: &MemoryEstimate| memory.verdict != Verdict::NoGpu;
+    if !forecast.experiments.iter().any(|one| of_gpu(&one.memory)) {
         return Vec::new();
     }
     let mut notes = vec![gpus_line(&forecast.gpus)];
@@ -214,11 +215,16 @@ fn memory_notes(forecast: &Forecast) -> Vec<String> {
             .to_owned(),
     );
     let mut said: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (index, memory) in all().enumerate() {
+    for (index, (memory, peak)) in
+        forecast.experiments.iter().map(|one| (&one.memory, one.measured_peak_memory_bytes)).enumerate()
+    {
         let mut say = |what: String| said.entry(what).or_default().push(index + 1);
         if let (Some(taken), Some(pool)) = (memory.taken_bytes, memory.kv_pool_bytes) {
             let (taken, pool) = (taken as f64 / GIB, pool as f64 / GIB);
             say(format!("the engine takes {taken:.1} GiB of a GPU, {pool:.1} of them for its key-value cache"));
+        }
+        if let Some(peak) = peak.filter(|_| of_gpu(memory)) {
+            say(format!("its engine had {:.1} GiB at most in earlier runs", peak as f64 / GIB));
         }
         if memory.verdict != Verdict::Impossible
             && let Some(why) = &memory.why
@@ -229,6 +235,8 @@ fn memory_notes(forecast: &Forecast) -> Vec<String> {
             say(format!("not known: {reason}"));
         }
     }
+    let mut said: Vec<_> = said.into_iter().collect();
+    said.sort_by(|(_, a), (_, b)| a.cmp(b));
     notes.extend(said.into_iter().map(|(what, numbers)| format!("{}{what}", of_experiments(&numbers))));
     notes
 }
@@ -251,7 +259,10 @@ fn gpus_line(gpus: &PlannedGpus) -> String {
 
 fn weights_line(weights: &WeightsForecast) -> String {
     let name = if weights.reference.is_empty() { "synthetic" } else { &weights.reference };
-    let size = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let size = |bytes: u64| match bytes {
+        0..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    };
     match (weights.state, weights.to_write_bytes) {
         ("here", _) => format!("{} {name}: here", weights.key),
         ("to_make", bytes) => format!("{} {name}: llem makes it, {}", weights.key, size(bytes.unwrap_or_default())),
@@ -298,7 +309,7 @@ fn as_json(study: &StudyConfig, forecast: &Forecast, images: &[ImageLine]) -> se
         .map(|(e, needs)| {
             json!({
                 "experiment_id": e.id, "label": e.label, "varied": varied(e), "config": e.config,
-                "memory": needs.memory, "time": needs.time,
+                "memory": needs.memory, "measured_peak_memory_bytes": needs.measured_peak_memory_bytes, "time": needs.time,
             })
         })
         .collect();

@@ -33,6 +33,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
         runner: arguments.runner.map(Into::into),
         user,
         programs: None,
+        locked: arguments.locked.clone().map(|lock| lock.unwrap_or_else(|| file.with_extension("lock.json"))),
         events: Some(events),
         stop: stop.clone(),
     };

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::nvml::Library;
+use super::nvml::{GpuClient, Library};
 use super::{GpuSnapshot, GpusSnapshot};
 use crate::config::{GpuAccess, UserConfig};
 use crate::runner::host_gpus;
@@ -14,6 +14,9 @@ pub struct GpuInventory {
     pub uuids: Vec<String>,
     /// What NVML says of driver and GPUs; absent where it does not answer.
     pub nvml: Option<GpusSnapshot>,
+    /// The processes with a context on each, by UUID, where NVML lists them.
+    #[serde(skip)]
+    pub(crate) processes: Vec<(String, Vec<GpuClient>)>,
     /// Why there is none, or why nothing is known of them.
     pub problem: Option<String>,
 }
@@ -32,15 +35,20 @@ impl GpuInventory {
         let uuids = if user.gpu.devices.is_empty() { present } else { user.gpu.devices.clone() };
         let library = Library::load();
         let found = library.as_ref().map_err(ToString::to_string).and_then(|library| {
-            library.gpus().map(|gpus| gpus.snapshot(&uuids)).map_err(|error| error.to_string())
+            let gpus = library.gpus().map_err(|error| error.to_string())?;
+            let processes = gpus.uuids().into_iter().zip(gpus.processes().map(Result::unwrap_or_default));
+            let processes: Vec<_> = processes.filter(|(uuid, _)| uuids.contains(uuid)).collect();
+            Ok((gpus.snapshot(&uuids), processes))
         });
         match found {
-            Ok(nvml) => {
+            Ok((nvml, processes)) => {
                 let missing: Vec<_> = uuids.iter().filter(|uuid| !nvml.gpus.iter().any(|gpu| gpu.uuid == **uuid)).collect();
                 let problem = missing.first().map(|uuid| format!("NVML does not know {uuid} on this machine"));
-                Self { uuids, nvml: Some(nvml), problem }
+                Self { uuids, nvml: Some(nvml), processes, problem }
             }
-            Err(error) => Self { uuids, nvml: None, problem: Some(format!("NVML does not answer: {error}")) },
+            Err(error) => {
+                Self { uuids, problem: Some(format!("NVML does not answer: {error}")), ..Self::default() }
+            }
         }
     }
 

@@ -36,7 +36,7 @@ pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
 pub use flops::FlopsReference;
-pub use history::earlier_runs_s;
+pub use history::{EarlierRun, earlier_runs};
 pub use journal::{Journal, JournalEvent};
 pub use llem_model::ParametersSource;
 pub use metrics::{Metrics, RunMetricsError, run_metrics};

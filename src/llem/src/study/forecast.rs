@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::prepare::base_dir;
 use super::references::{Reference, references, without_weights};
-use super::{StudyError, WeightsProblems};
+use super::{RunOptions, StudyError, WeightsProblems};
 use crate::config::{Experiment, StudyConfig, UserConfig};
 use crate::engine_cache::CacheSettings;
 use crate::host::{GpuInventory, free_bytes};
@@ -18,7 +18,7 @@ use crate::plan::estimate::memory::{MemoryEstimate, Surroundings, Verdict, gpu_m
 use crate::plan::estimate::time::{RunTime, StudyTime, run_time, study_time};
 use crate::plan::estimate::{ModelFacts, StoredWeights};
 use crate::plan::order::{PlannedRun, order};
-use crate::result::earlier_runs_s;
+use crate::result::{EarlierRun, earlier_runs};
 
 /// What a study will need on this machine.
 #[derive(Clone, Debug)]
@@ -51,6 +51,8 @@ pub struct PlannedGpus {
 pub struct ExperimentForecast {
     /// Memory of each of its GPUs.
     pub memory: MemoryEstimate,
+    /// The most memory that an earlier run of it had, by its engine's account; absent without any.
+    pub measured_peak_memory_bytes: Option<u64>,
     /// Time of each of its runs.
     pub time: RunTime,
 }
@@ -111,20 +113,19 @@ impl Forecast {
             problem: gpus.present.as_ref().and_then(|present| present.problem.clone()),
         };
         let ids: HashSet<&str> = study.experiments.iter().map(|experiment| experiment.id.as_str()).collect();
-        let earlier = earlier_runs_s(options.output, &ids);
-        let experiments: Vec<ExperimentForecast> = study
-            .experiments
-            .iter()
-            .map(|experiment| ExperimentForecast {
+        let earlier = earlier_runs(options.output, &ids);
+        let forecast = |experiment: &Experiment| {
+            let runs: &[EarlierRun] = earlier.get(&experiment.id).map(Vec::as_slice).unwrap_or_default();
+            let seconds: Vec<f64> = runs.iter().map(|run| run.wall_s).collect();
+            ExperimentForecast {
                 memory: machine.memory(experiment, &known),
-                time: run_time(
-                    &experiment.config.measurement,
-                    earlier.get(&experiment.id).map(Vec::as_slice).unwrap_or_default(),
-                ),
-            })
-            .collect();
+                measured_peak_memory_bytes: runs.iter().filter_map(|run| run.peak_memory_bytes).max(),
+                time: run_time(&experiment.config.measurement, &seconds),
+            }
+        };
+        let experiments: Vec<ExperimentForecast> = study.experiments.iter().map(forecast).collect();
         let times: Vec<RunTime> = experiments.iter().map(|forecast| forecast.time).collect();
-        let disk = disks(study, options, &known.weights);
+        let disk = disks(study, options.user, options.output, &known.weights);
         Ok(Self {
             time: study_time(&plan, &study.execution, &times),
             plan,
@@ -291,16 +292,22 @@ fn planned_gpus(study: &StudyConfig, options: &ForecastOptions<'_>) -> PlannedGp
     PlannedGpus { present: on_gpu.then(|| GpuInventory::read(options.user)), assumed_memory_bytes: None }
 }
 
+/// What a study will write where, before anything is downloaded.
+pub(super) fn disk_forecasts(study: &StudyConfig, options: &RunOptions) -> Result<Vec<DiskForecast>, StudyError> {
+    let known = Known::of(study, &options.user)?;
+    Ok(disks(study, &options.user, &options.output, &known.weights))
+}
+
 /// What is written where. Results are small beside weights, and their size is not known.
-fn disks(study: &StudyConfig, options: &ForecastOptions<'_>, weights: &[WeightsForecast]) -> Vec<DiskForecast> {
+fn disks(study: &StudyConfig, user: &UserConfig, output: &Path, weights: &[WeightsForecast]) -> Vec<DiskForecast> {
     let free = |directory: &Path| free_bytes(directory).map(|(free, _)| free);
-    let cache = options.user.cache_root();
+    let cache = user.cache_root();
     let unsized_weights = weights.iter().filter(|weights| weights.to_write_bytes.is_none());
     let mut all = vec![
         DiskForecast {
             what: "results",
-            directory: options.output.to_owned(),
-            free_bytes: free(options.output),
+            directory: output.to_owned(),
+            free_bytes: free(output),
             known_bytes: 0,
             unknown: vec!["results: not known before the first run".to_owned()],
         },
@@ -317,7 +324,7 @@ fn disks(study: &StudyConfig, options: &ForecastOptions<'_>, weights: &[WeightsF
         section.and_then(|section| section.engine) == Some(crate::config::TensorrtEngine::Tensorrt)
     };
     if study.experiments.iter().any(|experiment| compiles(&experiment)) {
-        let directory = CacheSettings::of(options.user).dir;
+        let directory = CacheSettings::of(user).dir;
         all.push(DiskForecast {
             what: "compiled engines",
             free_bytes: free(&directory),

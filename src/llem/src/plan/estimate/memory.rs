@@ -135,6 +135,10 @@ pub fn gpu_memory(config: &ExperimentConfig, around: Surroundings<'_>) -> Memory
     if around.beside_bytes.is_none() {
         estimate.unknown.push("the draft model's weights are not on this machine".to_owned());
     }
+    if *around.model == ModelFacts::default() {
+        estimate.unknown.push("the model's description is not on this machine yet".to_owned());
+        return estimate;
+    }
     let mut take = |figure: Result<f64, String>| match figure {
         Ok(bytes) => Some(bytes.round() as u64),
         Err(reason) => {
@@ -214,7 +218,7 @@ fn layer_share(model: &ModelFacts, division: Division) -> Result<f64, String> {
 }
 
 fn no_shape(key: &str) -> String {
-    format!("the model's description is not here, or does not tell `{key}`")
+    format!("the model's description does not tell `{key}`, or its family is not one whose rule is known")
 }
 
 fn weights(config: &ExperimentConfig, model: &ModelFacts, division: Division) -> Result<f64, String> {
@@ -330,3 +334,6 @@ fn judge(config: &ExperimentConfig, estimate: &mut MemoryEstimate, work: Option<
         _ => (Verdict::Fits, None),
     };
 }
+
+#[cfg(test)]
+mod tests;
