@@ -18,6 +18,7 @@
 mod collect;
 mod energy;
 mod flops;
+mod history;
 mod journal;
 mod metrics;
 mod parquet;
@@ -35,6 +36,7 @@ pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
 pub use flops::FlopsReference;
+pub use history::{EarlierRun, earlier_runs};
 pub use journal::{Journal, JournalEvent};
 pub use llem_model::ParametersSource;
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
