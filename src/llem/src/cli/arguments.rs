@@ -27,7 +27,9 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run an experiment or a study.
     Run(RunArguments),
-    /// Check, describe or start a config file.
+    /// Check this machine; or check, describe or start a config file.
+    ///
+    /// Without a command: whether runs work on this machine. Exit codes: 0 they do; 1 something must change first.
     Config(ConfigArguments),
     /// List, make, fetch or probe images.
     Image(ImageArguments),
@@ -127,9 +129,16 @@ pub(crate) struct RunArguments {
     /// Defaults for what the file leaves open.
     #[arg(long, value_enum, default_value_t = ProfileName::Standard)]
     pub(crate) profile: ProfileName,
-    /// Show the plan and stop.
+    /// Show the plan and what it needs, and stop; exit code 1 when something of it cannot work here.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// With --dry-run: plan for GPUs with this much memory each, not for those of this machine.
+    #[arg(long, value_name = "GIB", requires = "dry_run", value_parser = gib)]
+    pub(crate) vram_gib: Option<f64>,
+    /// Refuse to start unless everything is as a lock file has it: images, weights, workloads, llem. Absent LOCK: FILE with
+    /// `.lock.json` for its ending. Every study writes its own as `study.lock.json`.
+    #[arg(long, value_name = "LOCK", num_args = 0..=1, conflicts_with = "dry_run")]
+    pub(crate) locked: Option<Option<PathBuf>>,
     /// Go on with a study that was stopped (not available in this version).
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub(crate) resume: Option<Vec<PathBuf>>,
@@ -139,6 +148,12 @@ pub(crate) struct RunArguments {
     /// What to print on stdout.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
+}
+
+/// Memory of a GPU in GiB.
+fn gib(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if (0.1..=1e6).contains(&number) { Ok(number) } else { Err("it must be from 0.1 to 1000000 GiB".to_owned()) }
 }
 
 /// Names of profiles on the command line.
@@ -193,9 +208,16 @@ pub(crate) enum Format {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ConfigArguments {
     #[command(subcommand)]
-    pub(crate) command: ConfigCommand,
+    pub(crate) command: Option<ConfigCommand>,
+    /// Directory in which study directories are made.
+    #[arg(short, long, value_name = "DIR", default_value = "results", env = "LLEM_OUTPUT")]
+    pub(crate) output: PathBuf,
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,8 @@
 //! The machine as the controller sees it: what goes into every result, whatever the container can see. Nothing in it names the machine
 //! or its users.
 
+mod disk;
+mod gpus;
 pub(crate) mod nvml;
 
 use std::collections::BTreeSet;
@@ -9,6 +11,9 @@ use std::path::Path;
 use fs_err::read_to_string;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use disk::free_bytes;
+pub use gpus::GpuInventory;
 
 /// Commit that this program was built from, with `+dirty` when its sources differed; absent when it was not built from a clone.
 pub const LLEM_COMMIT: Option<&str> = option_env!("LLEM_COMMIT");

@@ -123,7 +123,7 @@ pub struct EnergyContext<'a> {
     pub gpus: &'a [String],
     /// Idle power.
     pub baseline: Option<&'a BaselineRecord>,
-    /// Whether somebody else was on the GPUs while that was measured: then nothing is derived from it.
+    /// Whether somebody else was on the GPUs while that was measured, or it did not hold still: then nothing is derived from it.
     pub baseline_disturbed: bool,
     /// The passes that generated one token per request.
     pub prefill: Option<&'a PrefillRecord>,

@@ -164,10 +164,10 @@ pub struct ModelIdentity {
     pub source: String,
     /// Content id of a synthetic model, commit of a hub model; null for a directory.
     pub revision: Option<String>,
-    /// Architecture in the model's config.
-    pub architecture: String,
-    /// Parameters by the model's config.
-    pub parameters: u64,
+    /// Architecture in the model's config; null where it names none.
+    pub architecture: Option<String>,
+    /// Parameters by the headers of its files, else by its config; null where neither tells.
+    pub parameters: Option<u64>,
 }
 
 /// Which weights were used beside the model's own.

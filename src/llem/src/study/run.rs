@@ -95,7 +95,7 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
 fn run_work(result: &RunResult, requests: &[RequestRecord], context: &RunContext<'_>) -> RunWork {
     let config = &result.config;
     let dtype = result.engine.as_ref().and_then(|engine| engine.dtype.clone());
-    let checkpoint = context.prepared.weights.model.geometry.quantization.clone();
+    let checkpoint = context.prepared.weights.model.config.quantization.clone();
     let name = |source: &str, revision: Option<&str>| format!("{source}@{}", revision.unwrap_or("-"));
     let model = name(&result.model.source, result.model.revision.as_deref());
     let adapter = result.adapter.as_ref().map(|adapter| name(&adapter.source, adapter.revision.as_deref()));
@@ -167,7 +167,7 @@ fn judge(
     let energy = EnergyContext {
         gpus,
         baseline: report.and_then(|r| r.baseline.as_ref()),
-        baseline_disturbed: verdict.baseline_disturbed,
+        baseline_disturbed: verdict.baseline_disturbed || report.is_some_and(is_baseline_unstable),
         prefill: report.and_then(|r| r.prefill.as_ref()),
         prefill_disturbed: verdict.prefill_disturbed,
         phases: report.map(|r| r.phases.as_slice()).unwrap_or_default(),
@@ -187,9 +187,8 @@ fn judge(
         Some(_) => RunStatus::Failed,
     };
     let prepared = context.prepared;
-    let flops = metrics
-        .as_ref()
-        .map(|m| FlopsReference::of(&prepared.weights.model.dir(), &prepared.weights.model.geometry, m));
+    let flops = metrics.as_ref().map(|metrics| FlopsReference::of(&prepared.weights.model, metrics));
+    reasons.extend(flops.as_ref().and_then(|flops| flops.as_ref().err()).cloned());
     RunResult {
         schema_version: SCHEMA_VERSION,
         upgraded_from: None,
@@ -223,7 +222,7 @@ fn judge(
         thermal_gate: report.and_then(|r| r.thermal_gate.clone()),
         window: report.and_then(|r| r.window.clone()),
         prefill: report.and_then(|r| r.prefill.as_ref()).map(trusted_prefill),
-        flops,
+        flops: flops.and_then(Result::ok),
         clock_start: report.map(|r| r.clock_start),
         clock_end: report.map(|r| r.clock_end),
         agent_version: report.map(|r| r.agent_version.clone()),
@@ -231,6 +230,11 @@ fn judge(
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
         llem_commit: LLEM_COMMIT.map(str::to_owned),
     }
+}
+
+/// Whether idle power changed while it was measured.
+fn is_baseline_unstable(report: &Report) -> bool {
+    report.reasons.iter().any(|reason| reason.code == ReasonCode::BaselineUnstable)
 }
 
 fn workload_identity(workload: &Workload) -> WorkloadIdentity {
@@ -247,8 +251,8 @@ fn model_identity(model: &LocalModel) -> ModelIdentity {
     ModelIdentity {
         source: model.source.clone(),
         revision: model.revision.clone(),
-        architecture: model.geometry.architecture.class_name().to_owned(),
-        parameters: model.geometry.parameters(),
+        architecture: model.config.architecture.clone().or_else(|| model.config.model_type.clone()),
+        parameters: model.parameters.map(|parameters| parameters.count),
     }
 }
 
