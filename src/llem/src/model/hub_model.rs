@@ -90,14 +90,15 @@ impl<'a> Repository<'a> {
         Ok((dir, found.commit))
     }
 
-    /// Brings the description alone, so that what cannot be had at all is known before anything large is downloaded.
-    pub(super) fn look_up(&self) -> Result<(), ModelError> {
+    /// Brings the description alone, so that what cannot be had at all is known before anything large is downloaded. Returns its directory.
+    pub(super) fn look_up(&self) -> Result<PathBuf, ModelError> {
         let first = || self.hub.own_file(&self.file(self.layout.description()), self.cache_root, MAX_DESCRIPTION_BYTES);
-        match self.in_user_cache()? {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(lack)) => first().map(drop).map_err(|error| incomplete(self.id, lack, error.into())),
-            None => Ok(first().map(drop)?),
-        }
+        let found = match self.in_user_cache()? {
+            Some(Ok(found)) => found,
+            Some(Err(lack)) => first().map_err(|error| incomplete(self.id, lack, error.into()))?,
+            None => first()?,
+        };
+        Ok(found.path.parent().unwrap_or(Path::new(".")).to_owned())
     }
 
     fn file(&self, file: &'a str) -> HubFile<'a> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::prepare::blocking;
 use super::{StudyError, StudyEvent};
-use crate::config::{Experiment, ExperimentConfig, ModelSource, Mount, Problem, StudyConfig, weights_source};
+use crate::config::{Backend, Experiment, ExperimentConfig, ModelSource, Mount, Problem, StudyConfig, weights_source};
 use crate::hub::Hub;
 use crate::model::{BesideKind, BesideWeights, LocalModel, ModelError, look_up};
 
@@ -83,13 +83,18 @@ impl<'a> Larder<'a> {
 
     async fn look_up_all(&self, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
         let (mut seen, mut problems, mut is_config) = (HashSet::new(), Vec::new(), false);
-        for reference in self.study.experiments.iter().flat_map(|experiment| references(&experiment.config)) {
-            if !matches!(reference.source, ModelSource::Hub { .. }) || !seen.insert(known_as(&reference)) {
+        let configs = self.study.experiments.iter().map(|experiment| &experiment.config);
+        for (backend, reference) in
+            configs.flat_map(|config| references(config).into_iter().map(|r| (config.backend, r)))
+        {
+            let is_candle = backend == Backend::Candle;
+            if !matches!(reference.source, ModelSource::Hub { .. }) || !seen.insert((is_candle, known_as(&reference))) {
                 continue;
             }
             let (kind, source) = (reference.kind, reference.source.clone());
             let (cache_root, hub) = (self.cache_root.to_owned(), self.hub.clone());
-            let found = blocking(reference.text.clone(), notify, move || look_up(kind, &source, &cache_root, &hub));
+            let found =
+                blocking(reference.text.clone(), notify, move || look_up(kind, &source, backend, &cache_root, &hub));
             if let Err(error) = found.await? {
                 is_config |= error.is_config();
                 problems.push(self.problem(&reference, &error));
