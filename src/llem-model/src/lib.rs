@@ -22,4 +22,4 @@ pub use geometry::{Architecture, Geometry, RopeScaling, TensorShape};
 pub use model_config::ModelConfig;
 pub use parameters::{Parameters, ParametersSource};
 pub use safetensors::{Checkpoint, SafetensorsError, StoredTensor};
-pub use synthetic::{SyntheticError, SyntheticModel, SyntheticSpec, ensure};
+pub use synthetic::{SyntheticError, SyntheticModel, SyntheticSpec, ensure, find};

@@ -41,6 +41,12 @@ pub struct ModelConfig {
     pub head_dim: Option<u64>,
     /// Experts of each layer, of a mixture of experts.
     pub num_experts: Option<u64>,
+    /// Of these, how many a token passes through.
+    pub num_experts_per_tok: Option<u64>,
+    /// Width of one expert's feed-forward layer, where the file has a key of its own for it.
+    pub moe_intermediate_size: Option<u64>,
+    /// Width of compressed keys and values, of multi-head latent attention.
+    pub kv_lora_rank: Option<u64>,
     /// Longest context in tokens, prompt and output together.
     pub max_positions: Option<u64>,
     /// Whether the output layer shares the embedding table.
@@ -79,6 +85,9 @@ impl ModelConfig {
             num_key_value_heads: keys.number(&["num_key_value_heads", "num_kv_heads"]).or(heads),
             head_dim: keys.number(&["head_dim"]).or(share),
             num_experts: keys.number(&["num_local_experts", "num_experts", "n_routed_experts"]),
+            num_experts_per_tok: keys.number(&["num_experts_per_tok", "num_experts_per_token"]),
+            moe_intermediate_size: keys.number(&["moe_intermediate_size"]),
+            kv_lora_rank: keys.number(&["kv_lora_rank"]),
             max_positions: keys.max_positions(),
             tie_word_embeddings: keys.get("tie_word_embeddings").and_then(Value::as_bool),
             eos_ids: token_ids(eos.or_else(|| keys.get("eos_token_id"))),

@@ -6,6 +6,7 @@ use crate::Phase;
 
 /// Why a run did not finish. Decides what the user is told to do and whether a retry can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
     /// The engine asked for more device memory than there is.
@@ -166,6 +167,7 @@ impl fmt::Display for FailureClass {
 
 /// A failed run: what happened, where, and what the driver said last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// The class.
     pub class: FailureClass,

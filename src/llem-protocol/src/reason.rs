@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Whether a reason makes a run's numbers unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing; the numbers stand.
@@ -17,6 +18,7 @@ macro_rules! reason_codes {
     ($($(#[$doc:meta])* $variant:ident = $code:literal, $severity:ident, $why:literal, $advice:literal;)*) => {
         /// Why a figure is absent, or a run is not valid. Codes, not free text, so that programs can select on them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum ReasonCode {
             $($(#[$doc])* #[serde(rename = $code)] $variant,)*
         }
@@ -175,6 +177,7 @@ impl fmt::Display for ReasonCode {
 
 /// A code with its particulars.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reason {
     /// The code.
     pub code: ReasonCode,

@@ -186,16 +186,18 @@ impl UserConfig {
         })
     }
 
-    /// Reads the file that `LLEM_CONFIG` names, else `llem/config.yaml` in the XDG configuration directory. Without a file
-    /// in that directory: the defaults. A file that is named must exist.
+    /// Reads the file at [`Self::location`]. Without one: the defaults. A file that is named must exist.
     pub fn load() -> Result<Self, ConfigError> {
-        match std::env::var_os(PATH_VARIABLE) {
-            Some(path) => Self::from_file(Path::new(&path)),
-            None => match choose_base_strategy().map(|dirs| dirs.config_dir().join("llem/config.yaml")) {
-                Ok(path) if path.exists() => Self::from_file(&path),
-                _ => Ok(Self::default()),
-            },
-        }
+        Self::location().map_or_else(|| Ok(Self::default()), |path| Self::from_file(&path))
+    }
+
+    /// The file that `LLEM_CONFIG` names, else `llem/config.yaml` in the XDG configuration directory when it is there.
+    pub fn location() -> Option<PathBuf> {
+        let usual = || {
+            let path = choose_base_strategy().ok()?.config_dir().join("llem/config.yaml");
+            path.exists().then_some(path)
+        };
+        std::env::var_os(PATH_VARIABLE).map(PathBuf::from).or_else(usual)
     }
 
     /// Reads one file.

@@ -3,6 +3,7 @@
 
 mod beside;
 mod hub_model;
+mod offline;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use llem_model::{Checkpoint, Geometry, GeometryError, ModelConfig, Parameters, S
 use thiserror::Error;
 
 pub use beside::{BesideKind, BesideWeights};
+pub use offline::{OfflineModel, look_up_offline};
 
 use crate::config::{Backend, ModelSource};
 use crate::hub::{Hub, HubError};

@@ -1,7 +1,10 @@
-//! What is found out before the first run: what each image is, and whether every experiment can run in its own.
+//! What is found out before the first run: what each image is, whether every experiment can run in its own, and how the machine is.
 
+mod check;
+mod disk;
 mod floor;
 mod images;
+mod machine;
 mod missing;
 mod rules;
 
@@ -9,7 +12,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use check::{Check, CheckState};
+pub(crate) use disk::LEAST_FREE_BYTES;
 pub use images::{Images, KnownImage};
+pub use machine::{Directories, machine};
 pub use missing::MissingImages;
 
 use crate::config::{Backend, ConfigError, StudyConfig, UserConfig};

@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::drivers::driver;
 use super::fleet::Fleet;
+use super::forecast::disk_forecasts;
 use super::references::{Larder, Weights, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
@@ -54,6 +55,7 @@ pub(super) async fn prepare(
         fleet.paths().on_host(shared)?;
     }
     let cache_root = options.user.cache_root();
+    refuse_full_disks(study, options)?;
     let base_dir = base_dir(study);
     let hub = Hub::from_env()?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
@@ -83,6 +85,17 @@ pub(super) async fn prepare(
         prepared.push(Prepared { weights, workload, driver, image, facts });
     }
     Ok(prepared)
+}
+
+/// Room for the first results, and for the weights whose size is known before they are there.
+fn refuse_full_disks(study: &StudyConfig, options: &RunOptions) -> Result<(), StudyError> {
+    for mut disk in disk_forecasts(study, options)? {
+        disk.known_bytes = disk.known_bytes.max(preflight::LEAST_FREE_BYTES);
+        if let Some(why) = disk.too_full() {
+            return Err(StudyError::NoSpace(why));
+        }
+    }
+    Ok(())
 }
 
 /// Weights that the engine does not read, of models that only the hub could tell of.
@@ -193,7 +206,7 @@ async fn refuse_missing_images(study: &StudyConfig, options: &RunOptions, fleet:
 }
 
 /// Relative paths in a study are relative to its file.
-fn base_dir(study: &StudyConfig) -> PathBuf {
+pub(super) fn base_dir(study: &StudyConfig) -> PathBuf {
     let parent = study.source.as_ref().and_then(|source| source.path.parent());
     parent.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
 }

@@ -88,7 +88,7 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     let work = (result.status == RunStatus::Completed).then(|| run_work(&result, &collected.requests, context));
-    Ok(Ended { row: row(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
+    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
 }
 
 /// What a measured run did, for the comparison with others.
@@ -352,19 +352,6 @@ fn conclude(result: &mut RunResult, execution: &ExecutionConfig) {
         result.status = RunStatus::Failed;
     }
     result.valid = RunResult::judge(result.status, &result.reasons);
-}
-
-fn row(result: &RunResult, label: &str) -> RunRow {
-    RunRow {
-        run_id: result.run_id.clone(),
-        label: label.to_owned(),
-        cycle: result.cycle,
-        status: result.status,
-        valid: result.valid,
-        reasons: result.reasons.clone(),
-        failure: result.failure.clone(),
-        metrics: result.metrics.clone(),
-    }
 }
 
 #[cfg(test)]
