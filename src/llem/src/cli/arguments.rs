@@ -9,7 +9,7 @@ use super::printer::Output;
 ///
 /// Exit codes: 0 all measured; 1 something failed; 2 bad usage or config; 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_long_help = llem::config::environment_help())]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]

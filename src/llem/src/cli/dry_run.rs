@@ -66,8 +66,11 @@ fn human(study: &StudyConfig, forecast: &Forecast, images: &[ImageLine], all: bo
     for disk in &forecast.disk {
         line(&mut text, &disk_line(disk));
     }
-    line(&mut text, "s/run: at least; the second number where a power sensor is readable: with idle baseline, thermal floor and prefill \
-         passes; loading and the rest of warm-up and passes come on top; ~ is the median of earlier runs");
+    line(
+        &mut text,
+        "s/run: at least; the second number where a power sensor is readable: with idle baseline, thermal floor and prefill \
+         passes; loading and the rest of warm-up and passes come on top; ~ is the median of earlier runs",
+    );
     text
 }
 
@@ -91,7 +94,10 @@ fn head(study: &StudyConfig, forecast: &Forecast) -> String {
     let runs = table::count(forecast.plan.len(), "run");
     let cycles = table::count(execution.n_cycles as usize, "cycle");
     let experiments = table::count(study.experiments.len(), "experiment");
-    line(&mut text, &format!("{}: {experiments} in {cycles}, {runs}; {order}; profile {}", study.name, study.profile.name()));
+    line(
+        &mut text,
+        &format!("{}: {experiments} in {cycles}, {runs}; {order}; profile {}", study.name, study.profile.name()),
+    );
     let (between_runs, between_cycles) = (execution.experiment_gap_seconds, execution.cycle_gap_seconds);
     if between_runs > 0.0 || between_cycles > 0.0 {
         let cycles = duration(between_cycles.max(between_runs));
@@ -247,7 +253,8 @@ fn gpus_line(gpus: &PlannedGpus) -> String {
     }
     let Some(present) = &gpus.present else { return "GPUs: none asked for".to_owned() };
     let known = present.gpus().iter().map(|gpu| {
-        let memory = gpu.memory_bytes.map_or_else(|| "? GiB".to_owned(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB));
+        let memory =
+            gpu.memory_bytes.map_or_else(|| "? GiB".to_owned(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB));
         format!("{} ({memory})", gpu.name.as_deref().unwrap_or(&gpu.uuid))
     });
     let known: Vec<_> = known.collect();
@@ -272,7 +279,8 @@ fn weights_line(weights: &WeightsForecast) -> String {
 }
 
 fn disk_line(disk: &DiskForecast) -> String {
-    let free = disk.free_bytes.map_or_else(|| "free space not known".to_owned(), |b| format!("{:.1} GB free", b as f64 / 1e9));
+    let free =
+        disk.free_bytes.map_or_else(|| "free space not known".to_owned(), |b| format!("{:.1} GB free", b as f64 / 1e9));
     format!("{}: {} ({free})", disk.what, table::path(&disk.directory))
 }
 
@@ -285,8 +293,7 @@ fn of_experiments(numbers: &[usize]) -> String {
             _ => ranges.push((*number, *number)),
         }
     }
-    let named: Vec<_> =
-        ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}–{b}") }).collect();
+    let named: Vec<_> = ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}–{b}") }).collect();
     match numbers.len() {
         0 => String::new(),
         1 => format!("experiment {}: ", named.join(", ")),
@@ -321,11 +328,8 @@ fn as_json(study: &StudyConfig, forecast: &Forecast, images: &[ImageLine]) -> se
             Some(json!({"number": run.number, "experiment_id": experiment.id, "cycle": run.cycle}))
         })
         .collect();
-    let impossible: Vec<_> = forecast
-        .impossible()
-        .into_iter()
-        .map(|(why, numbers)| json!({"why": why, "experiments": numbers}))
-        .collect();
+    let impossible: Vec<_> =
+        forecast.impossible().into_iter().map(|(why, numbers)| json!({"why": why, "experiments": numbers})).collect();
     json!({
         "schema_version": llem::result::SCHEMA_VERSION,
         "name": study.name,

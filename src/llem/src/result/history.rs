@@ -53,7 +53,10 @@ pub fn earlier_runs(output: &Path, wanted: &HashSet<&str>) -> HashMap<String, Ve
             let ended = ended(&run.join("result.json")).filter(|ended| ended.status == RunStatus::Completed);
             if let Some(ended) = ended.filter(|ended| wanted.contains(ended.experiment_id.as_str())) {
                 let peak_memory_bytes = ended.engine.and_then(|engine| engine.peak_memory_bytes);
-                found.entry(ended.experiment_id).or_default().push(EarlierRun { wall_s: ended.wall_s, peak_memory_bytes });
+                found
+                    .entry(ended.experiment_id)
+                    .or_default()
+                    .push(EarlierRun { wall_s: ended.wall_s, peak_memory_bytes });
             }
         }
     }

@@ -274,9 +274,7 @@ fn facts(found: &OfflineModel) -> ModelFacts {
             ModelFacts { stored, ..described(dir) }
         }
         OfflineModel::ToMake(spec) => ModelFacts::of_geometry(&spec.geometry()),
-        OfflineModel::ToDownload { description, .. } => {
-            description.as_deref().map(described).unwrap_or_default()
-        }
+        OfflineModel::ToDownload { description, .. } => description.as_deref().map(described).unwrap_or_default(),
     }
 }
 
