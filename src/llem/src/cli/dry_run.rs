@@ -199,12 +199,13 @@ fn memory_cells(memory: &MemoryEstimate) -> [String; 4] {
 
 /// `~42` by earlier runs, else `10/80`: at least, without and with a sensor.
 fn seconds(time: &llem::plan::estimate::time::RunTime) -> String {
+    let short = |seconds: f64| format!("{seconds:.*}", usize::from(seconds < 10.0 && seconds.fract() > 0.0));
     match time.measured_s {
-        Some(measured) => format!("~{measured:.0}"),
+        Some(measured) => format!("~{}", short(measured)),
         None if time.least_with_sensor_s > time.least_s => {
-            format!("{:.0}/{:.0}", time.least_s, time.least_with_sensor_s)
+            format!("{}/{}", short(time.least_s), short(time.least_with_sensor_s))
         }
-        None => format!("{:.0}", time.least_s),
+        None => short(time.least_s),
     }
 }
 
@@ -225,7 +226,9 @@ fn memory_notes(forecast: &Forecast) -> Vec<String> {
         forecast.experiments.iter().map(|one| (&one.memory, one.measured_peak_memory_bytes)).enumerate()
     {
         let mut say = |what: String| said.entry(what).or_default().push(index + 1);
-        if let (Some(taken), Some(pool)) = (memory.taken_bytes, memory.kv_pool_bytes) {
+        if let (Some(taken), Some(pool)) = (memory.taken_bytes, memory.kv_pool_bytes)
+            && memory.verdict != Verdict::Impossible
+        {
             let (taken, pool) = (taken as f64 / GIB, pool as f64 / GIB);
             say(format!("the engine takes {taken:.1} GiB of a GPU, {pool:.1} of them for its key-value cache"));
         }
@@ -272,6 +275,7 @@ fn weights_line(weights: &WeightsForecast) -> String {
     };
     match (weights.state, weights.to_write_bytes) {
         ("here", _) => format!("{} {name}: here", weights.key),
+        ("without_weights", _) => format!("{} {name}: here, without safetensors files that can be read", weights.key),
         ("to_make", bytes) => format!("{} {name}: llem makes it, {}", weights.key, size(bytes.unwrap_or_default())),
         (_, Some(bytes)) => format!("{} {name}: to download, {}", weights.key, size(bytes)),
         (_, None) => format!("{} {name}: to download, of a size that is not known here", weights.key),

@@ -318,7 +318,7 @@ fn judge(config: &ExperimentConfig, estimate: &mut MemoryEstimate, work: Option<
             (Verdict::TooLarge, Some(why))
         }
         (Some(pool), Some(one)) if estimate.kv_cache_bytes.is_some_and(|all| pool < all) => {
-            let held = if one == 0 { 0 } else { pool / one };
+            let held = pool.checked_div(one).unwrap_or_default();
             let why = format!("its key-value cache of {} holds {held} requests at once; others wait", gib(pool));
             (Verdict::Tight, Some(why))
         }
