@@ -1,11 +1,12 @@
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Checkpoint, Geometry, ModelConfig, StoredTensor};
 
 /// Where a number of parameters comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ParametersSource {
     /// The shapes in the headers of the model's safetensors files.

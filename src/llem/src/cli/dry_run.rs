@@ -9,7 +9,7 @@ use llem::study::{DiskForecast, Forecast, PlannedGpus, WeightsForecast};
 use serde_json::json;
 
 use super::arguments::Format;
-use super::dry_run_images::ImageLine;
+use super::dry_run_images::{ImageLine, ImageLines};
 use super::{Exit, Failure, Printer, table};
 
 /// Rows of each list that are shown unless `-v` asks for all.
@@ -24,19 +24,23 @@ const GIB: f64 = (1_u64 << 30) as f64;
 pub(crate) fn dry_run(
     study: &StudyConfig,
     forecast: &Forecast,
-    images: &[ImageLine],
+    images: &ImageLines,
     format: Format,
     printer: Printer,
 ) -> Result<Exit, Failure> {
     match format {
-        Format::Human => printer.result(&human(study, forecast, images, printer.is_verbose()))?,
-        Format::Json => printer.result(&format!("{:#}", as_json(study, forecast, images)))?,
+        Format::Human => printer.result(&human(study, forecast, &images.lines, printer.is_verbose()))?,
+        Format::Json => printer.result(&format!("{:#}", as_json(study, forecast, &images.lines)))?,
     }
     let impossible = forecast.impossible();
-    if impossible.is_empty() {
-        return Ok(Exit::Success);
+    let mut lines: Vec<_> =
+        impossible.iter().map(|(why, numbers)| format!("  {}{why}", of_experiments(numbers))).collect();
+    match &images.missing {
+        None if lines.is_empty() => return Ok(Exit::Success),
+        Some(missing) if lines.is_empty() => return Err(Failure::failed(missing.to_string())),
+        Some(missing) => lines.push(format!("  {missing}")),
+        None => {}
     }
-    let lines: Vec<_> = impossible.iter().map(|(why, numbers)| format!("  {}{why}", of_experiments(numbers))).collect();
     Err(Failure::failed(format!("this cannot work here:\n{}", lines.join("\n"))))
 }
 

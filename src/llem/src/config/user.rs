@@ -213,21 +213,11 @@ impl UserConfig {
         problems.extend(prune(&mut source, &USER));
         match Self::deserialize(&source.value) {
             Ok(config) => {
-                problems.extend(rules::user(&config).into_iter().map(|finding| without_secret(&source, finding)));
+                problems.extend(rules::user(&config).into_iter().map(|finding| source.problem(finding)));
                 if problems.is_empty() { Ok(config) } else { Err(ConfigError::new(problems)) }
             }
             Err(_) if !problems.is_empty() => Err(ConfigError::new(problems)),
             Err(error) => Err(ConfigError::new(vec![source.problem(Finding::value("", error.to_string()))])),
         }
     }
-}
-
-/// A finding as the user reads it; the line of a secret is not repeated, for messages end in the logs of others.
-fn without_secret(source: &Source, finding: Finding) -> Problem {
-    let is_secret = TOKEN_VARIABLES.iter().any(|name| finding.pointer == format!("/env/{name}"));
-    let mut problem = source.problem(finding);
-    if let Some(location) = problem.location.as_mut().filter(|_| is_secret) {
-        location.source_line.clear();
-    }
-    problem
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use fs_err::read_to_string;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use disk::free_bytes;
@@ -18,7 +19,7 @@ pub use gpus::GpuInventory;
 pub const LLEM_COMMIT: Option<&str> = option_env!("LLEM_COMMIT");
 
 /// The host of a run. What cannot be read is null.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HostSnapshot {
     /// Kernel release.
     pub kernel: Option<String>,
@@ -37,7 +38,7 @@ pub struct HostSnapshot {
 }
 
 /// The GPU driver and the GPUs of one run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpusSnapshot {
     /// Version of the GPU driver.
     pub driver: Option<String>,
@@ -50,7 +51,7 @@ pub struct GpusSnapshot {
 }
 
 /// One GPU with its settings.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuSnapshot {
     /// `GPU-…`.
     pub uuid: String,

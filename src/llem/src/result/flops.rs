@@ -2,6 +2,7 @@
 
 use llem_model::ParametersSource;
 use llem_protocol::{Reason, ReasonCode};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Metrics;
@@ -13,7 +14,7 @@ const FORMULA: &str =
     "2 * parameters * tokens; prefill: prompt tokens; decode: output tokens less the first of each request";
 
 /// Floating-point operations of the window by a formula.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FlopsReference {
     /// Parameters of the model.
     pub parameters: u64,

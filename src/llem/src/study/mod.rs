@@ -83,6 +83,9 @@ pub enum StudyError {
          or use the `process` runner (`--runner process`), which takes the engine that is installed on this machine"
     )]
     NoImage(Backend),
+    /// The container engine lacks images.
+    #[error(transparent)]
+    MissingImages(#[from] crate::preflight::MissingImages),
     /// The files of a driver cannot be laid into the cache.
     #[error("the driver's files cannot be written to {}: {source}; set `cache_dir` in the user config", directory.display())]
     DriverUnwritable {

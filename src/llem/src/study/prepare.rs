@@ -51,6 +51,7 @@ pub(super) async fn prepare(
     let drivers = drivers(study, options, programs)?;
     refuse_images_without_containers(study, fleet)?;
     refuse_containers_without_images(study, options, fleet)?;
+    refuse_missing_images(study, options, fleet).await?;
     for shared in [&options.output, &options.user.cache_root()] {
         fleet.paths().on_host(shared)?;
     }
@@ -135,7 +136,7 @@ async fn known_images(
         }
         match images.probe(engine, &reference, Some(backend), false, &options.stop.soft).await {
             Ok(Some(facts)) => drop(known.insert((backend, reference), Arc::new(facts))),
-            // Its runs fail and say that the image is missing.
+            // It went since it was looked for: its runs fail and say so.
             Ok(None) => {}
             Err(ImageError::Stopped) => return Err(StudyError::Stopped),
             Err(ImageError::Engine(error)) if error.is_lost() => return Err(error.into()),
@@ -195,6 +196,17 @@ fn refuse_containers_without_images(
     };
     match study.experiments.iter().map(|experiment| &experiment.config).find(|config| lacks(config)) {
         Some(config) => Err(StudyError::NoImage(config.backend)),
+        None => Ok(()),
+    }
+}
+
+/// Before anything is downloaded, and at once for all images.
+async fn refuse_missing_images(study: &StudyConfig, options: &RunOptions, fleet: &Fleet) -> Result<(), StudyError> {
+    let Some(engine) = fleet.engine() else { return Ok(()) };
+    let mut wanted = preflight::named_images(study, &options.user);
+    wanted.retain(|(backend, _)| fleet.runner(*backend).has_images());
+    match preflight::MissingImages::of(engine, wanted).await? {
+        Some(missing) => Err(missing.into()),
         None => Ok(()),
     }
 }

@@ -88,7 +88,7 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     let work = (result.status == RunStatus::Completed).then(|| run_work(&result, &collected.requests, context));
-    Ok(Ended { row: row(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
+    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
 }
 
 /// What a measured run did, for the comparison with others.
@@ -167,7 +167,7 @@ fn judge(
     let energy = EnergyContext {
         gpus,
         baseline: report.and_then(|r| r.baseline.as_ref()),
-        baseline_disturbed: verdict.baseline_disturbed,
+        baseline_disturbed: verdict.baseline_disturbed || report.is_some_and(is_baseline_unstable),
         prefill: report.and_then(|r| r.prefill.as_ref()),
         prefill_disturbed: verdict.prefill_disturbed,
         phases: report.map(|r| r.phases.as_slice()).unwrap_or_default(),
@@ -230,6 +230,11 @@ fn judge(
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
         llem_commit: LLEM_COMMIT.map(str::to_owned),
     }
+}
+
+/// Whether idle power changed while it was measured.
+fn is_baseline_unstable(report: &Report) -> bool {
+    report.reasons.iter().any(|reason| reason.code == ReasonCode::BaselineUnstable)
 }
 
 fn workload_identity(workload: &Workload) -> WorkloadIdentity {
@@ -347,19 +352,6 @@ fn conclude(result: &mut RunResult, execution: &ExecutionConfig) {
         result.status = RunStatus::Failed;
     }
     result.valid = RunResult::judge(result.status, &result.reasons);
-}
-
-fn row(result: &RunResult, label: &str) -> RunRow {
-    RunRow {
-        run_id: result.run_id.clone(),
-        label: label.to_owned(),
-        cycle: result.cycle,
-        status: result.status,
-        valid: result.valid,
-        reasons: result.reasons.clone(),
-        failure: result.failure.clone(),
-        metrics: result.metrics.clone(),
-    }
 }
 
 #[cfg(test)]

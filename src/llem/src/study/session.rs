@@ -15,8 +15,8 @@ use crate::config::StudyConfig;
 use crate::host::HostSnapshot;
 use crate::plan::order::{PlannedRun, order};
 use crate::result::{
-    ExperimentResult, ExperimentSummary, ImageRecord, Journal, JournalEvent, RunRow, RunStatus, SCHEMA_VERSION,
-    SameWork, SameWorkLedger, StudyDirectory, StudyResult, StudyStatus,
+    ExperimentResult, ExperimentSummary, ImageRecord, Journal, JournalEvent, ParetoFrontier, RunRow, RunStatus,
+    SCHEMA_VERSION, SameWork, SameWorkLedger, StudyDirectory, StudyResult, StudyStatus,
 };
 use llem_protocol::{FailureClass, ReasonCode};
 
@@ -284,6 +284,8 @@ impl Session {
             summary: ExperimentSummary::of(runs),
             runs: runs.clone(),
         });
+        let experiments: Vec<ExperimentResult> = experiments.collect();
+        let objectives = ParetoFrontier::default_objectives(&experiments);
         StudyResult {
             schema_version: SCHEMA_VERSION,
             upgraded_from: None,
@@ -299,7 +301,8 @@ impl Session {
             overrides: self.study.source.iter().flat_map(|s| s.overrides.clone()).collect(),
             execution: self.study.execution.clone(),
             varied_keys: self.study.varied_keys.clone(),
-            experiments: experiments.collect(),
+            pareto: Some(ParetoFrontier::of(&experiments, objectives)),
+            experiments,
             merged: self.study.merged.clone(),
             images: self.images(),
             same_work,
