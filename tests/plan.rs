@@ -1,5 +1,7 @@
 //! What is said before anything is started, and what holds a study to it: plan, checks of the machine, lock file, result table.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

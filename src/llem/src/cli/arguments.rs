@@ -138,7 +138,7 @@ pub(crate) struct RunArguments {
     /// Refuse to start unless everything is as a lock file has it: images, weights, workloads, llem. Absent LOCK: FILE with
     /// `.lock.json` for its ending. Every study writes its own as `study.lock.json`.
     #[arg(long, value_name = "LOCK", num_args = 0..=1, conflicts_with = "dry_run")]
-    pub(crate) locked: Option<Option<PathBuf>>,
+    pub(crate) locked: Option<Vec<PathBuf>>,
     /// Go on with a study that was stopped (not available in this version).
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub(crate) resume: Option<Vec<PathBuf>>,

@@ -63,7 +63,7 @@ fn machine_table(checks: &[Check]) -> String {
             check.todo.as_ref().map_or_else(|| check.found.clone(), |todo| format!("{}\n→ {todo}", check.found));
         vec![check.state.name().to_owned(), check.what.clone(), found]
     });
-    let mut text = super::table::grid(head, rows, 3);
+    let text = super::table::grid(head, rows, 3);
     let of = |state| checks.iter().filter(|check| check.state == state).count();
     let (warnings, failures) = (of(CheckState::Warning), of(CheckState::Fails));
     let summary = match (failures, warnings) {
@@ -71,8 +71,7 @@ fn machine_table(checks: &[Check]) -> String {
         (0, warnings) => format!("runs work; {} to look at", super::table::count(warnings, "warning")),
         (failures, _) => format!("no run works: {}", super::table::count(failures, "failure")),
     };
-    text.push_str(&format!("\n\n{summary}\n"));
-    text
+    text + "\n\n" + &summary + "\n"
 }
 
 fn check(file: &Path, set: &[String], printer: Printer) -> Result<Exit, Failure> {

@@ -123,7 +123,7 @@ fn time_line(forecast: &Forecast) -> String {
         let (known, all) = (time.measured_runs, forecast.plan.len());
         let _ = write!(text, "; about {} by earlier runs", duration(expected));
         if known < all {
-            let _ = write!(text, " ({} of {all} runs have some, the others count with their least)", known);
+            let _ = write!(text, " ({known} of {all} runs have some, the others count with their least)");
         }
     }
     text
