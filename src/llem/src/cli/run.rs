@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use llem::config::{StudyConfig, UserConfig};
 use llem::result::StudyStatus;
@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
         runner: arguments.runner.map(Into::into),
         user,
         programs: None,
-        locked: arguments.locked.clone().map(|lock| lock.unwrap_or_else(|| file.with_extension("lock.json"))),
+        locked: locked(arguments, file),
         events: Some(events),
         stop: stop.clone(),
     };
@@ -59,4 +59,10 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
             StudyStatus::Interrupted => Exit::Interrupted,
         })
     })
+}
+
+/// The lock file that was asked for: the named one, else the one beside the study file.
+fn locked(arguments: &RunArguments, file: &Path) -> Option<PathBuf> {
+    let named = arguments.locked.as_ref()?;
+    Some(named.first().cloned().unwrap_or_else(|| file.with_extension("lock.json")))
 }

@@ -109,7 +109,7 @@ impl<'a> Repository<'a> {
             Some(Err(lack)) => Some(lack.dir),
             None => None,
         };
-        let own = self.hub.own_cached(&self.file(self.layout.description()), self.cache_root);
+        let own = Hub::own_cached(&self.file(self.layout.description()), self.cache_root);
         if let Some(found) = &own
             && self.lacks(&directory(found))?.is_empty()
         {

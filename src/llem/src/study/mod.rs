@@ -4,6 +4,7 @@ mod drivers;
 mod event;
 mod fleet;
 mod forecast;
+mod gpus;
 mod job;
 mod lock;
 mod prepare;
@@ -142,6 +143,9 @@ pub enum StudyError {
         /// The mount's directory on this machine.
         mount: PathBuf,
     },
+    /// GPUs do not get into containers.
+    #[error("{0}")]
+    Gpus(String),
     /// A disk without room.
     #[error("{0}; make room, or name another directory, then run the study again")]
     NoSpace(String),

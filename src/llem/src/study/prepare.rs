@@ -11,6 +11,7 @@ use tracing::debug;
 use super::drivers::driver;
 use super::fleet::Fleet;
 use super::forecast::disk_forecasts;
+use super::gpus::prove_access;
 use super::references::{Larder, Weights, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
@@ -64,6 +65,11 @@ pub(super) async fn prepare(
     }
     let known = known_images(study, options, programs, fleet, probing, notify).await?;
     preflight::check(study, &options.user, &known, &programs.agent)?;
+    {
+        // As with the probes of images: whoever ends the study waits until the container is gone.
+        let _busy = probing.lock().await;
+        prove_access(study, options, programs, fleet, &known, notify).await?;
+    }
     let candle_image =
         if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
     let mut kitchen = Kitchen { base_dir, cache_root, hub, workloads: HashMap::new() };

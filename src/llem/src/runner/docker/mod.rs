@@ -22,7 +22,7 @@ pub use client::{Engine, EngineError};
 pub use facts::{AgentStart, Baked, ImageFacts, ImageVersions};
 pub use image::{CandleImage, ImageError, ImageRow, build_candle, images};
 pub use neighbour::{HostPaths, NotShared, OwnMount};
-pub use probe::{ProbeSpec, probe};
+pub use probe::{GpuProbeSpec, ProbeSpec, probe, probe_gpus};
 pub use reaper::{Reaped, remove_all, remove_orphans};
 
 use super::{

@@ -103,12 +103,18 @@ fn environment(spec: &RunSpec, gpus: &GpuPlan) -> Vec<String> {
         .chain([("HOME", "/tmp")])
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    if gpus.access == GpuAccess::Devices {
-        let uuids: Vec<_> = gpus.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
-        env.insert("CUDA_VISIBLE_DEVICES".to_owned(), uuids.join(","));
-    }
+    env.extend(
+        visible_devices(gpus)
+            .and_then(|text| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))),
+    );
     env.extend(spec.env.clone());
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// With raw device nodes nothing else tells CUDA which GPUs are the container's.
+pub(super) fn visible_devices(gpus: &GpuPlan) -> Option<String> {
+    let uuids = || gpus.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect::<Vec<_>>().join(",");
+    (gpus.access == GpuAccess::Devices).then(|| format!("CUDA_VISIBLE_DEVICES={}", uuids()))
 }
 
 fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> Result<HostConfig, NotShared> {
@@ -176,13 +182,17 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Mount {
 }
 
 fn devices(machine: &MachineConfig, gpus: &GpuPlan) -> Vec<DeviceMapping> {
-    let mut nodes: Vec<PathBuf> = machine.devices.clone();
-    if gpus.access == GpuAccess::Devices && !gpus.gpus.is_empty() {
-        nodes.extend(gpus.gpus.iter().map(|gpu| PathBuf::from(format!("/dev/nvidia{}", gpu.minor))));
-        let common = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(PathBuf::from);
-        nodes.extend(common.into_iter().filter(|node| node.exists()));
+    machine.devices.iter().map(|node| device(node)).chain(gpu_devices(gpus)).collect()
+}
+
+/// The raw device nodes of GPUs, where these are how they get in.
+pub(super) fn gpu_devices(gpus: &GpuPlan) -> Vec<DeviceMapping> {
+    if gpus.access != GpuAccess::Devices || gpus.gpus.is_empty() {
+        return Vec::new();
     }
-    nodes.iter().map(|node| device(node)).collect()
+    let own = gpus.gpus.iter().map(|gpu| PathBuf::from(format!("/dev/nvidia{}", gpu.minor)));
+    let common = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(PathBuf::from);
+    own.chain(common.into_iter().filter(|node| node.exists())).map(|node| device(&node)).collect()
 }
 
 fn device(node: &Path) -> DeviceMapping {
@@ -195,7 +205,7 @@ fn device(node: &Path) -> DeviceMapping {
 }
 
 /// `utility` makes the NVIDIA runtime mount NVML whatever the image asks for.
-fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
+pub(super) fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
     if plan.gpus.is_empty() {
         return None;
     }
