@@ -61,7 +61,7 @@ fn without_energy_fewer_tokens_per_second_fail() {
     place.compare(&a, &a, &[]).exits(0).shows(&["passed    output_tokens_per_s < 0 %"]);
     place.compare(&a, &slow, &[]).exits(1).shows(&["FAILED    output_tokens_per_s < 0 %", "-3.8 %"]);
     // A sensor that was lost must not change the question.
-    let lost = place.compare(&Study::new("a", 1, 5), &a, &[]).exits(3);
+    let lost = place.compare(&Study::new("b", 1, 5), &a, &[]).exits(3);
     lost.shows(&["undecided energy_per_output_token_j > 0 %", "no valid run of the candidate has the figure"]);
 }
 

@@ -86,7 +86,7 @@ fn files_of_all_versions_load() {
         for file in ["study.json", "result.json"] {
             let path = directory.join(file).display().to_string();
             let answer = place.llem(&["compare", &path, &path, "--fail-on", "none", "--format", "json"]).exits(0);
-            assert_eq!(answer.json()["experiments"].as_array().unwrap().is_empty(), false, "{path}");
+            assert!(!answer.json()["experiments"].as_array().unwrap().is_empty(), "{path}");
         }
     }
 }

@@ -63,7 +63,8 @@ fn document(comparison: &StudyComparison, format: CompareFormat) -> Result<Strin
 fn table(comparison: &StudyComparison) -> String {
     let mut text = String::new();
     for (role, side) in [("A", &comparison.baseline), ("B", &comparison.candidate)] {
-        text += &format!("{role}: {} ({} of {} runs valid)\n", shown(&side.path), side.valid_runs, side.runs);
+        let valid = format!("{} of {} runs valid", side.valid_runs, side.runs);
+        text += &[role, ": ", &shown(&side.path), " (", &valid, ")\n"].concat();
     }
     text.push('\n');
     text += &figures(comparison);
@@ -100,7 +101,8 @@ fn figures(comparison: &StudyComparison) -> String {
             }
         }
     }
-    lines.iter().map(|line| line.text(&widths) + "\n").collect()
+    let gap = if widths.iter().sum::<usize>() + 2 * (widths.len() - 1) > Printer::width() { " " } else { "  " };
+    lines.iter().map(|line| line.text(&widths, gap) + "\n").collect()
 }
 
 enum Line {
@@ -110,7 +112,7 @@ enum Line {
 
 impl Line {
     /// Names and verdicts to the left, numbers to the right.
-    fn text(&self, widths: &[usize; 7]) -> String {
+    fn text(&self, widths: &[usize; 7], gap: &str) -> String {
         match self {
             Self::Heading(text) => textwrap::fill(text, Printer::width()),
             Self::Cells(cells) => {
@@ -118,7 +120,7 @@ impl Line {
                     let space = " ".repeat(width.saturating_sub(display_width(cell)));
                     if column == 0 || column == 6 { format!("{cell}{space}") } else { format!("{space}{cell}") }
                 });
-                padded.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+                padded.collect::<Vec<_>>().join(gap).trim_end().to_owned()
             }
         }
     }

@@ -101,8 +101,7 @@ impl Findings {
             // That one side has no energy is told by the figure itself.
             Weight::RefuseSensor if is_unknown && matches!(fact.name, "energy sensors" | "calibration") => {}
             Weight::Refuse | Weight::RefuseSensor if is_unknown => self.warnings.push(text),
-            Weight::Refuse => self.refused.push(text),
-            Weight::RefuseSensor => self.refused.push(text),
+            Weight::Refuse | Weight::RefuseSensor => self.refused.push(text),
         }
         if fact.weight == Weight::RefuseSensor {
             self.gain_cancels = false;

@@ -86,18 +86,18 @@ pub fn compare_within(side: &Side, key: &str, options: &CompareOptions) -> Resul
 fn conclude(
     baseline: &Side,
     candidate: &Side,
-    found: &pairs::Pairs<'_>,
+    paired: &pairs::Pairs<'_>,
     options: &CompareOptions,
 ) -> Result<StudyComparison, CompareError> {
     let by_cycle = baseline.is_same_study(candidate) && baseline.is_mixed_in_time();
-    let findings: Vec<Findings> = found.pairs.iter().map(|pair| Findings::of(pair, found.key)).collect();
+    let findings: Vec<Findings> = paired.all.iter().map(|pair| Findings::of(pair, paired.key)).collect();
     let refused = distinct(findings.iter().flat_map(|finding| &finding.refused));
     if !options.force && !refused.is_empty() {
         return Err(CompareError::NotComparable(refused));
     }
     let quantities = quantity::of_table(&options.rules);
-    let mut tested: Vec<_> = found
-        .pairs
+    let mut tested: Vec<_> = paired
+        .all
         .iter()
         .zip(&findings)
         .map(|(pair, finding)| tests_of_pairs::Tested::new(pair, finding, &quantities, by_cycle))
@@ -105,7 +105,7 @@ fn conclude(
     tests_of_pairs::adjust(&mut tested);
     let mut checks = rules::check(&options.rules, &tested);
     if !options.allow_missing {
-        checks.extend(rules::missing(&options.rules, &found.only_in_baseline));
+        checks.extend(rules::missing(&options.rules, &paired.only_in_baseline));
     }
     let notes = distinct(side::notes(baseline, candidate).iter().chain(findings.iter().flat_map(|f| &f.warnings)));
     Ok(StudyComparison {
@@ -117,8 +117,8 @@ fn conclude(
         alpha: ALPHA,
         outcome: rules::outcome(&checks),
         experiments: tested.into_iter().map(tests_of_pairs::Tested::into_record).collect(),
-        only_in_baseline: found.only_in_baseline.clone(),
-        only_in_candidate: found.only_in_candidate.clone(),
+        only_in_baseline: paired.only_in_baseline.clone(),
+        only_in_candidate: paired.only_in_candidate.clone(),
         rules: checks,
         forced: refused,
         notes,

@@ -59,7 +59,7 @@ pub(super) struct Pair<'a> {
 
 /// All pairs, and what is left.
 pub(super) struct Pairs<'a> {
-    pub(super) pairs: Vec<Pair<'a>>,
+    pub(super) all: Vec<Pair<'a>>,
     pub(super) only_in_baseline: Vec<UnpairedExperiment>,
     pub(super) only_in_candidate: Vec<UnpairedExperiment>,
     /// The key that was given.
@@ -79,19 +79,16 @@ pub(super) fn between<'a>(
     }
     let mut left: [Vec<&ExperimentResult>; 2] = [baseline, candidate].map(|side| side.experiments.iter().collect());
     let mut pairs = Vec::new();
-    match key {
-        Some(key) => {
-            known_key(key, [baseline, candidate])?;
-            take_pairs(&mut left, &mut pairs, |config| Some((key.to_owned(), identity_without(config, key)?)));
-        }
-        None => {
-            take_pairs(&mut left, &mut pairs, |config| Some((String::new(), identity(&to_value(config)?)?)));
-            take_pairs(&mut left, &mut pairs, |config| {
-                let key = format!("{}.image", config.backend.name());
-                let identity = identity_without(config, &key)?;
-                Some((key, identity))
-            });
-        }
+    if let Some(key) = key {
+        known_key(key, [baseline, candidate])?;
+        take_pairs(&mut left, &mut pairs, |config| Some((key.to_owned(), identity_without(config, key)?)));
+    } else {
+        take_pairs(&mut left, &mut pairs, |config| Some((String::new(), identity(&to_value(config)?)?)));
+        take_pairs(&mut left, &mut pairs, |config| {
+            let key = format!("{}.image", config.backend.name());
+            let identity = identity_without(config, &key)?;
+            Some((key, identity))
+        });
     }
     if pairs.is_empty() {
         let difference = differences(&baseline.experiments[0].config, &candidate.experiments[0].config);
@@ -101,7 +98,7 @@ pub(super) fn between<'a>(
     let place = |pair: &Pair<'_>| baseline.experiments.iter().position(|e| std::ptr::eq(e, pair.baseline));
     pairs.sort_by_cached_key(place);
     let [only_a, only_b] = left.map(|rest| rest.into_iter().map(unpaired).collect());
-    Ok(Pairs { pairs, only_in_baseline: only_a, only_in_candidate: only_b, key })
+    Ok(Pairs { all: pairs, only_in_baseline: only_a, only_in_candidate: only_b, key })
 }
 
 /// Pairs of experiments of one study that differ by `key` only: the first is the baseline of all that are like it.
@@ -121,7 +118,7 @@ pub(super) fn within<'a>(side: &'a Side, key: &'a str) -> Result<Pairs<'a>, Pair
     if pairs.is_empty() {
         return Err(PairError::Alone { key: shown(key), study: side.name() });
     }
-    Ok(Pairs { pairs, only_in_baseline: Vec::new(), only_in_candidate: Vec::new(), key: Some(key) })
+    Ok(Pairs { all: pairs, only_in_baseline: Vec::new(), only_in_candidate: Vec::new(), key: Some(key) })
 }
 
 /// Moves those of both lists that have the same name into pairs. A name that is not unique on both sides pairs nothing.
@@ -206,7 +203,8 @@ fn to_value(config: &ExperimentConfig) -> Option<Value> {
 }
 
 fn pointer(key: &str) -> String {
-    key.split('.').map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1"))).collect()
+    let escaped = key.replace('~', "~0").replace('/', "~1");
+    format!("/{}", escaped.replace('.', "/"))
 }
 
 fn value_at(config: &Value, key: &str) -> Value {

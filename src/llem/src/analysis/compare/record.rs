@@ -158,7 +158,7 @@ pub struct FigureComparison {
     pub undecided_because: Option<String>,
 }
 
-#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn method_name<S: Serializer>(method: &Option<ComparisonMethod>, serializer: S) -> Result<S::Ok, S::Error> {
     method.map(ComparisonMethod::name).serialize(serializer)
 }

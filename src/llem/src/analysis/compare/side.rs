@@ -120,7 +120,7 @@ pub(super) fn notes(baseline: &Side, candidate: &Side) -> Vec<String> {
     for (side, role) in [(baseline, "baseline"), (candidate, "candidate")] {
         match side.status {
             Some(StudyStatus::Interrupted) => {
-                notes.push(format!("the {role} was interrupted: not all of its runs were made"))
+                notes.push(format!("the {role} was interrupted: not all of its runs were made"));
             }
             Some(StudyStatus::Failed) => notes.push(format!("not all runs of the {role} were measured")),
             Some(StudyStatus::Completed) | None => {}

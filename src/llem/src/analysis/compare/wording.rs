@@ -141,9 +141,23 @@ fn p_value(p: f64) -> String {
 
 /// Four significant digits, in powers of ten where that is shorter.
 fn number(value: f64) -> String {
-    let magnitude = value.abs().log10().floor();
-    if !(-5.0..7.0).contains(&magnitude) {
-        return format!("{value:.3e}");
+    let rounded = format!("{value:.3e}");
+    let magnitude = rounded.rsplit_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok()).unwrap_or(0);
+    if !(-5..7).contains(&magnitude) {
+        return rounded;
     }
-    format!("{value:.*}", usize::try_from(3 - magnitude as i32).unwrap_or(0))
+    format!("{value:.*}", usize::try_from(3 - magnitude).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{number, p_value, percent};
+
+    #[test]
+    fn numbers_are_short() {
+        let shown = [99.999_99, 0.041_234, 1030.4, 6_750_208.0, 1.5e9, 0.000_001_234, 3.0].map(number);
+        assert_eq!(shown, ["100.0", "0.04123", "1030", "6750208", "1.500e9", "1.234e-6", "3.000"]);
+        assert_eq!([0.0312, -0.004, 1e-6, 12.5, -0.9].map(percent), ["+3.1", "-0.40", "0", "+1250", "-90.0"]);
+        assert_eq!([0.0, 0.00099, 0.0466, 1.0].map(p_value), ["<0.001", "<0.001", "0.047", "1.000"]);
+    }
 }
