@@ -53,7 +53,7 @@ impl Machine {
         let gpu = GpuTarget {
             name: known(&self.gpu),
             compute_capability: known("9.0"),
-            sm_count: Some(132),
+            cuda_cores: Some(16_896),
             memory_bytes: Some(85_520_809_984),
         };
         let around = Surroundings {

@@ -1,9 +1,11 @@
 //! Carries out a study: prepares everything, runs the plan, keeps what it measured.
 
 mod drivers;
+mod engine;
 mod event;
 mod fleet;
 mod job;
+mod judge;
 mod prepare;
 mod programs;
 mod references;
@@ -15,6 +17,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 
+pub use engine::{Effort, EngineLookup, look_up_engines};
 pub use event::StudyEvent;
 pub use programs::{Programs, ProgramsError};
 pub use references::WeightsProblems;

@@ -158,7 +158,7 @@ impl<'a> Room<'a> {
             labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
             user: Some(container_user(self.engine)),
             working_dir: Some("/tmp".to_owned()),
-            host_config: Some(confinement(&LIMITS, false)),
+            host_config: Some(confinement(&LIMITS)),
             ..ContainerCreateBody::default()
         }
     }
