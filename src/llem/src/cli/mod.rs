@@ -6,6 +6,7 @@ mod clean;
 mod config;
 mod dry_run;
 mod dry_run_images;
+mod engines;
 mod exit;
 mod image;
 mod printer;

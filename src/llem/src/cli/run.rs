@@ -8,7 +8,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
 use super::progress::Progress;
-use super::{Exit, Failure, Printer, dry_run, dry_run_images, runtime, signals, table};
+use super::{Exit, Failure, Printer, dry_run, dry_run_images, engines, runtime, signals, table};
 
 /// `llem run`.
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
@@ -22,6 +22,8 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     if arguments.dry_run {
         let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
         dry_run::dry_run(&study, &images, arguments.format, printer)?;
+        let engines = engines::plan_line(&study, &user, arguments.runner.map(Into::into));
+        runtime()?.block_on(engines)?.iter().for_each(|line| printer.line(line));
         return Ok(Exit::Success);
     }
     let stop = Stop::default();

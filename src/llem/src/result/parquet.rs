@@ -17,6 +17,7 @@ use super::metrics::{domain_name, e2e_ms, itl_ms, ttft_ms};
 use super::record::ExperimentResult;
 use super::store::write_atomic;
 use super::{Distribution, MeanUncertainty, SCHEMA_VERSION, Spread, StoreError, StudyResult};
+use crate::engine_cache::CacheRecord;
 
 /// A column: name, meaning, values.
 type Column = (&'static str, &'static str, ArrayRef);
@@ -105,6 +106,7 @@ pub(super) fn write_experiments(path: &Path, study: &StudyResult) -> Result<(), 
     spread("mean_power_w", "mean_power_w_sd", "mean power, mean over runs", |e| e.summary.mean_power_w);
     spread("co2_g", "co2_g_sd", "CO2 equivalent of energy_j, mean over runs", |e| e.summary.co2_g);
     columns.extend(uncertainties(rows));
+    columns.extend(engines(rows));
     write(path, columns)
 }
 
@@ -122,6 +124,22 @@ fn uncertainties(rows: &[ExperimentResult]) -> Vec<Column> {
         ("energy_j_comparison_u", comparison, total(|u| u.comparison)),
         ("energy_per_output_token_j_expanded_u", expanded, per_token(|u| u.expanded)),
         ("energy_per_output_token_j_comparison_u", comparison, per_token(|u| u.comparison)),
+    ]
+}
+
+/// What became of compiled engines, and what building them took: the engine's build, whenever that was.
+fn engines(rows: &[ExperimentResult]) -> Vec<Column> {
+    let records = |e: &ExperimentResult| e.runs.iter().filter_map(|run| run.engine_cache.clone()).collect::<Vec<_>>();
+    let outcomes = |e: &ExperimentResult| {
+        let names: Vec<_> = records(e).iter().map(|record| record.outcome.name()).collect();
+        (!names.is_empty()).then(|| names.join(","))
+    };
+    let last = |e: &ExperimentResult, figure: fn(&CacheRecord) -> Option<f64>| records(e).last().and_then(figure);
+    let outcomes: StringArray = rows.iter().map(outcomes).collect();
+    vec![
+        ("engine_cache", "what became of the compiled engine in each run, with commas", Arc::new(outcomes)),
+        ("engine_build_s", "building the last run's engine took", f64s(rows, |e| last(e, |r| r.build_seconds))),
+        ("engine_build_j", "energy of that build", f64s(rows, |e| last(e, |r| r.build_energy_j))),
     ]
 }
 

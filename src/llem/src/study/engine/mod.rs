@@ -39,6 +39,9 @@ use crate::runner::{EngineMount, Stop};
 use inputs::KeySource;
 use place::Copy;
 
+/// The longest words of an engine that are kept.
+const REASON_CHARS: usize = 500;
+
 /// Called while somebody else builds the same engine.
 type OnWait = Box<dyn FnMut(&WaitNotice) -> ControlFlow<()> + Send>;
 
@@ -108,7 +111,7 @@ impl RunEngine {
         let Self::Hit(lease, copy) = self else { return Ok(self) };
         drop(copy);
         let key = lease.key().clone();
-        let reason = printable(&failure.message);
+        let reason: String = printable(&failure.message).chars().take(REASON_CHARS).collect();
         notify(StudyEvent::Notice {
             text: format!(
                 "{}: {} {} does not load, and is built anew: {reason}",
@@ -164,10 +167,17 @@ impl RunEngine {
                 record.notes.extend(lease.driver_note(driver.as_deref()));
                 Some(record)
             }
-            Self::Build(ticket) => match end.unkept(ticket.key().kind()) {
-                Some(why) => Some(ticket.abandon(&why)),
-                None => Some(publish(*ticket, end.build_facts(driver), notify).await),
-            },
+            Self::Build(ticket) => {
+                let record = match end.unkept(ticket.key().kind()) {
+                    Some(why) => ticket.abandon(&why),
+                    None => publish(*ticket, end.build_facts(driver), notify).await,
+                };
+                if let (CacheOutcome::Private, Some(why)) = (record.outcome, &record.why) {
+                    let text = format!("{}: its {} is not kept: {why}", end.result.run_id, record.kind);
+                    notify(StudyEvent::Notice { text });
+                }
+                Some(record)
+            }
         }
     }
 
@@ -211,12 +221,14 @@ impl RunEngine {
         let told = |text: String| notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
         let found = loop {
             tokio::select! {
-                done = &mut work => break done.unwrap_or_else(|error| Self::off(kind, error.to_string())),
-                Some(text) = news.recv() => told(text),
+                biased;
                 () = context.stop.soft.cancelled() => {
                     let message = format!("stopped while it waited for its compiled engine ({kind})");
-                    return Err(Failure { class: FailureClass::Interrupted, phase: Phase::Start, message, log_tail: Vec::new() });
+                    let (class, phase) = (FailureClass::Interrupted, Phase::Start);
+                    return Err(Failure { class, phase, message, log_tail: Vec::new() });
                 }
+                Some(text) = news.recv() => told(text),
+                done = &mut work => break done.unwrap_or_else(|error| Self::off(kind, error.to_string())),
             }
         };
         match &found {

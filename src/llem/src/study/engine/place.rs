@@ -51,3 +51,23 @@ impl Drop for Copy {
         let _ = files::remove_tree(&self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{CacheKind, variables};
+
+    #[test]
+    fn each_engine_is_told_in_its_own_words() {
+        let told = |kind, is_there| {
+            let variables = variables(kind, is_there, Path::new("/e"));
+            variables.into_iter().map(|(name, dir)| format!("{name}={dir}")).collect::<Vec<_>>()
+        };
+        assert_eq!(told(CacheKind::TensorrtEngine, true), ["LLEM_ENGINE_DIR=/e"]);
+        assert_eq!(told(CacheKind::TensorrtEngine, false), ["LLEM_ENGINE_BUILD_DIR=/e"]);
+        assert_eq!(told(CacheKind::VllmCompile, true), ["VLLM_CACHE_ROOT=/e"]);
+        let torch = ["TORCHINDUCTOR_CACHE_DIR=/e/torchinductor", "TRITON_CACHE_DIR=/e/triton"];
+        assert_eq!(told(CacheKind::TorchCompile, false), torch);
+    }
+}
