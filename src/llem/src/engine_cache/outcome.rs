@@ -1,12 +1,13 @@
 //! What a run's record says about the cache.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::key::{CacheKind, Summary};
 use super::lock::Holder;
 
 /// What became of the wish for an engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheOutcome {
     /// It was there.
@@ -35,7 +36,7 @@ impl CacheOutcome {
 }
 
 /// The cache in a run's record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CacheRecord {
     /// What is cached.
     pub kind: CacheKind,

@@ -17,9 +17,13 @@
 
 mod collect;
 mod energy;
+mod figure;
 mod flops;
+mod history;
+mod identity;
 mod journal;
 mod metrics;
+mod pareto;
 mod parquet;
 mod plausible;
 mod record;
@@ -34,9 +38,14 @@ pub use collect::{Collected, collect};
 pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
-pub use flops::{FlopsReference, ParametersSource};
+pub use figure::Figure;
+pub use flops::FlopsReference;
+pub use history::{EarlierRun, earlier_runs};
+pub use identity::{GpuIdentity, RunIdentity};
 pub use journal::{Journal, JournalEvent};
+pub use llem_model::ParametersSource;
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
+pub use pareto::{ExperimentStanding, Objective, ParetoFrontier};
 pub use record::{
     ExperimentResult, ExperimentSummary, ImageRecord, ModelIdentity, RunResult, RunRow, RunStatus, StudyResult,
     StudyStatus, WeightsIdentity, WorkloadIdentity,

@@ -84,7 +84,7 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
     directory.write_tables(&collected.requests, &collected.samples)?;
     directory.finish(&result)?;
     let work = (result.status == RunStatus::Completed).then(|| run_work(&result, &collected.requests, context));
-    Ok(Ended { row: row(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
+    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
 }
 
 /// Gets the run's compiled engine and starts the run; a second time, when it does not load, with one that is built anew.
@@ -152,7 +152,7 @@ impl Attempt {
 fn run_work(result: &RunResult, requests: &[RequestRecord], context: &RunContext<'_>) -> RunWork {
     let config = &result.config;
     let dtype = result.engine.as_ref().and_then(|engine| engine.dtype.clone());
-    let checkpoint = context.prepared.weights.model.geometry.quantization.clone();
+    let checkpoint = context.prepared.weights.model.config.quantization.clone();
     let name = |source: &str, revision: Option<&str>| format!("{source}@{}", revision.unwrap_or("-"));
     let model = name(&result.model.source, result.model.revision.as_deref());
     let adapter = result.adapter.as_ref().map(|adapter| name(&adapter.source, adapter.revision.as_deref()));
@@ -205,20 +205,6 @@ fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Col
 fn owner(outcome: &RunOutcome) -> Option<Owner> {
     let container = outcome.container.as_ref().map(|container| Owner::Container(container.id.clone()));
     container.or(outcome.agent_pid.map(Owner::Agent))
-}
-
-fn row(result: &RunResult, label: &str) -> RunRow {
-    RunRow {
-        run_id: result.run_id.clone(),
-        label: label.to_owned(),
-        cycle: result.cycle,
-        status: result.status,
-        valid: result.valid,
-        reasons: result.reasons.clone(),
-        failure: result.failure.clone(),
-        metrics: result.metrics.clone(),
-        engine_cache: result.engine_cache.clone(),
-    }
 }
 
 #[cfg(test)]

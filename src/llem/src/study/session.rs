@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
-use super::prepare::{Prepared, prepare};
+use super::lock::StudyLock;
+use super::prepare::{Prepared, blocking, prepare};
 use super::run::{Ended, RunContext, carry_out};
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
@@ -15,8 +16,8 @@ use crate::engine_cache::{CacheSettings, EngineCache};
 use crate::host::HostSnapshot;
 use crate::plan::order::{PlannedRun, order};
 use crate::result::{
-    ExperimentResult, ExperimentSummary, ImageRecord, Journal, JournalEvent, RunRow, RunStatus, SCHEMA_VERSION,
-    SameWork, SameWorkLedger, StudyDirectory, StudyResult, StudyStatus,
+    ExperimentResult, ExperimentSummary, ImageRecord, Journal, JournalEvent, ParetoFrontier, RunRow, RunStatus,
+    SCHEMA_VERSION, SameWork, SameWorkLedger, StudyDirectory, StudyResult, StudyStatus,
 };
 use llem_protocol::{FailureClass, ReasonCode};
 
@@ -57,7 +58,9 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         ready = make_ready(&study, &options, &programs, &probing, &notify) => ready?,
         () = stopped => return Err(StudyError::Stopped),
     };
+    let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
     let mut session = Session::open(study, options, programs, fleet, prepared)?;
+    session.directory.write_lock(&lock)?;
     session.run(&notify).await
 }
 
@@ -72,6 +75,24 @@ async fn make_ready(
     let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
     Ok((fleet, prepared))
+}
+
+/// What the study is run with, if a lock file does not ask for something else.
+async fn lock(
+    study: &StudyConfig,
+    options: &RunOptions,
+    programs: &Programs,
+    prepared: &[Prepared],
+    notify: &impl Fn(StudyEvent),
+) -> Result<StudyLock, StudyError> {
+    let (study, prepared, programs) = (study.clone(), prepared.to_vec(), programs.clone());
+    let cache_root = options.user.cache_root();
+    let what = "hashes of the weights".to_owned();
+    let lock = blocking(what, notify, move || StudyLock::of(&study, &prepared, &programs, &cache_root)).await??;
+    if let Some(path) = &options.locked {
+        lock.check(path)?;
+    }
+    Ok(lock)
 }
 
 /// A study that is under way.
@@ -268,6 +289,8 @@ impl Session {
             summary: ExperimentSummary::of(runs),
             runs: runs.clone(),
         });
+        let experiments: Vec<ExperimentResult> = experiments.collect();
+        let objectives = ParetoFrontier::default_objectives(&experiments);
         StudyResult {
             schema_version: SCHEMA_VERSION,
             upgraded_from: None,
@@ -283,7 +306,8 @@ impl Session {
             overrides: self.study.source.iter().flat_map(|s| s.overrides.clone()).collect(),
             execution: self.study.execution.clone(),
             varied_keys: self.study.varied_keys.clone(),
-            experiments: experiments.collect(),
+            pareto: Some(ParetoFrontier::of(&experiments, objectives)),
+            experiments,
             merged: self.study.merged.clone(),
             images: self.images(),
             same_work,
