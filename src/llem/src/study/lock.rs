@@ -12,7 +12,6 @@ use super::{Programs, StudyError};
 use crate::config::StudyConfig;
 use crate::engine_cache::ModelIdentity;
 use crate::host::LLEM_COMMIT;
-use crate::model::BesideWeights;
 
 /// Version of the file.
 pub const LOCK_SCHEMA_VERSION: u32 = 1;
