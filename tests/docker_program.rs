@@ -9,6 +9,7 @@ mod docker_architectures;
 mod docker_containers;
 mod docker_drivers;
 mod docker_engine;
+mod docker_engine_cache;
 mod docker_hostile;
 mod docker_images;
 mod docker_orphans;

@@ -98,7 +98,7 @@ def read(spec):
     # Sharing layers over processors is another program: one process a processor.
     top.count("tensor_parallel_size", 1)
     settings = Settings(
-        model=model_directory(spec["model"], "pytorch"),
+        model=model_directory(spec["model"]),
         dtype=one_of("dtype", spec["dtype"], DTYPES),
         seed=seed(spec["random_seed"]),
         batch_size=top.count("batch_size", 65_536) or 1,

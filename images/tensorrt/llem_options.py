@@ -92,7 +92,7 @@ def read(spec):
     if engine not in ONLY:
         raise DriverError("unsupported", f"`tensorrt.engine: {engine}` is not done (done: {', '.join(ONLY)})")
     return Settings(
-        model=model_directory(spec["model"], "tensorrt"),
+        model=model_directory(spec["model"]),
         engine=engine,
         dtype=spec["dtype"],
         seed=seed(spec["random_seed"]),

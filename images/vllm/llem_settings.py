@@ -82,7 +82,7 @@ def read(spec):
     for key, value in _extra(spec["extra"]).items():
         arguments[key], keys[key] = value, f"vllm.extra.{key}"
     arguments.update(
-        model=model_directory(spec["model"], "vllm"),
+        model=model_directory(spec["model"]),
         dtype=settings.dtype,
         # vLLM seeds NumPy, which takes 32 bits.
         seed=settings.seed % (1 << 32),

@@ -332,10 +332,10 @@ pub(crate) enum CacheCommand {
     },
     /// Remove entries that are not in use, and what dead builders left.
     Prune(PruneArguments),
-    /// Say in which inputs two entries differ, or one from the nearest others.
+    /// Say in which inputs two entries differ, or one from the nearest others; or what a study would find in the cache.
     Explain {
-        /// Beginning of the key of an entry.
-        #[arg(value_name = "A")]
+        /// Beginning of the key of an entry, or a study file.
+        #[arg(value_name = "A|FILE")]
         left: String,
         /// Beginning of the key of another; absent: the nearest three.
         #[arg(value_name = "B")]

@@ -1,11 +1,13 @@
 //! Carries out a study: prepares everything, runs the plan, keeps what it measured.
 
 mod drivers;
+mod engine;
 mod event;
 mod fleet;
 mod forecast;
 mod gpus;
 mod job;
+mod judge;
 mod lock;
 mod prepare;
 mod programs;
@@ -18,6 +20,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 
+pub use engine::{Effort, EngineLookup, look_up_engines};
 pub use event::StudyEvent;
 pub use forecast::{DiskForecast, ExperimentForecast, Forecast, ForecastOptions, PlannedGpus, WeightsForecast};
 pub use lock::{Drift, LOCK_SCHEMA_VERSION, LockError, LockedImage, LockedPrograms, LockedWeights, StudyLock};

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::prepare::blocking;
@@ -25,6 +25,30 @@ impl Weights {
         let beside = [&self.adapter, &self.draft].into_iter().flatten().map(|weights| weights.root.as_path());
         std::iter::once(self.model.root.as_path()).chain(beside)
     }
+
+    /// The directories of the weights themselves.
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
+        let beside = [&self.adapter, &self.draft].into_iter().flatten();
+        let beside = beside.map(|weights| weights.root.join(&weights.subdirectory));
+        std::iter::once(self.model.dir()).chain(beside).collect()
+    }
+}
+
+/// The weights of an experiment as far as `hub` gives them without asking: made, or on this machine.
+pub(super) fn weights_here(
+    config: &ExperimentConfig,
+    base_dir: &Path,
+    cache_root: &Path,
+    hub: &Hub,
+) -> Result<Weights, ModelError> {
+    let (adapter, draft) = (BesideKind::Adapter, BesideKind::Draft);
+    let beside = |wanted: BesideKind| {
+        let found = references(config).into_iter().find(|reference| reference.kind == Some(wanted));
+        let make = |r: Reference| BesideWeights::resolve(wanted, &r.source, base_dir, cache_root, hub).map(Arc::new);
+        found.map(make).transpose()
+    };
+    let model = LocalModel::resolve(&config.model_source(), base_dir, cache_root, hub)?;
+    Ok(Weights { model: Arc::new(model), adapter: beside(adapter)?, draft: beside(draft)? })
 }
 
 /// What is wrong with the weights that a study names, each with its place in the file.

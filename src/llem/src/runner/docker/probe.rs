@@ -188,7 +188,7 @@ impl<'a> Room<'a> {
         let lock = self.lock.0.display().to_string();
         let labels = [(LABEL_RUN, "probe".to_owned()), (LABEL_STUDY, "probe".to_owned()), (LABEL_LOCK, lock)];
         let mut env = vec!["HOME=/tmp".to_owned()];
-        let mut host = confinement(&LIMITS, false);
+        let mut host = confinement(&LIMITS);
         if let Some((plan, variables)) = &self.gpus {
             env.extend(visible_devices(plan));
             env.extend(variables.iter().cloned());
