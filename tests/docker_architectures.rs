@@ -50,6 +50,11 @@ fn an_engine_runs_what_llem_knows_nothing_about_and_the_embedded_one_refuses_it(
     bench.study.as_object_mut().unwrap().remove("candle");
     bench.study["backend"] = json!("pytorch");
     bench.study["pytorch"] = json!({"device_map": "cpu", "num_threads": 1, "batch_size": 4});
+    bench.study["model"] = json!("./models/gpt2");
+    bench.study["workload"]["input_tokens"] = json!(125);
+    bench.run(&["--runner", "docker"]).exits(2).says(&["its longest request has 131 tokens", "the model holds 128"]);
+
+    bench.study["workload"]["input_tokens"] = json!(20);
     bench.study["sweep"] = json!({"model": ["./models/gpt2", "./models/mistral", "./models/mixtral"]});
     let finished = bench.run(&["--runner", "docker"]);
     finished.exits(0).leaves_no_container();
@@ -70,15 +75,4 @@ fn an_engine_runs_what_llem_knows_nothing_about_and_the_embedded_one_refuses_it(
         "{:?}",
         results[2].reasons
     );
-}
-
-#[test]
-fn positions_of_every_spelling_limit_the_requests() {
-    let Some((mut bench, _)) = study("positions") else { return };
-    bench.study.as_object_mut().unwrap().remove("candle");
-    bench.study["backend"] = json!("pytorch");
-    bench.study["pytorch"] = json!({"device_map": "cpu"});
-    bench.study["model"] = json!("./models/gpt2");
-    bench.study["workload"]["input_tokens"] = json!(125);
-    bench.run(&["--runner", "docker"]).exits(2).says(&["its longest request has 131 tokens", "the model holds 128"]);
 }

@@ -80,7 +80,6 @@ fn engines_generate_the_same_greedy_tokens() {
     for pair in &same.outputs {
         assert_eq!((pair.comparable, pair.compared_tokens), (true, COMPARED_TOKENS as u64));
         assert!(pair.equal_share >= 0.95 && pair.equal_share_mean >= pair.equal_share, "{pair:?}");
-        eprintln!("{} and {}: {} of the first tokens", pair.variants[0], pair.variants[1], pair.equal_share);
         let said = format!("same tokens: {} and {}: ", pair.variants[0], pair.variants[1]);
         assert!(unfolded(&finished.stdout).contains(&said), "{}", finished.stdout);
     }

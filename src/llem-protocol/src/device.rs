@@ -25,3 +25,12 @@ pub struct Device {
     #[serde(default)]
     pub name: Option<String>,
 }
+
+/// What `llem-agent --gpus` answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VisibleGpus {
+    /// UUIDs of the GPUs that are visible.
+    pub uuids: Vec<String>,
+    /// Why NVML does not say; absent when it does.
+    pub problem: Option<String>,
+}

@@ -128,7 +128,9 @@ impl FailureClass {
             Self::EngineMissing => "use an image that contains the engine, or install the missing module in it",
             Self::NoGpu => "check the GPU driver, the container toolkit and `gpu:` in the user config",
             Self::Communication => "check shared memory (`execution.shm_gib`) and the links between the GPUs",
-            Self::EngineStale => "the cached engine is rebuilt at the next run",
+            Self::EngineStale => {
+                "llem builds an engine anew that does not load, once; where that does not help, driver.log has the engine's words"
+            }
             Self::DriverMissing => {
                 "check the image: it must hold the backend's interpreter or driver program; `python` in the user config names an interpreter"
             }

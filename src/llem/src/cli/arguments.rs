@@ -10,7 +10,7 @@ use super::printer::Output;
 ///
 /// Exit codes: 0 all measured; 1 something failed; 2 bad usage or config; 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_long_help = llem::config::environment_help())]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -138,7 +138,7 @@ pub(crate) struct RunArguments {
     /// Refuse to start unless everything is as a lock file has it: images, weights, workloads, llem. Absent LOCK: FILE with
     /// `.lock.json` for its ending. Every study writes its own as `study.lock.json`.
     #[arg(long, value_name = "LOCK", num_args = 0..=1, conflicts_with = "dry_run")]
-    pub(crate) locked: Option<Option<PathBuf>>,
+    pub(crate) locked: Option<Vec<PathBuf>>,
     /// Go on with a study that was stopped (not available in this version).
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub(crate) resume: Option<Vec<PathBuf>>,
@@ -332,10 +332,10 @@ pub(crate) enum CacheCommand {
     },
     /// Remove entries that are not in use, and what dead builders left.
     Prune(PruneArguments),
-    /// Say in which inputs two entries differ, or one from the nearest others.
+    /// Say in which inputs two entries differ, or one from the nearest others; or what a study would find in the cache.
     Explain {
-        /// Beginning of the key of an entry.
-        #[arg(value_name = "A")]
+        /// Beginning of the key of an entry, or a study file.
+        #[arg(value_name = "A|FILE")]
         left: String,
         /// Beginning of the key of another; absent: the nearest three.
         #[arg(value_name = "B")]

@@ -28,8 +28,11 @@ pub(crate) fn config(arguments: ConfigArguments, printer: Printer) -> Result<Exi
 /// The checks of this machine; none of them needs a study.
 fn machine(arguments: &ConfigArguments, printer: Printer) -> Result<Exit, Failure> {
     let user = UserConfig::load()?;
-    let engine_cache = CacheSettings::of(&user).dir;
-    let directories = Directories { output: &arguments.output, engine_cache: &engine_cache };
+    let cache = CacheSettings::of(&user);
+    let most =
+        cache.max_bytes.map_or_else(|| "no limit".to_owned(), |bytes| format!("at most {} GB", bytes as f64 / 1e9));
+    let limits = format!("{most}; runs wait {} s for one that another builds", cache.wait.as_secs());
+    let directories = Directories { output: &arguments.output, engine_cache: &cache.dir, engine_cache_limits: &limits };
     let mut checks = super::runtime()?.block_on(preflight::machine(&user, directories));
     checks.insert(1, programs());
     match arguments.format {
@@ -49,22 +52,18 @@ fn programs() -> Check {
     let version = format!("{} ({})", env!("CARGO_PKG_VERSION"), llem::host::LLEM_COMMIT.unwrap_or("no commit"));
     match Programs::locate() {
         Ok(_) => Check { what, state: CheckState::Ok, found: version, todo: None },
-        Err(error) => Check {
-            what,
-            state: CheckState::Fails,
-            found: version,
-            todo: Some(error.to_string()),
-        },
+        Err(error) => Check { what, state: CheckState::Fails, found: version, todo: Some(error.to_string()) },
     }
 }
 
 fn machine_table(checks: &[Check]) -> String {
     let head = ["state", "what", "found"].map(str::to_owned).to_vec();
     let rows = checks.iter().map(|check| {
-        let found = check.todo.as_ref().map_or_else(|| check.found.clone(), |todo| format!("{}\n→ {todo}", check.found));
+        let found =
+            check.todo.as_ref().map_or_else(|| check.found.clone(), |todo| format!("{}\n→ {todo}", check.found));
         vec![check.state.name().to_owned(), check.what.clone(), found]
     });
-    let mut text = super::table::grid(head, rows, 3);
+    let text = super::table::grid(head, rows, 3);
     let of = |state| checks.iter().filter(|check| check.state == state).count();
     let (warnings, failures) = (of(CheckState::Warning), of(CheckState::Fails));
     let summary = match (failures, warnings) {
@@ -72,8 +71,7 @@ fn machine_table(checks: &[Check]) -> String {
         (0, warnings) => format!("runs work; {} to look at", super::table::count(warnings, "warning")),
         (failures, _) => format!("no run works: {}", super::table::count(failures, "failure")),
     };
-    text.push_str(&format!("\n\n{summary}\n"));
-    text
+    text + "\n\n" + &summary + "\n"
 }
 
 fn check(file: &Path, set: &[String], printer: Printer) -> Result<Exit, Failure> {

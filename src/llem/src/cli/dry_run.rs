@@ -70,8 +70,11 @@ fn human(study: &StudyConfig, forecast: &Forecast, images: &[ImageLine], all: bo
     for disk in &forecast.disk {
         line(&mut text, &disk_line(disk));
     }
-    line(&mut text, "s/run: at least; the second number where a power sensor is readable: with idle baseline, thermal floor and prefill \
-         passes; loading and the rest of warm-up and passes come on top; ~ is the median of earlier runs");
+    line(
+        &mut text,
+        "s/run: at least; the second number where a power sensor is readable: with idle baseline, thermal floor and prefill \
+         passes; loading and the rest of warm-up and passes come on top; ~ is the median of earlier runs",
+    );
     text
 }
 
@@ -95,7 +98,10 @@ fn head(study: &StudyConfig, forecast: &Forecast) -> String {
     let runs = table::count(forecast.plan.len(), "run");
     let cycles = table::count(execution.n_cycles as usize, "cycle");
     let experiments = table::count(study.experiments.len(), "experiment");
-    line(&mut text, &format!("{}: {experiments} in {cycles}, {runs}; {order}; profile {}", study.name, study.profile.name()));
+    line(
+        &mut text,
+        &format!("{}: {experiments} in {cycles}, {runs}; {order}; profile {}", study.name, study.profile.name()),
+    );
     let (between_runs, between_cycles) = (execution.experiment_gap_seconds, execution.cycle_gap_seconds);
     if between_runs > 0.0 || between_cycles > 0.0 {
         let cycles = duration(between_cycles.max(between_runs));
@@ -117,7 +123,7 @@ fn time_line(forecast: &Forecast) -> String {
         let (known, all) = (time.measured_runs, forecast.plan.len());
         let _ = write!(text, "; about {} by earlier runs", duration(expected));
         if known < all {
-            let _ = write!(text, " ({} of {all} runs have some, the others count with their least)", known);
+            let _ = write!(text, " ({known} of {all} runs have some, the others count with their least)");
         }
     }
     text
@@ -197,12 +203,13 @@ fn memory_cells(memory: &MemoryEstimate) -> [String; 4] {
 
 /// `~42` by earlier runs, else `10/80`: at least, without and with a sensor.
 fn seconds(time: &llem::plan::estimate::time::RunTime) -> String {
+    let short = |seconds: f64| format!("{seconds:.*}", usize::from(seconds < 10.0 && seconds.fract() > 0.0));
     match time.measured_s {
-        Some(measured) => format!("~{measured:.0}"),
+        Some(measured) => format!("~{}", short(measured)),
         None if time.least_with_sensor_s > time.least_s => {
-            format!("{:.0}/{:.0}", time.least_s, time.least_with_sensor_s)
+            format!("{}/{}", short(time.least_s), short(time.least_with_sensor_s))
         }
-        None => format!("{:.0}", time.least_s),
+        None => short(time.least_s),
     }
 }
 
@@ -223,7 +230,9 @@ fn memory_notes(forecast: &Forecast) -> Vec<String> {
         forecast.experiments.iter().map(|one| (&one.memory, one.measured_peak_memory_bytes)).enumerate()
     {
         let mut say = |what: String| said.entry(what).or_default().push(index + 1);
-        if let (Some(taken), Some(pool)) = (memory.taken_bytes, memory.kv_pool_bytes) {
+        if let (Some(taken), Some(pool)) = (memory.taken_bytes, memory.kv_pool_bytes)
+            && memory.verdict != Verdict::Impossible
+        {
             let (taken, pool) = (taken as f64 / GIB, pool as f64 / GIB);
             say(format!("the engine takes {taken:.1} GiB of a GPU, {pool:.1} of them for its key-value cache"));
         }
@@ -251,7 +260,8 @@ fn gpus_line(gpus: &PlannedGpus) -> String {
     }
     let Some(present) = &gpus.present else { return "GPUs: none asked for".to_owned() };
     let known = present.gpus().iter().map(|gpu| {
-        let memory = gpu.memory_bytes.map_or_else(|| "? GiB".to_owned(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB));
+        let memory =
+            gpu.memory_bytes.map_or_else(|| "? GiB".to_owned(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB));
         format!("{} ({memory})", gpu.name.as_deref().unwrap_or(&gpu.uuid))
     });
     let known: Vec<_> = known.collect();
@@ -269,6 +279,7 @@ fn weights_line(weights: &WeightsForecast) -> String {
     };
     match (weights.state, weights.to_write_bytes) {
         ("here", _) => format!("{} {name}: here", weights.key),
+        ("without_weights", _) => format!("{} {name}: here, without safetensors files that can be read", weights.key),
         ("to_make", bytes) => format!("{} {name}: llem makes it, {}", weights.key, size(bytes.unwrap_or_default())),
         (_, Some(bytes)) => format!("{} {name}: to download, {}", weights.key, size(bytes)),
         (_, None) => format!("{} {name}: to download, of a size that is not known here", weights.key),
@@ -276,7 +287,8 @@ fn weights_line(weights: &WeightsForecast) -> String {
 }
 
 fn disk_line(disk: &DiskForecast) -> String {
-    let free = disk.free_bytes.map_or_else(|| "free space not known".to_owned(), |b| format!("{:.1} GB free", b as f64 / 1e9));
+    let free =
+        disk.free_bytes.map_or_else(|| "free space not known".to_owned(), |b| format!("{:.1} GB free", b as f64 / 1e9));
     format!("{}: {} ({free})", disk.what, table::path(&disk.directory))
 }
 
@@ -289,8 +301,7 @@ fn of_experiments(numbers: &[usize]) -> String {
             _ => ranges.push((*number, *number)),
         }
     }
-    let named: Vec<_> =
-        ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}–{b}") }).collect();
+    let named: Vec<_> = ranges.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}–{b}") }).collect();
     match numbers.len() {
         0 => String::new(),
         1 => format!("experiment {}: ", named.join(", ")),
@@ -325,11 +336,8 @@ fn as_json(study: &StudyConfig, forecast: &Forecast, images: &[ImageLine]) -> se
             Some(json!({"number": run.number, "experiment_id": experiment.id, "cycle": run.cycle}))
         })
         .collect();
-    let impossible: Vec<_> = forecast
-        .impossible()
-        .into_iter()
-        .map(|(why, numbers)| json!({"why": why, "experiments": numbers}))
-        .collect();
+    let impossible: Vec<_> =
+        forecast.impossible().into_iter().map(|(why, numbers)| json!({"why": why, "experiments": numbers})).collect();
     json!({
         "schema_version": llem::result::SCHEMA_VERSION,
         "name": study.name,

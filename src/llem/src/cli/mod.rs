@@ -7,6 +7,7 @@ mod compare;
 mod config;
 mod dry_run;
 mod dry_run_images;
+mod engines;
 mod exit;
 mod image;
 mod printer;

@@ -8,7 +8,7 @@ use llem::result::{COVERAGE_FACTOR, ExperimentResult, ImageRecord, MeanUncertain
 use llem::runner::docker::ImageRow;
 use serde_json::Value;
 
-use super::{Printer, same_work};
+use super::{Printer, engines, same_work};
 
 /// More varied keys than this go into one column.
 const KEY_COLUMNS: usize = 3;
@@ -140,6 +140,7 @@ fn footnotes(result: &StudyResult) -> Vec<String> {
     let runs: Vec<_> = result.experiments.iter().flat_map(|experiment| &experiment.runs).collect();
     notes.extend(images_that_differ(&result.images));
     notes.extend(energy(result));
+    notes.extend(engines::note(&runs));
     notes.extend(same_work::notes(&result.same_work));
     let invalid = runs.iter().filter(|run| run.metrics.is_some() && !run.valid).count();
     if invalid > 0 {

@@ -42,13 +42,12 @@ impl GpuInventory {
         });
         match found {
             Ok((nvml, processes)) => {
-                let missing: Vec<_> = uuids.iter().filter(|uuid| !nvml.gpus.iter().any(|gpu| gpu.uuid == **uuid)).collect();
+                let missing: Vec<_> =
+                    uuids.iter().filter(|uuid| !nvml.gpus.iter().any(|gpu| gpu.uuid == **uuid)).collect();
                 let problem = missing.first().map(|uuid| format!("NVML does not know {uuid} on this machine"));
                 Self { uuids, nvml: Some(nvml), processes, problem }
             }
-            Err(error) => {
-                Self { uuids, problem: Some(format!("NVML does not answer: {error}")), ..Self::default() }
-            }
+            Err(error) => Self { uuids, problem: Some(format!("NVML does not answer: {error}")), ..Self::default() },
         }
     }
 

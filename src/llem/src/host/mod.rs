@@ -57,6 +57,10 @@ pub struct GpuSnapshot {
     pub uuid: String,
     /// Product name.
     pub name: Option<String>,
+    /// CUDA compute capability, e.g. `9.0`.
+    pub compute_capability: Option<String>,
+    /// CUDA cores: with the compute capability, they tell how much of its chip a board has.
+    pub cuda_cores: Option<u32>,
     /// Its place on the bus.
     pub pci_bus_id: Option<String>,
     /// Version of its firmware.

@@ -133,7 +133,7 @@ impl Hub {
     }
 
     /// Looks for a file in llem's own cache. No network.
-    pub(crate) fn own_cached(&self, file: &HubFile<'_>, cache_root: &Path) -> Option<LocalFile> {
+    pub(crate) fn own_cached(file: &HubFile<'_>, cache_root: &Path) -> Option<LocalFile> {
         cache::find(&cache_root.join(CACHE_BUCKET), file)
     }
 

@@ -90,14 +90,15 @@ impl<'a> Repository<'a> {
         Ok((directory(&found), found.commit))
     }
 
-    /// Brings the description alone, so that what cannot be had at all is known before anything large is downloaded.
-    pub(super) fn look_up(&self) -> Result<(), ModelError> {
+    /// Brings the description alone, so that what cannot be had at all is known before anything large is downloaded. Returns its directory.
+    pub(super) fn look_up(&self) -> Result<PathBuf, ModelError> {
         let first = || self.hub.own_file(&self.file(self.layout.description()), self.cache_root, MAX_DESCRIPTION_BYTES);
-        match self.in_user_cache()? {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(lack)) => first().map(drop).map_err(|error| incomplete(self.id, lack, error.into())),
-            None => Ok(first().map(drop)?),
-        }
+        let found = match self.in_user_cache()? {
+            Some(Ok(found)) => found,
+            Some(Err(lack)) => first().map_err(|error| incomplete(self.id, lack, error.into()))?,
+            None => first()?,
+        };
+        Ok(found.path.parent().unwrap_or(Path::new(".")).to_owned())
     }
 
     /// What is on this machine. In offline mode, what is not is an error.
@@ -108,7 +109,7 @@ impl<'a> Repository<'a> {
             Some(Err(lack)) => Some(lack.dir),
             None => None,
         };
-        let own = self.hub.own_cached(&self.file(self.layout.description()), self.cache_root);
+        let own = Hub::own_cached(&self.file(self.layout.description()), self.cache_root);
         if let Some(found) = &own
             && self.lacks(&directory(found))?.is_empty()
         {

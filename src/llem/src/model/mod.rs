@@ -175,15 +175,7 @@ impl LocalModel {
 
     /// Refuses what a backend cannot compute, as far as that is llem's to know: engines in images know their own.
     pub fn check_for(&self, backend: Backend) -> Result<(), ModelError> {
-        if backend == Backend::Candle {
-            Geometry::read(&self.dir()).map_err(|error| match error {
-                GeometryError::Architecture { .. } | GeometryError::Unsupported { .. } => {
-                    ModelError::NotForCandle(error)
-                }
-                other => other.into(),
-            })?;
-        }
-        Ok(())
+        check_for(backend, &self.dir())
     }
 
     /// The model's directory on this machine.
@@ -202,9 +194,27 @@ impl LocalModel {
     }
 }
 
-/// Whether what a reference names can be had at all, by its smallest file; whatever is on this machine or made on it, can.
-pub fn look_up(kind: Option<BesideKind>, source: &ModelSource, cache_root: &Path, hub: &Hub) -> Result<(), ModelError> {
+fn check_for(backend: Backend, dir: &Path) -> Result<(), ModelError> {
+    if backend != Backend::Candle {
+        return Ok(());
+    }
+    Geometry::read(dir).map(drop).map_err(|error| match error {
+        GeometryError::Architecture { .. } | GeometryError::Unsupported { .. } => ModelError::NotForCandle(error),
+        other => other.into(),
+    })
+}
+
+/// Whether what a reference names can be had at all and is for the backend, by its smallest file; what is on this machine or made on it is
+/// looked at when it is resolved.
+pub fn look_up(
+    kind: Option<BesideKind>,
+    source: &ModelSource,
+    backend: Backend,
+    cache_root: &Path,
+    hub: &Hub,
+) -> Result<(), ModelError> {
     let ModelSource::Hub { id, revision } = source else { return Ok(()) };
     let layout = if kind == Some(BesideKind::Adapter) { Layout::Adapter } else { Layout::Model };
-    Repository { hub, cache_root, id, revision: revision.as_deref(), layout }.look_up()
+    let dir = Repository { hub, cache_root, id, revision: revision.as_deref(), layout }.look_up()?;
+    if kind.is_none() { check_for(backend, &dir) } else { Ok(()) }
 }

@@ -53,7 +53,9 @@ pub fn look_up_offline(
             let dir = base_dir.join(dir);
             match fs_err::canonicalize(&dir) {
                 Ok(dir) => Ok(OfflineModel::Here { dir, revision: None }),
-                Err(_) => Err(kind.map_or(ModelError::Missing(dir.clone()), |kind| ModelError::MissingBeside { dir, kind })),
+                Err(_) => {
+                    Err(kind.map_or(ModelError::Missing(dir.clone()), |kind| ModelError::MissingBeside { dir, kind }))
+                }
             }
         }
         ModelSource::Hub { id, revision } => {

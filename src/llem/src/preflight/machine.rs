@@ -16,6 +16,8 @@ pub struct Directories<'a> {
     pub output: &'a Path,
     /// Where compiled engines are kept.
     pub engine_cache: &'a Path,
+    /// How that cache is limited.
+    pub engine_cache_limits: &'a str,
 }
 
 /// Looks at everything that runs depend on, in the order in which they do.
@@ -30,7 +32,9 @@ pub async fn machine(user: &UserConfig, directories: Directories<'_>) -> Vec<Che
     checks.extend(governor());
     checks.push(directory("results", directories.output, "`--output` or LLEM_OUTPUT"));
     checks.push(directory("cache", &user.cache_root(), "`cache_dir` of the user config"));
-    checks.push(directory("engine cache", directories.engine_cache, "`engine_cache_dir` of the user config"));
+    let mut engines = directory("engine cache", directories.engine_cache, "`engine_cache_dir` of the user config");
+    engines.found = format!("{}; {}", engines.found, directories.engine_cache_limits);
+    checks.push(engines);
     checks.push(hub());
     checks
 }
@@ -88,7 +92,11 @@ fn gpus(user: &UserConfig, engine: Option<&Engine>, checks: &mut Vec<Check>) {
         return;
     }
     if let Some(problem) = &inventory.problem {
-        checks.push(Check::fails("GPUs", problem.as_str(), "look at `nvidia-smi -L` and `gpu.devices` of the user config"));
+        checks.push(Check::fails(
+            "GPUs",
+            problem.as_str(),
+            "look at `nvidia-smi -L` and `gpu.devices` of the user config",
+        ));
     }
     let driver = inventory.nvml.as_ref().and_then(|nvml| nvml.driver.as_deref()).unwrap_or("unknown").to_owned();
     for gpu in inventory.gpus() {
@@ -151,7 +159,11 @@ fn governor() -> Option<Check> {
     Some(if governor == "performance" {
         Check::ok("processor governor", governor)
     } else {
-        Check::warning("processor governor", governor, "`cpupower frequency-set -g performance` as root for steady clocks")
+        Check::warning(
+            "processor governor",
+            governor,
+            "`cpupower frequency-set -g performance` as root for steady clocks",
+        )
     })
 }
 

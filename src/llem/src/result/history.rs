@@ -1,6 +1,6 @@
 //! How long runs of the same experiments took before, and what memory, by the results of one directory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -39,8 +39,8 @@ struct Engine {
 }
 
 /// Completed runs by experiment, from the studies in `output`. What cannot be read is no earlier run.
-pub fn earlier_runs(output: &Path, wanted: &HashSet<&str>) -> HashMap<String, Vec<EarlierRun>> {
-    let mut found: HashMap<String, Vec<EarlierRun>> = HashMap::new();
+pub fn earlier_runs(output: &Path, wanted: &BTreeSet<&str>) -> BTreeMap<String, Vec<EarlierRun>> {
+    let mut found: BTreeMap<String, Vec<EarlierRun>> = BTreeMap::new();
     let mut read = 0;
     for study in newest_first(output).into_iter().take(MOST_STUDIES) {
         for run in entries(&study.join("runs")) {
@@ -53,7 +53,10 @@ pub fn earlier_runs(output: &Path, wanted: &HashSet<&str>) -> HashMap<String, Ve
             let ended = ended(&run.join("result.json")).filter(|ended| ended.status == RunStatus::Completed);
             if let Some(ended) = ended.filter(|ended| wanted.contains(ended.experiment_id.as_str())) {
                 let peak_memory_bytes = ended.engine.and_then(|engine| engine.peak_memory_bytes);
-                found.entry(ended.experiment_id).or_default().push(EarlierRun { wall_s: ended.wall_s, peak_memory_bytes });
+                found
+                    .entry(ended.experiment_id)
+                    .or_default()
+                    .push(EarlierRun { wall_s: ended.wall_s, peak_memory_bytes });
             }
         }
     }
@@ -83,7 +86,7 @@ fn ended(path: &Path) -> Option<Ended> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::BTreeSet;
 
     use super::{EarlierRun, earlier_runs};
 
@@ -105,8 +108,8 @@ mod tests {
         write("a_20260201T000000Z", "004-cccccccccccc-c1", "bbbbbbbbbbbb", "completed", 98.0);
         fs_err::create_dir_all(output.path().join("a_20260201T000000Z/runs/005-aaaaaaaaaaaa-c3")).unwrap();
         let run = |wall_s| EarlierRun { wall_s, peak_memory_bytes: Some(7) };
-        let found = earlier_runs(output.path(), &HashSet::from(["aaaaaaaaaaaa", "cccccccccccc"]));
+        let found = earlier_runs(output.path(), &BTreeSet::from(["aaaaaaaaaaaa", "cccccccccccc"]));
         assert_eq!(found.into_iter().collect::<Vec<_>>(), [("aaaaaaaaaaaa".to_owned(), vec![run(12.0), run(10.0)])]);
-        assert!(earlier_runs(&output.path().join("none"), &HashSet::from(["aaaaaaaaaaaa"])).is_empty());
+        assert!(earlier_runs(&output.path().join("none"), &BTreeSet::from(["aaaaaaaaaaaa"])).is_empty());
     }
 }

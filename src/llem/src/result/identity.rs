@@ -112,6 +112,7 @@ impl RunRow {
             reasons: run.reasons.clone(),
             failure: run.failure.clone(),
             metrics: run.metrics.clone(),
+            engine_cache: run.engine_cache.clone(),
             identity: Some(RunIdentity::of(run)),
         }
     }

@@ -38,9 +38,9 @@ pub use collect::{Collected, collect};
 pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
-pub use history::{EarlierRun, earlier_runs};
 pub use figure::Figure;
 pub use flops::FlopsReference;
+pub use history::{EarlierRun, earlier_runs};
 pub use identity::{GpuIdentity, RunIdentity};
 pub use journal::{Journal, JournalEvent};
 pub use llem_model::ParametersSource;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FlopsReference, MeanUncertainty, Metrics, ParetoFrontier, PhaseEnergy, RunIdentity, SameWork, Spread};
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
+use crate::engine_cache::CacheRecord;
 use crate::gpu_watch::GpuProcess;
 use crate::host::HostSnapshot;
 use crate::runner::ContainerRecord;
@@ -98,6 +99,9 @@ pub struct RunResult {
     /// Processes that were on any GPU of the machine while the run lasted; empty for a run without GPUs.
     #[serde(default)]
     pub gpu_processes: Vec<GpuProcess>,
+    /// The compiled engine: from the cache, or built; null for a run that compiles nothing.
+    #[serde(default)]
+    pub engine_cache: Option<CacheRecord>,
     /// Every phase with its times and energy.
     pub phases: Vec<PhaseRecord>,
     /// Energy of every phase, summed over the sensors that count.
@@ -299,6 +303,9 @@ pub struct RunRow {
     pub failure: Option<Failure>,
     /// Its figures.
     pub metrics: Option<Metrics>,
+    /// Its compiled engine.
+    #[serde(default)]
+    pub engine_cache: Option<CacheRecord>,
     /// What it was made of, and where.
     #[serde(default)]
     pub identity: Option<RunIdentity>,

@@ -160,6 +160,12 @@ impl RunDirectory {
         &self.volume
     }
 
+    /// An empty volume in place of what an agent has left.
+    pub fn renew_volume(&self) -> Result<(), StoreError> {
+        crate::files::remove_tree(&self.volume)?;
+        Ok(fs_err::create_dir(&self.volume)?)
+    }
+
     /// `job.json`.
     pub fn job_file(&self) -> PathBuf {
         self.path.join("job.json")

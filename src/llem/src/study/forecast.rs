@@ -1,6 +1,6 @@
 //! What a study will need, before anything is started: weights, memory of GPUs, time, disk. No network, nothing written.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use llem_model::{Checkpoint, ModelConfig};
@@ -64,7 +64,7 @@ pub struct WeightsForecast {
     pub key: String,
     /// As the study names them.
     pub reference: String,
-    /// `here`, `to_make` or `to_download`.
+    /// `here`, `without_weights` (a directory without safetensors files that can be read), `to_make` or `to_download`.
     pub state: &'static str,
     /// Bytes that will be written for them: null where that is not known before the download, 0 where they are here.
     pub to_write_bytes: Option<u64>,
@@ -112,7 +112,7 @@ impl Forecast {
             gpus_present: gpus.present.as_ref().map(|present| present.uuids.len() as u64),
             problem: gpus.present.as_ref().and_then(|present| present.problem.clone()),
         };
-        let ids: HashSet<&str> = study.experiments.iter().map(|experiment| experiment.id.as_str()).collect();
+        let ids: BTreeSet<&str> = study.experiments.iter().map(|experiment| experiment.id.as_str()).collect();
         let earlier = earlier_runs(options.output, &ids);
         let forecast = |experiment: &Experiment| {
             let runs: &[EarlierRun] = earlier.get(&experiment.id).map(Vec::as_slice).unwrap_or_default();
@@ -234,6 +234,11 @@ impl Known {
             OfflineModel::ToMake(spec) => ("to_make", Some(2 * spec.geometry().parameters())),
             OfflineModel::ToDownload { bytes, .. } => ("to_download", *bytes),
         };
+        let state = if state == "here" && reference.kind != Some(BesideKind::Adapter) && facts.stored.is_none() {
+            "without_weights"
+        } else {
+            state
+        };
         let (key, text) = (reference.key.clone(), reference.text.clone());
         self.weights.push(WeightsForecast { key, reference: text, state, to_write_bytes });
         match reference.kind {
@@ -274,9 +279,7 @@ fn facts(found: &OfflineModel) -> ModelFacts {
             ModelFacts { stored, ..described(dir) }
         }
         OfflineModel::ToMake(spec) => ModelFacts::of_geometry(&spec.geometry()),
-        OfflineModel::ToDownload { description, .. } => {
-            description.as_deref().map(described).unwrap_or_default()
-        }
+        OfflineModel::ToDownload { description, .. } => description.as_deref().map(described).unwrap_or_default(),
     }
 }
 

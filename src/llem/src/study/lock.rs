@@ -12,7 +12,6 @@ use super::{Programs, StudyError};
 use crate::config::StudyConfig;
 use crate::engine_cache::ModelIdentity;
 use crate::host::LLEM_COMMIT;
-use crate::model::BesideWeights;
 
 /// Version of the file.
 pub const LOCK_SCHEMA_VERSION: u32 = 1;
@@ -156,7 +155,9 @@ impl StudyLock {
             lock.add_weights(format!("model {}", model.source), || ModelIdentity::of(model, cache_root))?;
             for (kind, weights) in [("adapter", &ready.weights.adapter), ("draft model", &ready.weights.draft)] {
                 let Some(weights) = weights.as_deref() else { continue };
-                lock.add_weights(format!("{kind} {}", weights.source), || identity(weights, cache_root))?;
+                lock.add_weights(format!("{kind} {}", weights.source), || {
+                    ModelIdentity::of_beside(weights, cache_root)
+                })?;
             }
         }
         Ok(lock)
@@ -241,13 +242,6 @@ fn differences<T: PartialEq>(
             found: text(found.get(name)),
         })
         .collect()
-}
-
-fn identity(weights: &BesideWeights, cache_root: &Path) -> std::io::Result<ModelIdentity> {
-    match &weights.revision {
-        Some(commit) => Ok(ModelIdentity { commit: Some(commit.clone()), ..ModelIdentity::default() }),
-        None => ModelIdentity::of_directory(&weights.root.join(&weights.subdirectory), cache_root),
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! Carries out a study: prepares everything, runs the plan, keeps what it measured.
 
 mod drivers;
+mod engine;
 mod event;
 mod fleet;
 mod forecast;
+mod gpus;
 mod job;
+mod judge;
 mod lock;
 mod prepare;
 mod programs;
@@ -17,6 +20,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 
+pub use engine::{Effort, EngineLookup, look_up_engines};
 pub use event::StudyEvent;
 pub use forecast::{DiskForecast, ExperimentForecast, Forecast, ForecastOptions, PlannedGpus, WeightsForecast};
 pub use lock::{Drift, LOCK_SCHEMA_VERSION, LockError, LockedImage, LockedPrograms, LockedWeights, StudyLock};
@@ -142,6 +146,9 @@ pub enum StudyError {
         /// The mount's directory on this machine.
         mount: PathBuf,
     },
+    /// GPUs do not get into containers.
+    #[error("{0}")]
+    Gpus(String),
     /// A disk without room.
     #[error("{0}; make room, or name another directory, then run the study again")]
     NoSpace(String),

@@ -9,13 +9,16 @@ use tokio::sync::Mutex;
 use tracing::debug;
 
 use super::drivers::driver;
+use super::engine::compiled_kind;
 use super::fleet::Fleet;
 use super::forecast::disk_forecasts;
+use super::gpus::prove_access;
 use super::references::{Larder, Weights, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
     Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, tensorrt_checkpoint,
 };
+use crate::engine_cache::CacheSettings;
 use crate::hub::Hub;
 use crate::model::LocalModel;
 use crate::preflight::{self, Images, KnownFacts, KnownImage};
@@ -64,9 +67,14 @@ pub(super) async fn prepare(
     }
     let known = known_images(study, options, programs, fleet, probing, notify).await?;
     preflight::check(study, &options.user, &known, &programs.agent)?;
+    {
+        // As with the probes of images: whoever ends the study waits until the container is gone.
+        let _busy = probing.lock().await;
+        prove_access(study, options, programs, fleet, &known, notify).await?;
+    }
     let candle_image =
         if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
-    let mut kitchen = Kitchen { base_dir, cache_root, hub, workloads: HashMap::new() };
+    let mut kitchen = Kitchen::new(base_dir, cache_root, hub);
     let mut prepared = Vec::with_capacity(study.experiments.len());
     for (experiment, weights) in study.experiments.iter().zip(stocked) {
         refuse_unread_weights(experiment, &weights.model)?;
@@ -78,6 +86,9 @@ pub(super) async fn prepare(
         let image = image(&experiment.config, options, candle_image.as_deref());
         for root in weights.roots() {
             fleet.paths().on_host(root)?;
+        }
+        if compiled_kind(&experiment.config, &options.user).is_some() {
+            fleet.paths().on_host(&CacheSettings::of(&options.user).dir)?;
         }
         let driver = drivers[&experiment.config.backend].clone();
         let facts = known.get(&(experiment.config.backend, image.clone())).cloned();
@@ -215,7 +226,8 @@ fn image(config: &ExperimentConfig, options: &RunOptions, candle_image: Option<&
     asked_image(config, options).or(candle_image).unwrap_or_default().to_owned()
 }
 
-fn asked_image<'a>(config: &'a ExperimentConfig, options: &'a RunOptions) -> Option<&'a str> {
+/// The image that the study or the machine names.
+pub(super) fn asked_image<'a>(config: &'a ExperimentConfig, options: &'a RunOptions) -> Option<&'a str> {
     config.image().or_else(|| options.user.images.get(&config.backend).map(String::as_str))
 }
 
@@ -235,7 +247,7 @@ async fn candle_image(
 }
 
 /// Makes workloads, each once.
-struct Kitchen {
+pub(super) struct Kitchen {
     base_dir: PathBuf,
     cache_root: PathBuf,
     hub: Hub,
@@ -243,7 +255,11 @@ struct Kitchen {
 }
 
 impl Kitchen {
-    async fn workload(
+    pub(super) fn new(base_dir: PathBuf, cache_root: PathBuf, hub: Hub) -> Self {
+        Self { base_dir, cache_root, hub, workloads: HashMap::new() }
+    }
+
+    pub(super) async fn workload(
         &mut self,
         experiment: &Experiment,
         model: &Arc<LocalModel>,

@@ -12,6 +12,7 @@ use super::prepare::{Prepared, blocking, prepare};
 use super::run::{Ended, RunContext, carry_out};
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
+use crate::engine_cache::{CacheSettings, EngineCache};
 use crate::host::HostSnapshot;
 use crate::plan::order::{PlannedRun, order};
 use crate::result::{
@@ -109,6 +110,7 @@ struct Session {
     started: Timestamp,
     rows: Vec<Vec<RunRow>>,
     same_work: SameWorkLedger,
+    cache: EngineCache,
     /// What the user has been told of the machine's config already.
     told: BTreeSet<String>,
 }
@@ -138,6 +140,7 @@ impl Session {
         let rows = vec![Vec::new(); study.experiments.len()];
         let agent_sha256 = programs.agent_sha256()?;
         let host = HostSnapshot::read();
+        let cache = EngineCache::open(CacheSettings::of(&options.user));
         Ok(Self {
             study,
             options,
@@ -152,6 +155,7 @@ impl Session {
             started,
             rows,
             same_work: SameWorkLedger::default(),
+            cache,
             told: BTreeSet::new(),
         })
     }
@@ -224,6 +228,7 @@ impl Session {
             runner: self.fleet.runner(experiment.config.backend),
             directory: &self.directory,
             user: &self.options.user,
+            cache: &self.cache,
             stop: &self.options.stop,
         };
         let Ended { row, directory, work } = carry_out(&context, notify).await?;

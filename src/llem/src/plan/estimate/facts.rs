@@ -86,7 +86,8 @@ impl StoredWeights {
     pub fn of(checkpoint: &Checkpoint) -> Self {
         let mut sums = Self { dtype: checkpoint.dtype().map(str::to_owned), ..Self::default() };
         for (name, tensor) in &checkpoint.tensors {
-            let in_layer = name.split('.').any(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
+            let in_layer =
+                name.split('.').any(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()));
             let (values, bytes) = if in_layer {
                 (&mut sums.layer_values, &mut sums.layer_bytes)
             } else {
@@ -135,7 +136,8 @@ impl ModelFacts {
         let experts = config.num_experts.or(family.map(|_| 1));
         let dense = || (experts == Some(1)).then_some(1);
         // GPT-2's class has this where the file has none.
-        let four_times = || config.hidden_size.filter(|_| family.is_some_and(|family| family.model_type == "gpt2")).map(|h| 4 * h);
+        let four_times =
+            || config.hidden_size.filter(|_| family.is_some_and(|family| family.model_type == "gpt2")).map(|h| 4 * h);
         let own = config.moe_intermediate_size.filter(|_| experts.is_some_and(|experts| experts > 1));
         Self {
             layers: config.num_hidden_layers,

@@ -153,8 +153,7 @@ pub fn gpu_memory(config: &ExperimentConfig, around: Surroundings<'_>) -> Memory
     estimate.kv_cache_bytes = take(work.clone().and_then(|work| {
         Ok(kv_bytes_per_token(config, around.model, division, work)? * (work.requests * work.tokens_per_request) as f64)
     }));
-    estimate.activations_bytes =
-        take(work.clone().and_then(|work| activations(config, around.model, division, work)));
+    estimate.activations_bytes = take(work.clone().and_then(|work| activations(config, around.model, division, work)));
     let parts = [
         estimate.weights_bytes,
         estimate.beside_bytes,
@@ -255,18 +254,14 @@ fn kv_bytes_per_token(
     Ok(values * key_value(config, model)? / division.context as f64)
 }
 
-fn activations(
-    config: &ExperimentConfig,
-    model: &ModelFacts,
-    division: Division,
-    work: Work,
-) -> Result<f64, String> {
+fn activations(config: &ExperimentConfig, model: &ModelFacts, division: Division, work: Work) -> Result<f64, String> {
     let bytes = activation(config, model)?;
     let hidden = model.hidden.ok_or_else(|| no_shape("hidden_size"))? as f64;
     let intermediate = model.intermediate.ok_or_else(|| no_shape("intermediate_size"))? as f64;
     let active = model.experts_per_token.ok_or_else(|| no_shape("num_experts_per_tok"))? as f64;
     let vocab = model.vocab.ok_or_else(|| no_shape("vocab_size"))? as f64;
-    let stream = work.step_tokens as f64 * (2.0 * hidden + 3.0 * intermediate * active / division.tensor as f64) * bytes;
+    let stream =
+        work.step_tokens as f64 * (2.0 * hidden + 3.0 * intermediate * active / division.tensor as f64) * bytes;
     Ok(stream + work.step_requests as f64 * vocab * (bytes + 8.0))
 }
 
@@ -306,7 +301,9 @@ fn judge(config: &ExperimentConfig, estimate: &mut MemoryEstimate, work: Option<
         estimate.why = Some(format!("the weights alone take {} of a GPU with {}", gib(weights), gib(gpu)));
         return;
     }
-    if let Some((weights, share)) = estimate.weights_bytes.zip(limit).filter(|(w, share)| *w as f64 > share * gpu as f64) {
+    if let Some((weights, share)) =
+        estimate.weights_bytes.zip(limit).filter(|(w, share)| *w as f64 > share * gpu as f64)
+    {
         let allowed = gib((share * gpu as f64) as u64);
         estimate.verdict = Verdict::Impossible;
         estimate.why =
@@ -321,7 +318,7 @@ fn judge(config: &ExperimentConfig, estimate: &mut MemoryEstimate, work: Option<
             (Verdict::TooLarge, Some(why))
         }
         (Some(pool), Some(one)) if estimate.kv_cache_bytes.is_some_and(|all| pool < all) => {
-            let held = if one == 0 { 0 } else { pool / one };
+            let held = pool.checked_div(one).unwrap_or_default();
             let why = format!("its key-value cache of {} holds {held} requests at once; others wait", gib(pool));
             (Verdict::Tight, Some(why))
         }

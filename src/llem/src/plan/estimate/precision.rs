@@ -101,8 +101,7 @@ fn vllm(method: &str) -> Result<WeightForm, String> {
         "fp8" | "fp8_per_tensor" | "fp8_per_block" | "mxfp8" | "experts_int8" | "int8_per_channel_weight_only" => {
             Ok(WeightForm::Each(1.0))
         }
-        "nvfp4_per_token" => Ok(WeightForm::Each(0.5 + 1.0 / 16.0)),
-        "bitsandbytes" => Ok(WeightForm::Each(0.5 + 4.0 / 64.0)),
+        "nvfp4_per_token" | "bitsandbytes" => Ok(WeightForm::Each(0.5 + 1.0 / 16.0)),
         other => Err(format!("no rule for weights quantised by {other} of a checkpoint that is not")),
     }
 }

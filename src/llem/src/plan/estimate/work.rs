@@ -33,7 +33,8 @@ pub(super) struct Work {
 
 /// The work of an experiment; absent where its prompts have no bound before they are tokenised.
 pub(super) fn work(config: &ExperimentConfig, gpu_bytes: Option<u64>) -> Result<Work, String> {
-    let unbounded = "the prompts are text without `workload.input_tokens`: their length is known when they are tokenised";
+    let unbounded =
+        "the prompts are text without `workload.input_tokens`: their length is known when they are tokenised";
     let prompt = u64::from(config.workload.longest_input().ok_or(unbounded)?);
     let tokens = prompt + u64::from(config.workload.output_tokens.longest());
     let requests = config.workload.requests().unwrap_or(u64::MAX);
@@ -50,15 +51,11 @@ pub(super) fn work(config: &ExperimentConfig, gpu_bytes: Option<u64>) -> Result<
             let batch = section.and_then(|section| section.batch_size).map_or(1, u64::from).min(requests);
             let cache = section.and_then(|section| section.cache.as_ref());
             let implementation = cache.and_then(|cache| cache.implementation);
-            let is_static = matches!(
-                implementation,
-                Some(CacheImplementation::Static | CacheImplementation::OffloadedStatic)
-            );
+            let is_static =
+                matches!(implementation, Some(CacheImplementation::Static | CacheImplementation::OffloadedStatic));
             let held = cache.and_then(|cache| cache.max_cache_len).filter(|_| is_static).map_or(tokens, u64::from);
-            let is_offloaded = matches!(
-                implementation,
-                Some(CacheImplementation::Offloaded | CacheImplementation::OffloadedStatic)
-            );
+            let is_offloaded =
+                matches!(implementation, Some(CacheImplementation::Offloaded | CacheImplementation::OffloadedStatic));
             let mut work = static_batch(batch, prompt, held.max(tokens));
             // The layer at work and the next one, which is fetched meanwhile.
             work.layers_kept = is_offloaded.then_some(2);
@@ -101,5 +98,11 @@ pub(super) fn work(config: &ExperimentConfig, gpu_bytes: Option<u64>) -> Result<
 
 /// A batch that is prefilled at once, padded to its longest prompt.
 fn static_batch(requests: u64, prompt: u64, tokens: u64) -> Work {
-    Work { requests, tokens_per_request: tokens, step_tokens: requests * prompt, step_requests: requests, layers_kept: None }
+    Work {
+        requests,
+        tokens_per_request: tokens,
+        step_tokens: requests * prompt,
+        step_requests: requests,
+        layers_kept: None,
+    }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::csv::text;
 use super::{Column, f64s, texts, u64s, write};
+use crate::engine_cache::CacheRecord;
 use crate::result::record::ExperimentResult;
 use crate::result::store::write_atomic;
 use crate::result::{MeanUncertainty, Spread, StoreError, StudyResult};
@@ -51,7 +52,24 @@ fn columns(rows: &[ExperimentResult]) -> Vec<Column> {
     spread("mean_power_w", "mean_power_w_sd", "mean power, mean over runs", |e| e.summary.mean_power_w);
     spread("co2_g", "co2_g_sd", "CO2 equivalent of energy_j, mean over runs", |e| e.summary.co2_g);
     columns.extend(uncertainties(rows));
+    columns.extend(engines(rows));
     columns
+}
+
+/// What became of compiled engines, and what building them took, whenever that was.
+fn engines(rows: &[ExperimentResult]) -> Vec<Column> {
+    let outcomes = |e: &ExperimentResult| {
+        let names: Vec<_> = e.runs.iter().filter_map(|run| Some(run.engine_cache.as_ref()?.outcome.name())).collect();
+        names.join(",")
+    };
+    let last = |e: &ExperimentResult, figure: fn(&CacheRecord) -> Option<f64>| {
+        e.runs.iter().rev().find_map(|run| run.engine_cache.as_ref()).and_then(figure)
+    };
+    vec![
+        ("engine_cache", "what became of the compiled engine in each run, with commas", texts(rows, outcomes)),
+        ("engine_build_s", "building the last run's engine took", f64s(rows, |e| last(e, |r| r.build_seconds))),
+        ("engine_build_j", "energy of that build", f64s(rows, |e| last(e, |r| r.build_energy_j))),
+    ]
 }
 
 /// How sure the means of the energies are.

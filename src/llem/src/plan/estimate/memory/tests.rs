@@ -240,7 +240,8 @@ fn tensorrt_takes_its_share_of_what_is_free() {
     assert_eq!(found.needed_bytes, Some(rest + 8 * 128 * 131_072));
     // 0.9 · (85,899,345,920 − 18,519,724,032)
     assert_eq!(found.kv_pool_bytes, Some(60_641_659_699));
-    let quantised = "backend: tensorrt\ntensorrt: {engine: tensorrt, quant: {quant_algo: W4A16_AWQ, kv_cache_quant_algo: INT8}}\n";
+    let quantised =
+        "backend: tensorrt\ntensorrt: {engine: tensorrt, quant: {quant_algo: W4A16_AWQ, kv_cache_quant_algo: INT8}}\n";
     let quantised = estimate(&model, quantised, None);
     // 6,979,321,856 · (0.5 + 2/128) + 1,050,673,152 · 2
     assert_eq!(quantised.weights_bytes, Some(3_598_712_832 + 2_101_346_304));
@@ -252,7 +253,11 @@ fn tensorrt_takes_its_share_of_what_is_free() {
 fn transformers_has_a_static_batch() {
     let model = facts_of("meta-llama/Llama-3.1-8B");
     let of = |more: &str| {
-        estimate(&model, &format!("backend: pytorch\nworkload: {{n: 8, input_tokens: 100, output_tokens: 28}}\n{more}\n"), None)
+        estimate(
+            &model,
+            &format!("backend: pytorch\nworkload: {{n: 8, input_tokens: 100, output_tokens: 28}}\n{more}\n"),
+            None,
+        )
     };
     let batch = of("pytorch: {batch_size: 4}");
     assert_eq!(batch.kv_cache_bytes, Some(4 * 128 * 131_072));
@@ -311,7 +316,10 @@ fn headers_and_geometry_agree() {
     assert_eq!(stored.layer_values + stored.other_values, model.parameters);
     // Two tables of 4096 · 256, and the last normalisation.
     assert_eq!(stored.other_values, 2 * 4096 * 256 + 256);
-    assert_eq!((stored.layer_bytes + stored.other_bytes, stored.dtype.as_deref()), (2 * model.parameters, Some("BF16")));
+    assert_eq!(
+        (stored.layer_bytes + stored.other_bytes, stored.dtype.as_deref()),
+        (2 * model.parameters, Some("BF16"))
+    );
     let described = ModelFacts::of_config(&ModelConfig::read(&model.dir).unwrap());
     let with_headers = ModelFacts { stored: Some(stored), ..described.clone() };
     let of = |facts: &ModelFacts| estimate(facts, "backend: vllm\n", None).weights_bytes.unwrap();
