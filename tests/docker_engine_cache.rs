@@ -311,7 +311,8 @@ impl Disk {
             return fs_err::remove_file(filler).unwrap();
         }
         let mut file = fs_err::File::create(filler).unwrap();
-        let full = std::iter::repeat_with(|| std::io::Write::write_all(&mut file, &[0; 1 << 16])).find_map(Result::err);
+        let full =
+            std::iter::repeat_with(|| std::io::Write::write_all(&mut file, &vec![0; 1 << 16])).find_map(Result::err);
         assert_eq!(full.unwrap().kind(), std::io::ErrorKind::StorageFull);
     }
 }

@@ -104,7 +104,10 @@ fn forward(mut from: UnixStream, mut to: UnixStream, state: &Mutex<State>) {
 /// Of the same length, so that the request keeps its own. Small requests come in one piece.
 fn rename(bytes: &mut [u8]) {
     let (from, to) = GPUS;
-    let places: Vec<usize> =
-        bytes.windows(from.len()).enumerate().filter(|(_, part)| *part == from).map(|(place, _)| place).collect();
-    places.into_iter().for_each(|place| bytes[place..place + to.len()].copy_from_slice(to));
+    let is_there = |bytes: &[u8], place: usize| bytes[place..].starts_with(from);
+    for place in (0..bytes.len()).rev() {
+        if is_there(bytes, place) {
+            bytes[place..place + to.len()].copy_from_slice(to);
+        }
+    }
 }

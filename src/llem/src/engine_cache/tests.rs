@@ -181,6 +181,6 @@ fn a_key_survives_being_written_and_read() {
 fn the_key_of_an_engine_is_fixed() {
     assert_eq!(
         key(&json!({"build": {"max_batch_size": 8}}), around()),
-        "53fdb465f95d3eebd16a670965254c5f64a688c1380d075d7ea9caa87cf242f3"
+        "72e9d8be0ad579dd2af7ecfe64eb4087540b8fcee030b6ce303e96d49885ce99"
     );
 }

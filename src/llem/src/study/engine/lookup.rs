@@ -157,5 +157,9 @@ async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 /// Bytes of the files of a directory, links followed, as far as they can be told.
 fn directory_bytes(dir: &std::path::Path) -> u64 {
     let entries = fs_err::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| fs_err::metadata(entry.path()).ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+    entries
+        .filter_map(|entry| fs_err::metadata(entry.path()).ok())
+        .filter(std::fs::Metadata::is_file)
+        .map(|m| m.len())
+        .sum()
 }
