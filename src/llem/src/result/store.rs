@@ -117,9 +117,10 @@ impl StudyDirectory {
         Ok(RunDirectory { path, volume })
     }
 
-    /// Writes `study.json` and `experiments.parquet`.
+    /// Writes `study.json`, `experiments.parquet` and `runs.parquet`.
     pub fn write_result(&self, result: &StudyResult) -> Result<(), StoreError> {
         super::parquet::write_experiments(&self.path.join("experiments.parquet"), result)?;
+        super::parquet::write_runs(&self.path.join("runs.parquet"), result)?;
         write_json(&self.path.join("study.json"), result)
     }
 }
