@@ -13,10 +13,10 @@ pub fn markdown(study: &StudyAnalysis) -> String {
         vec!["experiment".to_owned()]
     };
     let names = head.len();
-    head.push("runs".to_owned());
+    head.extend(["runs", "Pareto"].map(str::to_owned));
     head.extend(figures.iter().map(|figure| figure.title().to_owned()));
-    head.push("Pareto".to_owned());
-    let rule: Vec<&str> = (0..head.len()).map(|column| if column < names { "---" } else { "---:" }).collect();
+    let rule: Vec<&str> =
+        (0..head.len()).map(|column| if column < names || column == names + 1 { "---" } else { "---:" }).collect();
     let mut text = format!("## {}\n\n{}{}", escape(&words::name(&study.name)), line(&head), line(&rule));
     for experiment in &study.experiments {
         let of_key = |key: &String| {
@@ -28,10 +28,9 @@ pub fn markdown(study: &StudyAnalysis) -> String {
         } else {
             vec![escape(&words::label(experiment))]
         };
-        cells.push(words::runs(experiment));
+        cells.extend([words::runs(experiment), words::standing(experiment.standing).to_owned()]);
         let cell = |figure| experiment.figure(figure).map_or_else(|| "-".to_owned(), words::estimate_text);
         cells.extend(figures.iter().map(|figure| cell(*figure)));
-        cells.push(words::standing(experiment.standing).to_owned());
         text.push_str(&line(&cells));
     }
     text.push('\n');

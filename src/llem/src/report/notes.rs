@@ -40,11 +40,11 @@ fn figures(study: &StudyAnalysis) -> impl Iterator<Item = &FigureAnalysis> {
 
 fn not_valid(study: &StudyAnalysis) -> Option<String> {
     let without = study.experiments.iter().filter(|experiment| !experiment.valid).count();
-    let text = "their figures describe runs that are not valid, and are no statement about the deployment";
+    let text = "the figures describe what happened, and are no statement about the deployment";
     match without {
         0 => None,
         _ if without == study.experiments.len() => Some(format!("! no run of this study is valid: {text}")),
-        _ => Some(format!("! {} without a valid run: {text}", count(without, "experiment"))),
+        _ => Some(format!("! {} without a valid run: there, {text}", count(without, "experiment"))),
     }
 }
 

@@ -139,7 +139,7 @@ mod tests {
         let text = |mean, limits| estimate_text(&figure(mean, limits, IntervalMethod::T));
         assert_eq!(text(31.0123, None), "31.01");
         assert_eq!(text(31.0123, Some((30.8, 31.22))), "31.01 ± 0.21");
-        assert_eq!(text(31.0123, Some((31.0122, 31.0124))), "31.0123 ± 0.0001");
+        assert_eq!(text(31.0123, Some((31.012_18, 31.012_42))), "31.0123 ± 0.0001");
         assert_eq!(text(123_456.7, Some((123_400.0, 123_500.0))), "123457 ± 50");
         assert_eq!(text(2.0, Some((2.0, 2.0))), "2.000 ± 0.000");
         let even = figure(31.0123, Some((30.9, 31.4)), IntervalMethod::Bca);

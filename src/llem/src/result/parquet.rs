@@ -279,7 +279,8 @@ mod tests {
         let runs = read(&path("runs"));
         assert_eq!((runs.num_rows(), runs["cycle"].as_primitive::<UInt64Type>().value(0)), (1, 1));
         assert!((runs["energy_j"].as_primitive::<Float64Type>().value(0) - 1.5).abs() < 1e-12);
-        let units = ["co2_g_sd", "energy_per_output_token_j_expanded_u", "t_ns", "temperature_c", "pass", "window_s"].map(unit);
+        let units =
+            ["co2_g_sd", "energy_per_output_token_j_expanded_u", "t_ns", "temperature_c", "pass", "window_s"].map(unit);
         assert_eq!(units, ["g", "J/token", "ns", "°C", "1", "s"]);
     }
 

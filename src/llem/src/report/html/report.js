@@ -38,11 +38,14 @@
     return [fromZero && low === 0 ? 0 : low - pad, high + pad];
   };
 
+  /* Width of a plot in a place: its own pixels, so that its text has its own size. */
+  const widthOf = (box, columns = 1) => Math.max(320, Math.min(1160, Math.floor((box.clientWidth || 1160) / columns) - (columns > 1 ? 16 : 0)));
+
   /* A frame with axes. `x` and `y` map values to places. */
   const frame = (width, height, xs, ys, titles, margin = { left: 62, right: 14, top: 12, bottom: 42 }, xTicks) => {
     const x = (v) => margin.left + ((v - xs[0]) / (xs[1] - xs[0])) * (width - margin.left - margin.right);
     const y = (v) => height - margin.bottom - ((v - ys[0]) / (ys[1] - ys[0])) * (height - margin.top - margin.bottom);
-    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+    const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img" });
     const axes = svg("g", { class: "axis", "aria-hidden": "true" });
     for (const tick of ticks(ys[0], ys[1], 5)) {
       axes.append(svg("line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) }));
@@ -117,7 +120,7 @@
     if (xi < 0 || yi < 0) return;
     const shown = data.experiments.map((experiment, e) => ({ experiment, e, x: experiment.f[xi], y: experiment.f[yi] })).filter((p) => p.x && p.y);
     if (!shown.length) return;
-    const plot = frame(560, 380, room(shown.flatMap((p) => p.x)), room(shown.flatMap((p) => p.y)), [axisTitle(data.figures[xi]), axisTitle(data.figures[yi])]);
+    const plot = frame(widthOf(box, box.clientWidth > 900 ? 2 : 1), 360, room(shown.flatMap((p) => p.x)), room(shown.flatMap((p) => p.y)), [axisTitle(data.figures[xi]), axisTitle(data.figures[yi])]);
     const compared = data.objectives.length === 2 && data.objectives.includes(xName) && data.objectives.includes(yName);
     if (compared) {
       const front = shown.filter((p) => p.experiment.s === 0).sort((a, b) => a.x[0] - b.x[0]);
@@ -166,7 +169,8 @@
     const short = (text) => (text.length > 14 ? `${text.slice(0, 13)}…` : text);
     const every = Math.ceil(values.length / 8);
     const labels = values.map((value, v) => [v, v % every ? "" : short(value)]);
-    const plot = frame(380, 260, [-0.5, values.length - 0.5], room(all, true), [name, axisTitle(data.figures[figure])], undefined, labels);
+    const columns = Math.max(1, Math.floor(box.clientWidth / 336));
+    const plot = frame(widthOf(box, columns), 260, [-0.5, values.length - 0.5], room(all, true), [name, axisTitle(data.figures[figure])], undefined, labels);
     const mean = (group) => group.reduce((sum, p) => sum + p.experiment.f[figure][0], 0) / group.length;
     const line = groups.map((group, v) => ({ group, v })).filter((g) => g.group.length);
     const points = [];
@@ -198,7 +202,7 @@
     const every = Math.ceil(others.length / 80);
     const drawn = others.filter((p, i) => i % every === 0 && p.e !== chosen);
     const last = Math.max(...others.map((p) => p.q[p.q.length - 1]));
-    const plot = frame(760, 300, [0, last * 1.03], [0, 104], [`${data.latencies[latency]} of a request`, "% of requests"]);
+    const plot = frame(widthOf(box), 300, [0, last * 1.03], [0, 104], [`${data.latencies[latency]} of a request`, "% of requests"]);
     for (const p of drawn) plot.root.append(svg("path", { d: stepsPath(plot, p.q), fill: "none", stroke: "var(--muted)", opacity: 0.35, "stroke-width": 1.2 }));
     if (own && own.length) plot.root.append(svg("path", { d: stepsPath(plot, own), fill: "none", stroke: "var(--accent)", "stroke-width": 2.4 }));
     const label = data.experiments[chosen].l;
@@ -229,7 +233,7 @@
     if (!run) { box.replaceChildren(html("p", { class: "muted" }, "The phases of this experiment's runs are not known.")); return; }
     const highest = Math.max(...run.d.map((curve) => curve.m), 0);
     const margin = { left: 62, right: 14, top: 30, bottom: 42 };
-    const plot = frame(1000, 340, [0, run.t || 1], [0, highest * 1.08 || 1], ["seconds since the first phase", highest ? "W" : ""], margin);
+    const plot = frame(widthOf(box), 340, [0, run.t || 1], [0, highest * 1.08 || 1], ["seconds since the first phase", highest ? "W" : ""], margin);
     const [top, bottom] = [margin.top, plot.height - margin.bottom];
     if (run.w) plot.root.append(svg("rect", { x: plot.x(run.w[0]), y: top, width: Math.max(1, plot.x(run.w[1]) - plot.x(run.w[0])), height: bottom - top, fill: "var(--accent-soft)" }));
     for (const [phase, from, to] of run.p) {
@@ -321,29 +325,41 @@
   });
 
   const pairs = byId("trade-off");
-  if (pairs) {
+  const drawPairs = () => {
     const wanted = [["output_tokens_per_s", "energy_per_output_token_j"], ["ttft_p50_ms", "energy_per_output_token_j"]];
     if (data.objectives.length >= 2) wanted.unshift([data.objectives[1], data.objectives[0]]);
     if (figureAt("energy_per_output_token_j") < 0) wanted.push(["output_tokens_per_s", "ttft_p50_ms"]);
     const done = new Set();
+    pairs.replaceChildren();
     for (const [x, y] of wanted) {
       const name = [x, y].sort().join();
       if (!done.has(name)) tradeOff(pairs, x, y);
       done.add(name);
     }
-    legend(byId("trade-off-legend"));
-  }
+  };
+  legend(byId("trade-off-legend"));
   const effects = byId("effect-figure");
+  const drawEffects = () => {
+    if (!effects) return;
+    byId("effects").replaceChildren();
+    data.keys.forEach((_, key) => mainEffect(byId("effects"), key, Number(effects.value)));
+  };
   if (effects) {
-    const draw = () => {
-      byId("effects").replaceChildren();
-      data.keys.forEach((_, key) => mainEffect(byId("effects"), key, Number(effects.value)));
-    };
     effects.append(...data.figures.map((figure, i) => html("option", { value: i }, axisTitle(figure))));
     effects.value = String(Math.max(0, figureAt(data.objectives[0])));
-    effects.addEventListener("change", draw);
-    draw();
+    effects.addEventListener("change", drawEffects);
   }
+  let width = document.documentElement.clientWidth;
+  window.addEventListener("resize", () => {
+    if (document.documentElement.clientWidth === width) return;
+    width = document.documentElement.clientWidth;
+    drawPairs();
+    drawEffects();
+    drawLatency();
+    drawPower();
+  });
+  drawPairs();
+  drawEffects();
   byId("latency-kind")?.addEventListener("change", drawLatency);
   byId("power-run")?.addEventListener("change", drawPower);
   choose(chosen);

@@ -180,10 +180,12 @@ fn best(study: &StudyAnalysis, figure: Figure) -> Option<String> {
 
 fn trade_offs(study: &StudyAnalysis) -> String {
     let note = if study.has_valid() { "" } else { "<p class=\"bad\">No run is valid: nothing is compared.</p>\n" };
+    let titles: Vec<_> = study.objectives.iter().map(|objective| escape(objective.figure.title())).collect();
+    let by = titles.join(" and ");
     format!(
         "{note}<div id=\"trade-off\" class=\"plots\"></div>\n<ul id=\"trade-off-legend\" class=\"legend\"></ul>\n\
-         <p class=\"muted\">Bars are 95 % intervals. Dominated: another is better in both, beyond both intervals; undecided: by the means only. \
-         A click chooses an experiment for the plots below.</p>\n{NO_SCRIPT}"
+         <p class=\"muted\">Bars are 95 % intervals. Marks are by {by}. Dominated: another is better, beyond both intervals in each; undecided: by \
+         the means only. A click, or Enter, chooses an experiment for the plots below.</p>\n{NO_SCRIPT}"
     )
 }
 

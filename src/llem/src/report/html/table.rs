@@ -24,7 +24,7 @@ pub(super) fn table(study: &StudyAnalysis) -> String {
         format!("<th scope=\"col\" class=\"n\" title=\"{title}\">{head}</th>")
     });
     let runs = "<th scope=\"col\" class=\"n\" title=\"valid runs of all\">runs</th>";
-    let head = [&names, runs, &of_figures, "<th scope=\"col\">Pareto</th>"].concat();
+    let head = [&names, runs, "<th scope=\"col\">Pareto</th>", &of_figures].concat();
     let rows: String = study.experiments.iter().enumerate().map(|(place, e)| row(e, place, keys, &figures)).collect();
     let filter = if study.experiments.len() < FILTER_FROM {
         ""
@@ -57,7 +57,7 @@ fn row(experiment: &ExperimentAnalysis, place: usize, keys: &[String], figures: 
     let mark = if experiment.standing.is_some() { standing } else { "none" };
     let class = if experiment.valid { "" } else { " class=\"invalid\"" };
     format!(
-        "<tr data-e=\"{place}\"{class}>{names}{runs}{of_figures}<td><span class=\"mark {mark}\">{standing}</span></td></tr>\n"
+        "<tr data-e=\"{place}\"{class}>{names}{runs}<td><span class=\"mark {mark}\">{standing}</span></td>{of_figures}</tr>\n"
     )
 }
 

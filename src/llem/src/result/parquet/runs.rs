@@ -27,7 +27,11 @@ pub(super) fn columns(study: &StudyResult) -> Vec<Column> {
         ("varied_json", "swept keys and values, JSON", texts(rows, |(e, _)| varied(e))),
         ("cycle", "cycle, from 1", u64s(rows, |(_, run)| Some(u64::from(run.cycle)))),
         ("status", "completed, failed or interrupted", texts(rows, |(_, run)| run.status.name().to_owned())),
-        ("valid", "true where its numbers may be compared and published", maybe_texts(rows, |(_, run)| Some(valid(run)))),
+        (
+            "valid",
+            "true where its numbers may be compared and published",
+            maybe_texts(rows, |(_, run)| Some(valid(run))),
+        ),
         ("reasons", "reason codes with commas between them", texts(rows, |(_, run)| codes(run))),
         ("window_s", "length of the window", figures(rows, |m| Some(m.window_s))),
         ("passes", "whole passes of the workload in the window", count(|m| m.passes)),
