@@ -11,6 +11,7 @@ pub mod model;
 pub mod plan;
 pub mod preflight;
 mod printable;
+pub mod report;
 pub mod result;
 pub mod runner;
 pub mod schema;

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llem::config::{Backend, Profile, RunnerKind};
+use llem::result::Figure;
 use llem::schema::RecordKind;
 
 use super::printer::Output;
@@ -27,6 +28,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run an experiment or a study.
     Run(RunArguments),
+    /// Say what a study found: a table, CSV, JSON, Markdown, or a page that opens offline.
+    ///
+    /// Exit codes: 0 said; 1 the results cannot be read; 2 bad usage, or no study there.
+    Report(ReportArguments),
     /// Check this machine; or check, describe or start a config file.
     ///
     /// Without a command: whether runs work on this machine. Exit codes: 0 they do; 1 something must change first.
@@ -154,6 +159,38 @@ pub(crate) struct RunArguments {
 fn gib(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().map_err(|error| error.to_string())?;
     if (0.1..=1e6).contains(&number) { Ok(number) } else { Err("it must be from 0.1 to 1000000 GiB".to_owned()) }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// Directory of a study, as `llem run` made it.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// What to make.
+    #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+    pub(crate) format: ReportFormat,
+    /// Write to this file instead of stdout.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// What experiments are compared by, e.g. `energy_per_output_token_j,ttft_p50_ms`. Default: energy per token and tokens per second; without
+    /// energies, time to first token and tokens per second.
+    #[arg(long, value_name = "FIGURES", value_delimiter = ',')]
+    pub(crate) objectives: Vec<Figure>,
+}
+
+/// What `llem report` makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// A table for terminals, the most important figures.
+    Table,
+    /// One row per experiment, all figures in full.
+    Csv,
+    /// Everything, for programs.
+    Json,
+    /// A table for issues and pull requests.
+    Markdown,
+    /// One self-contained page with plots.
+    Html,
 }
 
 /// Names of profiles on the command line.

@@ -12,8 +12,8 @@ mod exit;
 mod image;
 mod printer;
 mod progress;
+mod report;
 mod run;
-mod same_work;
 mod signals;
 mod table;
 
@@ -27,6 +27,7 @@ use arguments::Command;
 pub(crate) fn dispatch(arguments: Arguments, printer: Printer) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Run(run) => run::run(&run, printer),
+        Command::Report(report) => report::report(&report, printer),
         Command::Config(config) => config::config(config, printer),
         Command::Image(image) => runtime()?.block_on(image::image(image, printer)),
         Command::Cache(cache) => cache::cache(cache, printer),

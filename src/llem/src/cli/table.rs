@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use llem::report::words::decimals;
+pub(crate) use llem::report::words::{count, number, short, value};
 use llem::result::{COVERAGE_FACTOR, ExperimentResult, ImageRecord, MeanUncertainty, Spread, StudyResult};
 use llem::runner::docker::ImageRow;
-use serde_json::Value;
 
-use super::{Printer, engines, same_work};
+use super::{Printer, engines};
 
 /// More varied keys than this go into one column.
 const KEY_COLUMNS: usize = 3;
@@ -68,31 +69,6 @@ pub(crate) fn path(path: &Path) -> String {
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
 
-/// `1 run`, `2 runs`.
-pub(crate) fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
-}
-
-/// Four significant digits, or as many as the number has before its point.
-pub(crate) fn number(value: f64) -> String {
-    format!("{value:.*}", decimals(value))
-}
-
-/// A value of the study file as the user would write it.
-pub(crate) fn value(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// The last part of a dotted key, or all of it when another key ends in the same.
-pub(crate) fn short(key: &str, all: &[String]) -> String {
-    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
-    let own = last(key);
-    if all.iter().filter(|other| last(other) == own).count() > 1 { key.to_owned() } else { own }
-}
-
 fn key_columns(keys: &[String]) -> Vec<String> {
     if keys.len() > KEY_COLUMNS { Vec::new() } else { keys.to_vec() }
 }
@@ -126,14 +102,6 @@ fn spread(spread: Option<Spread>) -> String {
     }
 }
 
-fn decimals(value: f64) -> usize {
-    if value == 0.0 || !value.is_finite() {
-        return 0;
-    }
-    let magnitude = value.abs().log10().floor() as i32;
-    usize::try_from(3 - magnitude).unwrap_or(0).min(9)
-}
-
 /// What the table does not say by itself.
 fn footnotes(result: &StudyResult) -> Vec<String> {
     let mut notes = vec!["mean ± standard deviation over runs; TTFT and ITL are medians within a run".to_owned()];
@@ -141,7 +109,7 @@ fn footnotes(result: &StudyResult) -> Vec<String> {
     notes.extend(images_that_differ(&result.images));
     notes.extend(energy(result));
     notes.extend(engines::note(&runs));
-    notes.extend(same_work::notes(&result.same_work));
+    notes.extend(llem::report::same_work_notes(&result.same_work));
     let invalid = runs.iter().filter(|run| run.metrics.is_some() && !run.valid).count();
     if invalid > 0 {
         notes.push(format!("not valid: {} of {}", count(invalid, "run"), runs.len()));

@@ -43,13 +43,13 @@ impl Figure {
     /// All of them, in the order of reports.
     pub const ALL: [Self; 12] = [
         Self::EnergyPerOutputTokenJ,
-        Self::EnergyNetPerOutputTokenJ,
-        Self::EnergyJ,
-        Self::EnergyNetJ,
         Self::OutputTokensPerS,
         Self::TtftP50Ms,
         Self::ItlP50Ms,
         Self::E2eP50Ms,
+        Self::EnergyJ,
+        Self::EnergyNetPerOutputTokenJ,
+        Self::EnergyNetJ,
         Self::MeanPowerW,
         Self::PeakPowerW,
         Self::PeakMemoryBytes,

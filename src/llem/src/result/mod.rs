@@ -6,6 +6,7 @@
 //!   journal.jsonl         one line per change of state, append-only
 //!   study.json            StudyResult
 //!   experiments.parquet   one row per experiment
+//!   runs.parquet          one row per run
 //!   runs/{NNN}-{experiment_id}-c{cycle}/
 //!     job.json            what the agent was given
 //!     result.json         RunResult

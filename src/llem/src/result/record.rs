@@ -9,7 +9,9 @@ use llem_protocol::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FlopsReference, MeanUncertainty, Metrics, ParetoFrontier, PhaseEnergy, RunIdentity, SameWork, Spread};
+use super::{
+    Figure, FlopsReference, MeanUncertainty, Metrics, ParetoFrontier, PhaseEnergy, RunIdentity, SameWork, Spread,
+};
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::engine_cache::CacheRecord;
 use crate::gpu_watch::GpuProcess;
@@ -368,11 +370,13 @@ impl ExperimentSummary {
             itl_p50_ms: spread(&|m| m.itl_ms.map(|d| d.p50)),
             e2e_p50_ms: spread(&|m| m.e2e_ms.map(|d| d.p50)),
             energy_j,
-            energy_j_uncertainty: MeanUncertainty::of(&used, energy_j, |_| 1.0),
+            energy_j_uncertainty: MeanUncertainty::of_figure(Figure::EnergyJ, &used, energy_j),
             energy_per_output_token_j,
-            energy_per_output_token_j_uncertainty: MeanUncertainty::of(&used, energy_per_output_token_j, |m| {
-                m.output_tokens as f64
-            }),
+            energy_per_output_token_j_uncertainty: MeanUncertainty::of_figure(
+                Figure::EnergyPerOutputTokenJ,
+                &used,
+                energy_per_output_token_j,
+            ),
             energy_net_j: spread(&|m| m.energy.energy_net_j),
             energy_net_per_output_token_j: spread(&|m| m.energy.energy_net_per_output_token_j),
             mean_power_w: spread(&|m| m.energy.mean_power_w),

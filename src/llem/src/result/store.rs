@@ -125,9 +125,10 @@ impl StudyDirectory {
         Ok(RunDirectory { path, volume })
     }
 
-    /// Writes `study.json`, and `experiments.parquet` with the same as CSV.
+    /// Writes `study.json`, `runs.parquet`, and `experiments.parquet` with the same as CSV.
     pub fn write_result(&self, result: &StudyResult) -> Result<(), StoreError> {
         super::parquet::write_experiments(&self.path, result)?;
+        super::parquet::write_runs(&self.path.join("runs.parquet"), result)?;
         write_json(&self.path.join("study.json"), result)
     }
 }

@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Metrics, Spread};
+use super::{Figure, Metrics, Spread};
 use crate::config::Calibration;
 
 /// Bound of a sensor's gain error without calibration, relative to its reading.
@@ -126,12 +126,21 @@ pub struct MeanUncertainty {
 }
 
 impl MeanUncertainty {
-    /// Of the energy over the runs; `divisor` makes it per token. Nothing unless every run that has the energy has a budget.
-    pub(super) fn of(runs: &[&Metrics], spread: Option<Spread>, divisor: fn(&Metrics) -> f64) -> Option<Self> {
+    /// Of an energy over the runs that have it, in joules or per token. Nothing for other figures, and unless each of these runs has a budget.
+    pub(crate) fn of_figure(figure: Figure, runs: &[&Metrics], spread: Option<Spread>) -> Option<Self> {
         let spread = spread?;
-        let with_energy = runs.iter().filter(|m| m.energy.energy_j.is_some() && divisor(m) > 0.0);
+        let (is_net, is_per_token) = match figure {
+            Figure::EnergyJ => (false, false),
+            Figure::EnergyPerOutputTokenJ => (false, true),
+            Figure::EnergyNetJ => (true, false),
+            Figure::EnergyNetPerOutputTokenJ => (true, true),
+            _ => return None,
+        };
+        let budget = |m: &Metrics| if is_net { m.energy.net_uncertainty } else { m.energy.uncertainty };
+        let divisor = |m: &Metrics| if is_per_token { m.output_tokens as f64 } else { 1.0 };
+        let with_energy = runs.iter().filter(|m| figure.of(m).is_some() && divisor(m) > 0.0);
         let budgets: Vec<(UncertaintyBudget, f64)> =
-            with_energy.map(|m| m.energy.uncertainty.map(|budget| (budget, divisor(m)))).collect::<Option<_>>()?;
+            with_energy.map(|m| budget(m).map(|budget| (budget, divisor(m)))).collect::<Option<_>>()?;
         if budgets.len() as u64 != spread.n {
             return None;
         }

@@ -32,6 +32,7 @@ use crate::hub::Hub;
 pub use error::{BadLine, BadLines, WorkloadError};
 pub use lengths::{LengthSpec, OrderSpec};
 pub use manifest::DatasetManifest;
+pub(crate) use parquet_file::check_declared_sizes;
 
 /// Requests in one pass of the synthetic data set when the experiment does not say.
 const DEFAULT_SYNTHETIC_REQUESTS: u64 = 8;

@@ -22,7 +22,7 @@ fn read(file: std::fs::File, column: &str, max_bytes: u64) -> Result<Vec<String>
     let describe = |error: ParquetError| error.to_string();
     let reader = SerializedFileReader::new(file).map_err(describe)?;
     let metadata = reader.metadata();
-    check_sizes(metadata, max_bytes)?;
+    check_declared_sizes(metadata, max_bytes)?;
     let schema = metadata.file_metadata().schema();
     let field = schema.get_fields().iter().find(|field| field.name() == column).ok_or("it has no such column")?;
     let projection = Type::group_type_builder(schema.name()).with_fields(vec![field.clone()]).build();
@@ -31,7 +31,7 @@ fn read(file: std::fs::File, column: &str, max_bytes: u64) -> Result<Vec<String>
 }
 
 /// Refuses sizes that the reader would believe: it allocates what is declared.
-fn check_sizes(metadata: &ParquetMetaData, max_bytes: u64) -> Result<(), String> {
+pub(crate) fn check_declared_sizes(metadata: &ParquetMetaData, max_bytes: u64) -> Result<(), String> {
     let mut declared: u64 = 0;
     for chunk in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
         let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());

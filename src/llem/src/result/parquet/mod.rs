@@ -2,6 +2,7 @@
 
 mod csv;
 mod experiments;
+mod runs;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,7 +19,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::metrics::{domain_name, e2e_ms, itl_ms, ttft_ms};
 use super::store::write_atomic;
-use super::{Distribution, SCHEMA_VERSION, StoreError};
+use super::{Distribution, SCHEMA_VERSION, StoreError, StudyResult};
 
 pub(super) use experiments::write_experiments;
 
@@ -71,6 +72,35 @@ pub(super) fn write_samples(path: &Path, samples: &[PowerSample]) -> Result<(), 
     write(path, columns)
 }
 
+/// Writes one row per run of a study.
+pub(super) fn write_runs(path: &Path, study: &StudyResult) -> Result<(), StoreError> {
+    write(path, runs::columns(study))
+}
+
+/// Unit of a column by its name, `1` for what has none: counts, places, names.
+fn unit(name: &str) -> &'static str {
+    let name = ["_sd", "_expanded_u", "_comparison_u"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name);
+    match name {
+        "output_tokens" | "prompt_tokens" => return "tokens",
+        "output_tokens_per_s" => return "tokens/s",
+        "requests_per_s" => return "requests/s",
+        _ if name.ends_with("_token_j") => return "J/token",
+        _ => {}
+    }
+    match name.rsplit_once('_').map(|(_, ending)| ending) {
+        Some("ns") => "ns",
+        Some("ms") => "ms",
+        Some("s") => "s",
+        Some("j") => "J",
+        Some("w") => "W",
+        Some("g") => "g",
+        Some("c") => "°C",
+        Some("mhz") => "MHz",
+        Some("bytes") => "B",
+        _ => "1",
+    }
+}
+
 fn curve_kind(kind: CurveKind) -> &'static str {
     match kind {
         CurveKind::Mean => "mean",
@@ -106,7 +136,8 @@ fn write(path: &Path, columns: Vec<Column>) -> Result<(), StoreError> {
     let fields: Vec<Field> = columns
         .iter()
         .map(|(name, meaning, values)| {
-            let metadata = HashMap::from([("description".to_owned(), (*meaning).to_owned())]);
+            let metadata = [("unit", unit(name)), ("description", *meaning)];
+            let metadata = HashMap::from(metadata.map(|(key, value)| (key.to_owned(), value.to_owned())));
             Field::new(*name, values.data_type().clone(), true).with_metadata(metadata)
         })
         .collect();
@@ -131,7 +162,8 @@ mod tests {
     use llem_protocol::{CurveKind, PowerDomain, PowerSample, PowerScope, PowerSourceKind, RequestRecord};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-    use super::{write_requests, write_samples};
+    use super::{unit, write_requests, write_runs, write_samples};
+    use crate::result::StudyResult;
 
     fn read(path: &std::path::Path) -> RecordBatch {
         let file = fs_err::File::open(path).unwrap().into_file();
@@ -167,6 +199,34 @@ mod tests {
         assert!(metadata.iter().any(|pair| pair.key == "schema_version" && pair.value.as_deref() == Some("2")));
         let meaning = builder.schema().field_with_name("ttft_ms").unwrap().metadata().get("description").cloned();
         assert_eq!(meaning.as_deref(), Some("from submit to the first token"));
+    }
+
+    #[test]
+    fn every_column_has_its_unit_and_meaning() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let old = StudyResult::from_json(include_bytes!("../../../../tests/old-results/schema-1/study.json")).unwrap();
+        write_requests(&path("requests"), &[]).unwrap();
+        write_samples(&path("samples"), &[]).unwrap();
+        write_runs(&path("runs"), &old).unwrap();
+        super::write_experiments(&path("experiments"), &old).unwrap();
+        for name in ["requests", "samples", "runs", "experiments"] {
+            let file = fs_err::File::open(path(name)).unwrap().into_file();
+            let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            for field in builder.schema().fields() {
+                let of = |key: &str| field.metadata().get(key).cloned().unwrap_or_default();
+                assert!(!of("unit").is_empty() && !of("description").is_empty(), "{name}: {field}");
+                // What is not counted in ones says its unit in its name.
+                let number = field.data_type().is_floating();
+                assert!(!number || of("unit") != "1", "{name}: {field}");
+            }
+        }
+        let runs = read(&path("runs"));
+        assert_eq!((runs.num_rows(), runs["cycle"].as_primitive::<UInt64Type>().value(0)), (1, 1));
+        assert!((runs["energy_j"].as_primitive::<Float64Type>().value(0) - 1.5).abs() < 1e-12);
+        let units =
+            ["co2_g_sd", "energy_per_output_token_j_expanded_u", "t_ns", "temperature_c", "pass", "window_s"].map(unit);
+        assert_eq!(units, ["g", "J/token", "ns", "°C", "1", "s"]);
     }
 
     #[test]

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use llem::result::{OutputComparison, SameWork, Variant};
+use crate::result::{OutputComparison, SameWork, Variant};
 
-use super::table::count;
+use super::words::count;
 
 /// Below this share of equal tokens, float32 is no explanation.
 const SUSPICIOUS: f64 = 0.95;
 
 /// One line for lengths, one for each two backends that decoded greedily; nothing where one backend ran alone.
-pub(crate) fn notes(all: &[SameWork]) -> Vec<String> {
+pub fn notes(all: &[SameWork]) -> Vec<String> {
     if all.is_empty() {
         return Vec::new();
     }
@@ -78,7 +78,7 @@ fn outputs(comparisons: &[&OutputComparison]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use llem::result::{LengthDifference, OutputComparison, SameWork, Variant};
+    use crate::result::{LengthDifference, OutputComparison, SameWork, Variant};
 
     use super::notes;
 
