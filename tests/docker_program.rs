@@ -14,6 +14,7 @@ mod docker_orphans;
 mod docker_powercap;
 mod docker_pytorch;
 mod docker_results;
+mod docker_resume;
 mod docker_signals;
 mod docker_vllm;
 mod docker_volume;

@@ -1,9 +1,9 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use llem::config::{StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
-use llem::study::{RunOptions, StudyError, run_study};
+use llem::study::{RunOptions, StudyError, find_resumable, run_study, study_of};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
@@ -12,13 +12,8 @@ use super::{Exit, Failure, Printer, dry_run, dry_run_images, runtime, signals, t
 
 /// `llem run`.
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
-    if arguments.resume.is_some() {
-        let message = "--resume is not available in this version; run the study again";
-        return Err(Failure::usage(message));
-    }
-    let file = arguments.file.as_deref().unwrap_or(Path::new("study.yaml"));
     let user = UserConfig::load()?;
-    let study = StudyConfig::from_file(file, &arguments.set, arguments.profile.into())?;
+    let (study, resume) = study(arguments)?;
     if arguments.dry_run {
         let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
         dry_run::dry_run(&study, &images, arguments.format, printer)?;
@@ -28,6 +23,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     let (events, received) = unbounded_channel();
     let options = RunOptions {
         output: arguments.output.clone(),
+        resume,
         runner: arguments.runner.map(Into::into),
         user,
         programs: None,
@@ -56,4 +52,23 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
             StudyStatus::Interrupted => Exit::Interrupted,
         })
     })
+}
+
+/// The study that is asked for, and the directory of the one that it goes on with.
+fn study(arguments: &RunArguments) -> Result<(StudyConfig, Option<PathBuf>), Failure> {
+    let from_file = |file: &Path| StudyConfig::from_file(file, &arguments.set, arguments.profile.into());
+    match (&arguments.file, &arguments.resume) {
+        (Some(file), None) => Ok((from_file(file)?, None)),
+        (Some(file), Some(Some(directory))) => Ok((from_file(file)?, Some(directory.clone()))),
+        (Some(file), Some(None)) => {
+            let study = from_file(file)?;
+            let directory = find_resumable(&study, &arguments.output)?;
+            Ok((study, Some(directory)))
+        }
+        (None, Some(Some(directory))) if arguments.set.is_empty() => {
+            Ok((study_of(directory)?, Some(directory.clone())))
+        }
+        (None, Some(Some(_))) => Err(Failure::usage("`--set` changes a study file: name the file, too")),
+        (None, _) => Err(Failure::usage("name a study file, or the directory of a study after --resume")),
+    }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use llem_protocol::{
-    BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, PhaseRecord, PrefillRecord, Reason, Severity,
-    ThermalGateRecord, WarmupRecord, WindowRecord,
+    BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord, PrefillRecord,
+    Reason, Severity, ThermalGateRecord, WarmupRecord, WindowRecord,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{FlopsReference, MeanUncertainty, Metrics, PhaseEnergy, SameWork, Spread};
+use super::{FlopsReference, MeanUncertainty, Metrics, PhaseEnergy, RecordError, SCHEMA_VERSION, SameWork, Spread};
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::gpu_watch::GpuProcess;
 use crate::host::HostSnapshot;
@@ -270,10 +270,22 @@ pub struct ExperimentResult {
     pub varied: Vec<(String, serde_json::Value)>,
     /// The experiment, complete with defaults.
     pub config: ExperimentConfig,
-    /// Its runs, in the order in which they were carried out.
+    /// The newest attempt at each of its runs, by their numbers.
     pub runs: Vec<RunRow>,
+    /// Cycles that were left out because an earlier one did not fit into the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<SkippedCycles>,
     /// Mean and spread over its valid runs; over all completed runs, and marked so, when none is valid.
     pub summary: ExperimentSummary,
+}
+
+/// Cycles of an experiment that were not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedCycles {
+    /// What the cycle before them died of.
+    pub failure: FailureClass,
+    /// The cycles, from 1.
+    pub cycles: Vec<u32>,
 }
 
 /// A run in a study's list.
@@ -295,6 +307,48 @@ pub struct RunRow {
     pub failure: Option<Failure>,
     /// Its figures.
     pub metrics: Option<Metrics>,
+}
+
+/// What a row takes from a `result.json` of this version.
+#[derive(Deserialize)]
+struct ResultRow {
+    schema_version: u32,
+    run_id: String,
+    cycle: u32,
+    status: RunStatus,
+    valid: bool,
+    reasons: Vec<Reason>,
+    failure: Option<Failure>,
+    metrics: Option<Metrics>,
+}
+
+impl RunRow {
+    /// Reads the row of a run from its `result.json`; of one of this version, only what the row takes.
+    pub(crate) fn from_json(text: &[u8], label: &str) -> Result<Self, RecordError> {
+        match serde_json::from_slice::<ResultRow>(text) {
+            Ok(ResultRow { schema_version, run_id, cycle, status, valid, reasons, failure, metrics })
+                if schema_version == SCHEMA_VERSION =>
+            {
+                let label = label.to_owned();
+                Ok(Self { run_id, label, cycle, status, valid, reasons, failure, metrics })
+            }
+            _ => RunResult::from_json(text).map(|result| Self::of(&result, label)),
+        }
+    }
+
+    /// The row of a run.
+    pub(crate) fn of(result: &RunResult, label: &str) -> Self {
+        Self {
+            run_id: result.run_id.clone(),
+            label: label.to_owned(),
+            cycle: result.cycle,
+            status: result.status,
+            valid: result.valid,
+            reasons: result.reasons.clone(),
+            failure: result.failure.clone(),
+            metrics: result.metrics.clone(),
+        }
+    }
 }
 
 /// Mean and spread over the runs of an experiment.

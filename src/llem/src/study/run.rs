@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::{BoxFuture, OptionFuture};
 use jiff::Timestamp;
 use llem_protocol::{
-    Failure, FailureClass, Job, Phase, PrefillRecord, Reason, ReasonCode, Report, RequestRecord, Severity, files,
+    Event, Failure, FailureClass, Job, Phase, PrefillRecord, Reason, ReasonCode, Report, RequestRecord, Severity, files,
 };
-
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::debug;
 
 use super::job::run_spec;
@@ -16,14 +17,15 @@ use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
 use crate::config::{Calibration, ExecutionConfig, Experiment, UserConfig};
 use crate::gpu_watch::{Expected, GpuWatch, Owner, Verdict};
-use crate::host::{HostSnapshot, LLEM_COMMIT};
+use crate::host::{GpusSnapshot, HostSnapshot, LLEM_COMMIT};
 use crate::model::{BesideWeights, LocalModel};
 use crate::printable::printable;
 use crate::result::{
-    Asked, Collected, EnergyContext, FlopsReference, Metrics, ModelIdentity, Output, RunDirectory, RunResult, RunRow,
-    RunStatus, RunWork, SCHEMA_VERSION, StudyDirectory, Variant, WeightsIdentity, WorkloadIdentity, check_work,
-    collect, phase_energy, run_metrics, unmatched_calibrations,
+    Asked, Collected, EnergyContext, FileIdentity, FlopsReference, Metrics, ModelIdentity, RunDirectory, RunResult,
+    RunRow, RunStatus, SCHEMA_VERSION, StudyDirectory, WeightsIdentity, WorkloadIdentity, check_work, collect,
+    phase_energy, run_metrics, unmatched_calibrations,
 };
+use crate::runner::docker::{DockerRunner, Survivor};
 use crate::runner::{RunOutcome, RunSpec, Runner, Stop};
 use crate::workload::Workload;
 
@@ -47,8 +49,8 @@ pub(super) struct RunContext<'a> {
 pub(super) struct Ended {
     pub(super) row: RunRow,
     pub(super) directory: PathBuf,
-    /// What it did, when it was measured.
-    pub(super) work: Option<RunWork>,
+    /// Its `result.json`.
+    pub(super) file: FileIdentity,
 }
 
 /// When a run began and how long it took.
@@ -67,57 +69,87 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
     let (started, clock) = (Timestamp::now(), Instant::now());
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
     let watch = GpuWatch::start(&spec.job.gpus);
-    let outcome = drive(context, &spec, notify).await;
-    let watched = futures_util::future::OptionFuture::from(watch.map(GpuWatch::finish)).await;
+    let (sink, events) = unbounded_channel();
+    let outcome = follow(context.runner.run(&spec, &sink, context.stop), events, notify).await;
+    let watched = OptionFuture::from(watch.map(GpuWatch::finish)).await.unwrap_or_default();
+    let taken = take_files(&directory, &spec.job, &outcome);
+    let expected = taken.0.report.as_ref().and_then(Expected::of);
+    let verdict =
+        if spec.job.gpus.is_empty() { Verdict::default() } else { watched.judge(owner(&outcome).as_ref(), expected) };
+    let seen = Seen { times: Times { started, wall_s: clock.elapsed().as_secs_f64() }, verdict, gpus: watched.gpus };
+    close(context, &directory, &spec.job, outcome, taken, seen, notify)
+}
+
+/// Goes on with a run whose controller died, from the container that it left; then writes its files as [`carry_out`] does.
+pub(super) async fn adopt(
+    context: &RunContext<'_>,
+    docker: &DockerRunner,
+    survivor: &Survivor,
+    job: Job,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Ended, StudyError> {
+    let directory = context.directory.files().run(context.run_id);
+    let spec = RunSpec { job, ..run_spec(context, &directory) };
+    debug!(run_id = context.run_id, container = survivor.id, "adopt");
+    let (sink, events) = unbounded_channel();
+    let outcome = follow(Box::pin(docker.adopt(survivor, &spec, &sink, context.stop)), events, notify).await;
+    let watched = OptionFuture::from(GpuWatch::start(&spec.job.gpus).map(GpuWatch::finish)).await.unwrap_or_default();
+    let taken = take_files(&directory, &spec.job, &outcome);
+    let ended = survivor.finished.unwrap_or_else(Timestamp::now);
+    let started = survivor.started.unwrap_or(ended);
+    let times = Times { started, wall_s: ended.duration_since(started).as_secs_f64() };
+    let seen = Seen { times, verdict: unwatched(&spec.job), gpus: watched.gpus };
+    close(context, &directory, &spec.job, outcome, taken, seen, notify)
+}
+
+/// What is known of the GPUs of a run that nobody watched from its beginning to its end.
+fn unwatched(job: &Job) -> Verdict {
+    let reason =
+        || Reason::new(ReasonCode::ForeignCheckUnavailable, "llem was started anew while the run was under way");
+    let reasons = if job.gpus.is_empty() { Vec::new() } else { vec![reason()] };
+    Verdict { reasons, ..Verdict::default() }
+}
+
+/// What the controller saw of a run from outside.
+struct Seen {
+    times: Times,
+    verdict: Verdict,
+    /// Driver and GPUs.
+    gpus: Option<GpusSnapshot>,
+}
+
+/// Judges a run that has ended, and writes its files.
+fn close(
+    context: &RunContext<'_>,
+    directory: &RunDirectory,
+    job: &Job,
+    outcome: RunOutcome,
+    (collected, failure): (Collected, Option<Failure>),
+    seen: Seen,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Ended, StudyError> {
     for text in &outcome.warnings {
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
     }
     if outcome.container_left {
         context.directory.keep_lock_file();
     }
-    let (collected, failure) = take_files(&directory, &spec.job, &outcome);
-    let expected = collected.report.as_ref().and_then(Expected::of);
-    let verdict = watched.as_ref().map(|watched| watched.judge(owner(&outcome).as_ref(), expected));
-    let verdict = verdict.unwrap_or_default();
-    let times = Times { started, wall_s: clock.elapsed().as_secs_f64() };
-    let mut result = judge(context, outcome, &collected, failure, &spec.job.gpus, verdict, times);
-    if let (Some(watched), Some(host)) = (watched, &mut result.host) {
-        host.nvidia = watched.gpus;
+    let mut result = judge(context, outcome, &collected, failure, &job.gpus, seen.verdict, seen.times);
+    if let Some(host) = &mut result.host {
+        host.nvidia = seen.gpus;
     }
     conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
-    directory.finish(&result)?;
-    let work = (result.status == RunStatus::Completed).then(|| run_work(&result, &collected.requests, context));
-    Ok(Ended { row: row(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
+    let file = directory.finish(&result)?;
+    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), file })
 }
 
-/// What a measured run did, for the comparison with others.
-fn run_work(result: &RunResult, requests: &[RequestRecord], context: &RunContext<'_>) -> RunWork {
-    let config = &result.config;
-    let dtype = result.engine.as_ref().and_then(|engine| engine.dtype.clone());
-    let checkpoint = context.prepared.weights.model.geometry.quantization.clone();
-    let name = |source: &str, revision: Option<&str>| format!("{source}@{}", revision.unwrap_or("-"));
-    let model = name(&result.model.source, result.model.revision.as_deref());
-    let adapter = result.adapter.as_ref().map(|adapter| name(&adapter.source, adapter.revision.as_deref()));
-    RunWork {
-        run_id: result.run_id.clone(),
-        workload_sha256: result.workload.sha256.clone(),
-        weights: adapter.map_or_else(|| model.clone(), |adapter| format!("{model} + {adapter}")),
-        variant: Variant {
-            backend: config.backend.name().to_owned(),
-            dtype: dtype.unwrap_or_else(|| config.dtype.name().to_owned()),
-            quantization: config.quantization().or(checkpoint),
-        },
-        greedy: config.is_greedy(),
-        exact: config.workload.ignore_eos,
-        output: Output::of(requests),
-    }
-}
-
-/// Lets the runner work while its events are handed on.
-async fn drive(context: &RunContext<'_>, spec: &RunSpec, notify: &impl Fn(StudyEvent)) -> RunOutcome {
-    let (sink, mut events) = tokio::sync::mpsc::unbounded_channel();
-    let mut run = context.runner.run(spec, &sink, context.stop);
+/// Lets a runner work while its events are handed on.
+async fn follow(
+    mut run: BoxFuture<'_, RunOutcome>,
+    mut events: UnboundedReceiver<Event>,
+    notify: &impl Fn(StudyEvent),
+) -> RunOutcome {
     let outcome = loop {
         tokio::select! {
             outcome = &mut run => break outcome,
@@ -348,19 +380,6 @@ fn conclude(result: &mut RunResult, execution: &ExecutionConfig) {
         result.status = RunStatus::Failed;
     }
     result.valid = RunResult::judge(result.status, &result.reasons);
-}
-
-fn row(result: &RunResult, label: &str) -> RunRow {
-    RunRow {
-        run_id: result.run_id.clone(),
-        label: label.to_owned(),
-        cycle: result.cycle,
-        status: result.status,
-        valid: result.valid,
-        reasons: result.reasons.clone(),
-        failure: result.failure.clone(),
-        metrics: result.metrics.clone(),
-    }
 }
 
 #[cfg(test)]
