@@ -8,6 +8,7 @@
 mod docker_containers;
 mod docker_drivers;
 mod docker_engine;
+mod docker_faults;
 mod docker_hostile;
 mod docker_images;
 mod docker_orphans;

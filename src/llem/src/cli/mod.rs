@@ -7,6 +7,7 @@ mod config;
 mod dry_run;
 mod dry_run_images;
 mod exit;
+mod failures;
 mod image;
 mod printer;
 mod progress;

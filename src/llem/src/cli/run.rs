@@ -8,7 +8,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
 use super::progress::Progress;
-use super::{Exit, Failure, Printer, dry_run, dry_run_images, runtime, signals, table};
+use super::{Exit, Failure, Printer, dry_run, dry_run_images, failures, runtime, signals, table};
 
 /// `llem run`.
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
@@ -45,6 +45,9 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
                 let text = serde_json::to_string_pretty(&result).map_err(|e| Failure::failed(e.to_string()))?;
                 printer.result(&text)?;
             }
+        }
+        for line in failures::lines(&result) {
+            printer.error_line(&line);
         }
         Ok(match result.status {
             StudyStatus::Completed => Exit::Success,

@@ -1,6 +1,7 @@
 //! The machine as the controller sees it: what goes into every result, whatever the container can see. Nothing in it names the machine
 //! or its users.
 
+pub mod gpu_lock;
 pub(crate) mod nvml;
 
 use std::collections::BTreeSet;

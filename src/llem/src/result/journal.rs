@@ -148,7 +148,7 @@ pub struct Journal {
 
 impl Journal {
     /// Creates the journal of a new study.
-    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, StoreError> {
         let file = fs_err::OpenOptions::new().append(true).create_new(true).open(path)?;
         Ok(Self { file, path: path.to_owned() })
     }

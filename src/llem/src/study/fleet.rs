@@ -53,6 +53,13 @@ impl Fleet {
         })
     }
 
+    /// One runner for everything.
+    #[cfg(test)]
+    pub(super) fn only(runner: Arc<dyn Runner>) -> Self {
+        let runners = Backend::ALL.into_iter().map(|backend| (backend, runner.clone())).collect();
+        Self { runners, docker: None, engine: None, paths: HostPaths::Same }
+    }
+
     /// The runner of a backend.
     pub(super) fn runner(&self, backend: Backend) -> Arc<dyn Runner> {
         self.runners.get(&backend).cloned().unwrap_or_else(|| Arc::new(ProcessRunner))

@@ -100,7 +100,7 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
 }
 
 /// The GPUs that an experiment's runs get: those that the machine's owner names, else all; none for one that computes on the processor.
-fn gpus(config: &ExperimentConfig, user: &UserConfig) -> Vec<String> {
+pub(super) fn gpus(config: &ExperimentConfig, user: &UserConfig) -> Vec<String> {
     let mut gpus: Vec<String> = match user.gpu.access {
         GpuAccess::None => Vec::new(),
         _ if user.gpu.devices.is_empty() => host_gpus().into_iter().map(|gpu| gpu.uuid).collect(),

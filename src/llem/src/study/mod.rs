@@ -6,6 +6,7 @@ mod difference;
 mod drivers;
 mod event;
 mod fleet;
+mod gpu_locks;
 mod job;
 mod ledger;
 mod policy;
@@ -14,6 +15,8 @@ mod programs;
 mod references;
 mod resume;
 mod run;
+#[cfg(test)]
+mod scale;
 mod session;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +32,7 @@ pub use resume::{ResumeError, find_resumable, study_of};
 pub use session::run_study;
 
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, RunnerKind, StudyConfig, UserConfig};
+use crate::host::gpu_lock::{GpuLockError, Holder};
 use crate::hub::HubError;
 use crate::result::{ExperimentResult, StoreError};
 use crate::runner::Stop;
@@ -181,6 +185,19 @@ pub enum StudyError {
         /// What there is now.
         has: String,
     },
+    /// Another study has a GPU, and the user config says not to wait.
+    #[error(
+        "GPU {gpu} is in use by {holder}, and `gpu.when_busy` of the user config says not to wait; nothing was started"
+    )]
+    GpuInUse {
+        /// UUID of the GPU.
+        gpu: String,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// GPUs cannot be locked.
+    #[error("{0}; set `gpu.lock_dir` in the user config to a directory that all users of the machine may write to")]
+    GpuLock(#[from] GpuLockError),
     /// Nothing works any more.
     #[error(
         "the last {runs} runs failed one after the other, so that the study was stopped (`execution.max_consecutive_failures`); the logs \

@@ -26,7 +26,8 @@ pub(super) fn is_out_of_memory(class: FailureClass) -> bool {
 
 /// The wait before a retry, counted from 1: twice as long every time.
 pub(super) fn wait_before(retry: u32, execution: &ExecutionConfig) -> Duration {
-    let factor = 2_f64.powi(i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX));
+    // Far beyond the longest wait already.
+    let factor = 2_f64.powi(retry.saturating_sub(1).min(16).cast_signed());
     let seconds = execution.retry_wait_seconds * factor;
     Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
 }

@@ -8,6 +8,7 @@ use llem_protocol::FailureClass;
 use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
+use super::gpu_locks::lock_gpus;
 use super::ledger::Ledger;
 use super::policy::Breaker;
 use super::prepare::{Prepared, prepare};
@@ -15,6 +16,7 @@ use super::resume::Resumed;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
 use crate::host::HostSnapshot;
+use crate::host::gpu_lock::GpuLock;
 use crate::plan::order::PlannedRun;
 use crate::result::{
     Design, Journal, JournalEvent, NumberedRuns, RunStatus, StopCause, StudyDirectory, StudyResult, number_runs,
@@ -56,7 +58,8 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         // A probe that is under way hears of it, too, and removes its container.
         drop(probing.lock().await);
     };
-    let (fleet, prepared) = tokio::select! {
+    // The locks last as long as the study: what happens between its runs is in its measurement, too.
+    let (fleet, prepared, _locks) = tokio::select! {
         ready = make_ready(&study, &options, &programs, &probing, &notify) => ready?,
         () = stopped => return Err(StudyError::Stopped),
     };
@@ -72,10 +75,11 @@ async fn make_ready(
     programs: &Programs,
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
-) -> Result<(Fleet, Vec<Prepared>), StudyError> {
+) -> Result<(Fleet, Vec<Prepared>, Vec<GpuLock>), StudyError> {
     let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
-    Ok((fleet, prepared))
+    let locks = lock_gpus(study, &options.user, notify).await?;
+    Ok((fleet, prepared, locks))
 }
 
 /// A study that is under way.
@@ -113,7 +117,7 @@ pub(super) enum Halt {
 }
 
 impl Session {
-    fn open(
+    pub(super) fn open(
         study: StudyConfig,
         options: RunOptions,
         programs: Programs,
@@ -147,7 +151,7 @@ impl Session {
         })
     }
 
-    async fn run(&mut self, notify: &impl Fn(StudyEvent)) -> Result<StudyResult, StudyError> {
+    pub(super) async fn run(&mut self, notify: &impl Fn(StudyEvent)) -> Result<StudyResult, StudyError> {
         notify(StudyEvent::Started {
             directory: self.directory.path().to_owned(),
             experiments: self.study.experiments.len(),
