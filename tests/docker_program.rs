@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at what it does not expect")]
 
+mod docker_architectures;
 mod docker_containers;
 mod docker_drivers;
 mod docker_engine;

@@ -11,7 +11,9 @@ mod proxy;
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::Bench;
-pub(crate) use engine::{PYTORCH_IMAGE, containers_of, docker, docker_text, engine_answers, has_image};
+pub(crate) use engine::{
+    ENGINE_PATIENCE, PYTORCH_IMAGE, VLLM_IMAGE, containers_of, docker, docker_text, engine_answers, has_image,
+};
 pub(crate) use finished::Finished;
 pub(crate) use hub::{Access, COMMIT, Repository, StandInHub};
 pub(crate) use image::{bare_image, fault_image};

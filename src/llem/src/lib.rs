@@ -1,5 +1,6 @@
 //! llem measures what an LLM deployment costs in energy and time, reproducibly.
 
+pub mod analysis;
 pub mod config;
 pub mod engine_cache;
 mod files;
@@ -12,6 +13,7 @@ pub mod preflight;
 mod printable;
 pub mod result;
 pub mod runner;
+pub mod schema;
 pub mod study;
 mod sweep;
 #[cfg(test)]

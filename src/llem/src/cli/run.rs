@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use llem::config::{StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
-use llem::study::{RunOptions, StudyError, find_resumable, run_study, study_of};
+use llem::study::{Forecast, ForecastOptions, RunOptions, StudyError, find_resumable, run_study, study_of};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
@@ -16,8 +16,10 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     let (study, resume) = study(arguments)?;
     if arguments.dry_run {
         let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
-        dry_run::dry_run(&study, &images, arguments.format, printer)?;
-        return Ok(Exit::Success);
+        let assumed_memory_bytes = arguments.vram_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
+        let options = ForecastOptions { output: &arguments.output, user: &user, assumed_memory_bytes };
+        let forecast = Forecast::of(&study, &options)?;
+        return dry_run::dry_run(&study, &forecast, &images, arguments.format, printer);
     }
     let stop = Stop::default();
     let (events, received) = unbounded_channel();
@@ -27,6 +29,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
         runner: arguments.runner.map(Into::into),
         user,
         programs: None,
+        locked: arguments.locked.clone().map(|lock| lock.unwrap_or_else(|| default_lock(&study))),
         events: Some(events),
         stop: stop.clone(),
     };
@@ -55,6 +58,11 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
             StudyStatus::Interrupted => Exit::Interrupted,
         })
     })
+}
+
+/// The lock file beside a study file.
+fn default_lock(study: &StudyConfig) -> PathBuf {
+    study.source.as_ref().map(|source| source.path.with_extension("lock.json")).unwrap_or_default()
 }
 
 /// The study that is asked for, and the directory of the one that it goes on with.

@@ -1,20 +1,26 @@
 //! The machine as the controller sees it: what goes into every result, whatever the container can see. Nothing in it names the machine
 //! or its users.
 
+mod disk;
 pub mod gpu_lock;
+mod gpus;
 pub(crate) mod nvml;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use fs_err::read_to_string;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use disk::free_bytes;
+pub use gpus::GpuInventory;
 
 /// Commit that this program was built from, with `+dirty` when its sources differed; absent when it was not built from a clone.
 pub const LLEM_COMMIT: Option<&str> = option_env!("LLEM_COMMIT");
 
 /// The host of a run. What cannot be read is null.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HostSnapshot {
     /// Kernel release.
     pub kernel: Option<String>,
@@ -33,7 +39,7 @@ pub struct HostSnapshot {
 }
 
 /// The GPU driver and the GPUs of one run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpusSnapshot {
     /// Version of the GPU driver.
     pub driver: Option<String>,
@@ -46,7 +52,7 @@ pub struct GpusSnapshot {
 }
 
 /// One GPU with its settings.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuSnapshot {
     /// `GPU-…`.
     pub uuid: String,

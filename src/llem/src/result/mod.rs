@@ -19,9 +19,13 @@
 mod collect;
 mod design;
 mod energy;
+mod figure;
 mod flops;
+mod history;
+mod identity;
 mod journal;
 mod metrics;
+mod pareto;
 mod parquet;
 mod plausible;
 mod record;
@@ -39,9 +43,14 @@ pub use design::{Design, DesignedExperiment, NumberedRuns, number_runs};
 pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
-pub use flops::{FlopsReference, ParametersSource};
+pub use figure::Figure;
+pub use flops::FlopsReference;
+pub use history::{EarlierRun, earlier_runs};
+pub use identity::{GpuIdentity, RunIdentity};
 pub use journal::{Journal, JournalEvent, Reading, StopCause, read_journal};
+pub use llem_model::ParametersSource;
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
+pub use pareto::{ExperimentStanding, Objective, ParetoFrontier};
 pub use record::{
     ExperimentResult, ExperimentSummary, ImageRecord, ModelIdentity, RunResult, RunRow, RunStatus, SkippedCycles,
     StudyResult, StudyStatus, WeightsIdentity, WorkloadIdentity,

@@ -6,9 +6,10 @@ use llem_protocol::{
     BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord, PrefillRecord,
     Reason, Severity, ThermalGateRecord, WarmupRecord, WindowRecord,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FlopsReference, MeanUncertainty, Metrics, PhaseEnergy, RecordError, SCHEMA_VERSION, SameWork, Spread};
+use super::{FlopsReference, MeanUncertainty, Metrics, ParetoFrontier, PhaseEnergy, RunIdentity, SameWork, Spread};
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::gpu_watch::GpuProcess;
 use crate::host::HostSnapshot;
@@ -17,7 +18,7 @@ use crate::runner::docker::ImageVersions;
 use crate::workload::DatasetProvenance;
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunStatus {
     /// Measured to the end.
@@ -40,7 +41,7 @@ impl RunStatus {
 }
 
 /// Everything about one run: `result.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunResult {
     /// [`super::SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -142,7 +143,7 @@ impl RunResult {
 }
 
 /// Which prompts were run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkloadIdentity {
     /// SHA-256 of the tokenised workload.
     pub sha256: String,
@@ -157,20 +158,20 @@ pub struct WorkloadIdentity {
 }
 
 /// Which weights were run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelIdentity {
     /// `synthetic`, a directory, or a hub id.
     pub source: String,
     /// Content id of a synthetic model, commit of a hub model; null for a directory.
     pub revision: Option<String>,
-    /// Architecture in the model's config.
-    pub architecture: String,
-    /// Parameters by the model's config.
-    pub parameters: u64,
+    /// Architecture in the model's config; null where it names none.
+    pub architecture: Option<String>,
+    /// Parameters by the headers of its files, else by its config; null where neither tells.
+    pub parameters: Option<u64>,
 }
 
 /// Which weights were used beside the model's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WeightsIdentity {
     /// A directory, or a hub id.
     pub source: String,
@@ -179,7 +180,7 @@ pub struct WeightsIdentity {
 }
 
 /// How a study ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StudyStatus {
     /// Every run was measured.
@@ -191,7 +192,7 @@ pub enum StudyStatus {
 }
 
 /// Everything about a study: `study.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StudyResult {
     /// [`super::SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -229,13 +230,16 @@ pub struct StudyResult {
     /// Workloads that several backends ran with the same model, and whether they did the same.
     #[serde(default)]
     pub same_work: Vec<SameWork>,
+    /// Which experiments no other beats at everything; null in files of llem versions that did not compare.
+    #[serde(default)]
+    pub pareto: Option<ParetoFrontier>,
     /// The images that were looked into before the first run.
     #[serde(default)]
     pub images: Vec<ImageRecord>,
 }
 
 /// An image of a study.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageRecord {
     /// Backend that ran in it.
     pub backend: Backend,
@@ -260,7 +264,7 @@ impl StudyResult {
 }
 
 /// One experiment of a study with its runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExperimentResult {
     /// Identity of the experiment.
     pub experiment_id: String,
@@ -280,7 +284,7 @@ pub struct ExperimentResult {
 }
 
 /// Cycles of an experiment that were not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SkippedCycles {
     /// What the cycle before them died of.
     pub failure: FailureClass,
@@ -289,7 +293,7 @@ pub struct SkippedCycles {
 }
 
 /// A run in a study's list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunRow {
     /// The run, and its directory under `runs/`.
     pub run_id: String,
@@ -307,52 +311,13 @@ pub struct RunRow {
     pub failure: Option<Failure>,
     /// Its figures.
     pub metrics: Option<Metrics>,
-}
-
-/// What a row takes from a `result.json` of this version.
-#[derive(Deserialize)]
-struct ResultRow {
-    schema_version: u32,
-    run_id: String,
-    cycle: u32,
-    status: RunStatus,
-    valid: bool,
-    reasons: Vec<Reason>,
-    failure: Option<Failure>,
-    metrics: Option<Metrics>,
-}
-
-impl RunRow {
-    /// Reads the row of a run from its `result.json`; of one of this version, only what the row takes.
-    pub(crate) fn from_json(text: &[u8], label: &str) -> Result<Self, RecordError> {
-        match serde_json::from_slice::<ResultRow>(text) {
-            Ok(ResultRow { schema_version, run_id, cycle, status, valid, reasons, failure, metrics })
-                if schema_version == SCHEMA_VERSION =>
-            {
-                let label = label.to_owned();
-                Ok(Self { run_id, label, cycle, status, valid, reasons, failure, metrics })
-            }
-            _ => RunResult::from_json(text).map(|result| Self::of(&result, label)),
-        }
-    }
-
-    /// The row of a run.
-    pub(crate) fn of(result: &RunResult, label: &str) -> Self {
-        Self {
-            run_id: result.run_id.clone(),
-            label: label.to_owned(),
-            cycle: result.cycle,
-            status: result.status,
-            valid: result.valid,
-            reasons: result.reasons.clone(),
-            failure: result.failure.clone(),
-            metrics: result.metrics.clone(),
-        }
-    }
+    /// What it was made of, and where.
+    #[serde(default)]
+    pub identity: Option<RunIdentity>,
 }
 
 /// Mean and spread over the runs of an experiment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExperimentSummary {
     /// Runs that went in.
     pub runs: u64,

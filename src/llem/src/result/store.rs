@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fs_err::File;
 use jiff::Timestamp;
 use llem_protocol::{Job, files};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -46,6 +47,9 @@ pub enum StoreError {
         /// The library's account.
         source: parquet::errors::ParquetError,
     },
+    /// A column that has no form as text.
+    #[error("column `{0}` of experiments.csv cannot be written as text")]
+    NoText(&'static str),
     /// All names are taken.
     #[error("{0}: this directory and {COLLISIONS} numbered ones beside it exist; choose another output directory")]
     Taken(PathBuf),
@@ -183,6 +187,14 @@ impl StudyDirectory {
         Ok(crate::files::sync_directory(self.path())?)
     }
 
+    /// Writes `study.lock.json`: what the study is run with.
+    pub fn write_lock(&self, lock: &impl Serialize) -> Result<(), StoreError> {
+        let path = self.path().join("study.lock.json");
+        let mut text = serde_json::to_vec_pretty(lock).map_err(|source| StoreError::json(&path, source))?;
+        text.push(b'\n');
+        write_atomic(&path, &text)
+    }
+
     /// Creates the journal of this new study.
     pub fn create_journal(&self) -> Result<Journal, StoreError> {
         let journal = Journal::create(&self.path().join(JOURNAL))?;
@@ -204,9 +216,9 @@ impl StudyDirectory {
         Ok(run)
     }
 
-    /// Writes `study.json` and `experiments.parquet`.
+    /// Writes `study.json`, and `experiments.parquet` with the same as CSV.
     pub fn write_result(&self, result: &StudyResult) -> Result<(), StoreError> {
-        super::parquet::write_experiments(&self.path().join("experiments.parquet"), result)?;
+        super::parquet::write_experiments(self.path(), result)?;
         let write = |file: &mut dyn Write| {
             serde_json::to_writer_pretty(&mut *file, result)?;
             file.write_all(b"\n")

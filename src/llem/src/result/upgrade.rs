@@ -1,6 +1,7 @@
 //! Reads `result.json` and `study.json` of this version and of older ones. What an older version did not know is null; what it did not
 //! do is off.
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
@@ -41,17 +42,28 @@ impl StudyResult {
     }
 }
 
+/// What a file says of its version; anything else in it is skipped.
+#[derive(Deserialize)]
+struct Version {
+    schema_version: Option<Value>,
+}
+
 fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, RecordError> {
-    let mut value: Value = serde_json::from_slice(text)?;
-    match value.get("schema_version").and_then(Value::as_u64) {
-        Some(1) => from_version_1(&mut value),
-        Some(version) if version == u64::from(SCHEMA_VERSION) => {}
-        other => {
-            let found = other.map_or_else(|| "missing".to_owned(), |version| version.to_string());
-            return Err(RecordError::Version { found });
+    let Version { schema_version } = serde_json::from_slice(text)?;
+    let found = schema_version.as_ref().and_then(Value::as_u64);
+    match found {
+        // Straight from the text: errors have lines and columns.
+        Some(version) if version == u64::from(SCHEMA_VERSION) => Ok(serde_json::from_slice(text)?),
+        Some(1) => {
+            let mut value: Value = serde_json::from_slice(text)?;
+            from_version_1(&mut value);
+            Ok(serde_json::from_value(value)?)
+        }
+        _ => {
+            let found = schema_version.map_or_else(|| "missing".to_owned(), |version| version.to_string());
+            Err(RecordError::Version { found: found.chars().take(40).collect() })
         }
     }
-    Ok(serde_json::from_value(value)?)
 }
 
 /// Version 1 knew neither thermal gate, nor prefill passes, nor edges of sensors, and ran on the processor only.

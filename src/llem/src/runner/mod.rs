@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use llem_protocol::{DriverCommand, Event, Failure, FailureClass, Job, Phase};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -168,7 +169,7 @@ pub struct RunOutcome {
 }
 
 /// What a result says about its container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerRecord {
     /// The engine's id of the container.
     pub id: String,

@@ -10,9 +10,9 @@ use super::{StudyError, StudyEvent};
 use crate::config::StudyConfig;
 use crate::plan::order::PlannedRun;
 use crate::result::{
-    ExperimentResult, ExperimentSummary, FileIdentity, ImageRecord, JournalEvent, Output, RunId, RunResult, RunRow,
-    RunStatus, RunWork, SCHEMA_VERSION, SameWork, SameWorkLedger, SkippedCycles, StudyFiles, StudyResult, StudyStatus,
-    Variant,
+    ExperimentResult, ExperimentSummary, FileIdentity, ImageRecord, JournalEvent, Output, ParetoFrontier, RunId,
+    RunResult, RunRow, RunStatus, RunWork, SCHEMA_VERSION, SameWork, SameWorkLedger, SkippedCycles, StudyFiles,
+    StudyResult, StudyStatus, Variant,
 };
 
 impl Session {
@@ -38,6 +38,8 @@ impl Session {
             skipped: self.skipped(place),
             runs,
         });
+        let experiments: Vec<ExperimentResult> = experiments.collect();
+        let objectives = ParetoFrontier::default_objectives(&experiments);
         Ok(StudyResult {
             schema_version: SCHEMA_VERSION,
             upgraded_from: None,
@@ -53,7 +55,8 @@ impl Session {
             overrides: self.study.source.iter().flat_map(|s| s.overrides.clone()).collect(),
             execution: self.study.execution.clone(),
             varied_keys: self.study.varied_keys.clone(),
-            experiments: experiments.collect(),
+            pareto: Some(ParetoFrontier::of(&experiments, objectives)),
+            experiments,
             merged: self.study.merged.clone(),
             images: self.images(),
             same_work,
@@ -155,7 +158,8 @@ fn row(directory: &StudyFiles, ended: &Ended, label: &str) -> Option<(Vec<u8>, R
     if ended.file.as_ref().is_some_and(|file| *file != FileIdentity::of(&text)) {
         return None;
     }
-    let row = RunRow::from_json(&text, label).ok().filter(|row| row.run_id == run_id)?;
+    let row =
+        RunResult::from_json(&text).ok().map(|result| RunRow::of(&result, label)).filter(|row| row.run_id == run_id)?;
     Some((text, row))
 }
 
@@ -171,7 +175,7 @@ fn work(directory: &StudyFiles, text: &[u8], prepared: &Prepared) -> Result<RunW
     let output = Output::read(&directory.run(&result.run_id).requests_file())?;
     let config = &result.config;
     let dtype = result.engine.as_ref().and_then(|engine| engine.dtype.clone());
-    let checkpoint = prepared.weights.model.geometry.quantization.clone();
+    let checkpoint = prepared.weights.model.config.quantization.clone();
     let name = |source: &str, revision: Option<&str>| format!("{source}@{}", revision.unwrap_or("-"));
     let model = name(&result.model.source, result.model.revision.as_deref());
     let adapter = result.adapter.as_ref().map(|adapter| name(&adapter.source, adapter.revision.as_deref()));

@@ -6,9 +6,11 @@ mod difference;
 mod drivers;
 mod event;
 mod fleet;
+mod forecast;
 mod gpu_locks;
 mod job;
 mod ledger;
+mod lock;
 mod policy;
 mod prepare;
 mod programs;
@@ -26,6 +28,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 pub use difference::{ChangedValue, Differences};
 pub use event::StudyEvent;
+pub use forecast::{DiskForecast, ExperimentForecast, Forecast, ForecastOptions, PlannedGpus, WeightsForecast};
+pub use lock::{Drift, LOCK_SCHEMA_VERSION, LockError, LockedImage, LockedPrograms, LockedWeights, StudyLock};
 pub use programs::{Programs, ProgramsError};
 pub use references::WeightsProblems;
 pub use resume::{ResumeError, find_resumable, study_of};
@@ -52,6 +56,8 @@ pub struct RunOptions {
     pub user: UserConfig,
     /// The agent and the embedded driver; absent: beside the running program.
     pub programs: Option<Programs>,
+    /// Lock file that the study must be as; absent: whatever is found is run.
+    pub locked: Option<PathBuf>,
     /// Receives what happens.
     pub events: Option<UnboundedSender<StudyEvent>>,
     /// Stops the study.
@@ -66,6 +72,7 @@ impl Default for RunOptions {
             runner: None,
             user: UserConfig::default(),
             programs: None,
+            locked: None,
             events: None,
             stop: Stop::default(),
         }
@@ -90,6 +97,9 @@ pub enum StudyError {
          or use the `process` runner (`--runner process`), which takes the engine that is installed on this machine"
     )]
     NoImage(Backend),
+    /// The container engine lacks images.
+    #[error(transparent)]
+    MissingImages(#[from] crate::preflight::MissingImages),
     /// The files of a driver cannot be laid into the cache.
     #[error("the driver's files cannot be written to {}: {source}; set `cache_dir` in the user config", directory.display())]
     DriverUnwritable {
@@ -117,6 +127,12 @@ pub enum StudyError {
     /// llem's own binaries.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
+    /// Weights that have no commit and cannot be read to the end.
+    #[error("the weights cannot be identified: {0}")]
+    UnreadableWeights(std::io::Error),
+    /// The lock file.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The container engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -141,6 +157,9 @@ pub enum StudyError {
         /// The mount's directory on this machine.
         mount: PathBuf,
     },
+    /// A disk without room.
+    #[error("{0}; make room, or name another directory, then run the study again")]
+    NoSpace(String),
     /// A workload.
     #[error("workload of experiment {experiment}: {source}")]
     Workload {

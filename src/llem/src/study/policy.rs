@@ -80,6 +80,7 @@ mod tests {
             reasons: Vec::new(),
             failure,
             metrics: None,
+            identity: None,
         }
     }
 

@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::drivers::driver;
 use super::fleet::Fleet;
+use super::forecast::disk_forecasts;
 use super::references::{Larder, Weights, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
@@ -49,10 +50,12 @@ pub(super) async fn prepare(
     let drivers = drivers(study, options, programs)?;
     refuse_images_without_containers(study, fleet)?;
     refuse_containers_without_images(study, options, fleet)?;
+    refuse_missing_images(study, options, fleet).await?;
     for shared in [&options.output, &options.user.cache_root()] {
         fleet.paths().on_host(shared)?;
     }
     let cache_root = options.user.cache_root();
+    refuse_full_disks(study, options)?;
     let base_dir = base_dir(study);
     let hub = Hub::from_env()?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
@@ -68,8 +71,8 @@ pub(super) async fn prepare(
     for (experiment, weights) in study.experiments.iter().zip(stocked) {
         refuse_unread_weights(experiment, &weights.model)?;
         let workload = kitchen.workload(experiment, &weights.model, notify).await?;
-        let (tokens, positions) = (workload.max_total_tokens, weights.model.geometry.max_positions as u64);
-        if tokens > positions {
+        let tokens = workload.max_total_tokens;
+        if let Some(positions) = weights.model.config.max_positions.filter(|positions| tokens > *positions) {
             return Err(StudyError::TooLong { experiment: experiment.id.clone(), tokens, positions });
         }
         let image = image(&experiment.config, options, candle_image.as_deref());
@@ -84,9 +87,20 @@ pub(super) async fn prepare(
     Ok(prepared)
 }
 
+/// Room for the first results, and for the weights whose size is known before they are there.
+fn refuse_full_disks(study: &StudyConfig, options: &RunOptions) -> Result<(), StudyError> {
+    for mut disk in disk_forecasts(study, options)? {
+        disk.known_bytes = disk.known_bytes.max(preflight::LEAST_FREE_BYTES);
+        if let Some(why) = disk.too_full() {
+            return Err(StudyError::NoSpace(why));
+        }
+    }
+    Ok(())
+}
+
 /// Weights that the engine does not read, of models that only the hub could tell of.
 fn refuse_unread_weights(experiment: &Experiment, model: &LocalModel) -> Result<(), StudyError> {
-    let method = model.geometry.quantization.as_deref().filter(|_| experiment.config.backend == Backend::Tensorrt);
+    let method = model.config.quantization.as_deref().filter(|_| experiment.config.backend == Backend::Tensorrt);
     match method.and_then(tensorrt_checkpoint) {
         Some(finding) => Err(ConfigError { problems: vec![finding.without_file()] }.into()),
         None => Ok(()),
@@ -116,7 +130,7 @@ async fn known_images(
         }
         match images.probe(engine, &reference, Some(backend), false, &options.stop.soft).await {
             Ok(Some(facts)) => drop(known.insert((backend, reference), Arc::new(facts))),
-            // Its runs fail and say that the image is missing.
+            // It went since it was looked for: its runs fail and say so.
             Ok(None) => {}
             Err(ImageError::Stopped) => return Err(StudyError::Stopped),
             Err(ImageError::Engine(error)) if error.is_lost() => return Err(error.into()),
@@ -180,8 +194,19 @@ fn refuse_containers_without_images(
     }
 }
 
+/// Before anything is downloaded, and at once for all images.
+async fn refuse_missing_images(study: &StudyConfig, options: &RunOptions, fleet: &Fleet) -> Result<(), StudyError> {
+    let Some(engine) = fleet.engine() else { return Ok(()) };
+    let mut wanted = preflight::named_images(study, &options.user);
+    wanted.retain(|(backend, _)| fleet.runner(*backend).has_images());
+    match preflight::MissingImages::of(engine, wanted).await? {
+        Some(missing) => Err(missing.into()),
+        None => Ok(()),
+    }
+}
+
 /// Relative paths in a study are relative to its file.
-fn base_dir(study: &StudyConfig) -> PathBuf {
+pub(super) fn base_dir(study: &StudyConfig) -> PathBuf {
     let parent = study.source.as_ref().and_then(|source| source.path.parent());
     parent.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
 }

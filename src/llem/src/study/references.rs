@@ -46,11 +46,11 @@ impl fmt::Display for WeightsProblems {
 }
 
 /// One thing that an experiment names: what for, its dotted key, the text, what it means.
-struct Reference {
-    kind: Option<BesideKind>,
-    key: String,
-    text: String,
-    source: ModelSource,
+pub(super) struct Reference {
+    pub(super) kind: Option<BesideKind>,
+    pub(super) key: String,
+    pub(super) text: String,
+    pub(super) source: ModelSource,
 }
 
 /// What is known by kind and meaning.
@@ -102,7 +102,12 @@ impl<'a> Larder<'a> {
         let (mut model, mut adapter, mut draft) = (None, None, None);
         for reference in references(&experiment.config) {
             match reference.kind {
-                None => model = Some(self.model(&reference, notify).await?),
+                None => {
+                    let found = self.model(&reference, notify).await?;
+                    let fits = found.check_for(experiment.config.backend);
+                    fits.map_err(|error| self.refusal(&reference, &error))?;
+                    model = Some(found);
+                }
                 Some(BesideKind::Adapter) => {
                     adapter = Some(self.beside(BesideKind::Adapter, &reference, notify).await?);
                 }
@@ -156,12 +161,17 @@ impl<'a> Larder<'a> {
     }
 
     fn problem(&self, reference: &Reference, error: &ModelError) -> Problem {
-        self.study.problem_with(&reference.key, &reference.text, error.to_string())
+        without_weights(self.study, reference, error)
     }
 }
 
+/// Why what a study names cannot be had, with its place.
+pub(super) fn without_weights(study: &StudyConfig, reference: &Reference, error: &ModelError) -> Problem {
+    study.problem_with(&reference.key, &reference.text, error.to_string())
+}
+
 /// Everything that an experiment names, its model first.
-fn references(config: &ExperimentConfig) -> Vec<Reference> {
+pub(super) fn references(config: &ExperimentConfig) -> Vec<Reference> {
     let text = serde_json::to_value(&config.model).ok().and_then(|model| model.as_str().map(str::to_owned));
     let source = config.model_source();
     let mut references =

@@ -199,7 +199,7 @@ fn judge(
     let energy = EnergyContext {
         gpus,
         baseline: report.and_then(|r| r.baseline.as_ref()),
-        baseline_disturbed: verdict.baseline_disturbed,
+        baseline_disturbed: verdict.baseline_disturbed || report.is_some_and(is_baseline_unstable),
         prefill: report.and_then(|r| r.prefill.as_ref()),
         prefill_disturbed: verdict.prefill_disturbed,
         phases: report.map(|r| r.phases.as_slice()).unwrap_or_default(),
@@ -219,9 +219,8 @@ fn judge(
         Some(_) => RunStatus::Failed,
     };
     let prepared = context.prepared;
-    let flops = metrics
-        .as_ref()
-        .map(|m| FlopsReference::of(&prepared.weights.model.dir(), &prepared.weights.model.geometry, m));
+    let flops = metrics.as_ref().map(|metrics| FlopsReference::of(&prepared.weights.model, metrics));
+    reasons.extend(flops.as_ref().and_then(|flops| flops.as_ref().err()).cloned());
     RunResult {
         schema_version: SCHEMA_VERSION,
         upgraded_from: None,
@@ -255,7 +254,7 @@ fn judge(
         thermal_gate: report.and_then(|r| r.thermal_gate.clone()),
         window: report.and_then(|r| r.window.clone()),
         prefill: report.and_then(|r| r.prefill.as_ref()).map(trusted_prefill),
-        flops,
+        flops: flops.and_then(Result::ok),
         clock_start: report.map(|r| r.clock_start),
         clock_end: report.map(|r| r.clock_end),
         agent_version: report.map(|r| r.agent_version.clone()),
@@ -263,6 +262,11 @@ fn judge(
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
         llem_commit: LLEM_COMMIT.map(str::to_owned),
     }
+}
+
+/// Whether idle power changed while it was measured.
+fn is_baseline_unstable(report: &Report) -> bool {
+    report.reasons.iter().any(|reason| reason.code == ReasonCode::BaselineUnstable)
 }
 
 fn workload_identity(workload: &Workload) -> WorkloadIdentity {
@@ -279,8 +283,8 @@ fn model_identity(model: &LocalModel) -> ModelIdentity {
     ModelIdentity {
         source: model.source.clone(),
         revision: model.revision.clone(),
-        architecture: model.geometry.architecture.class_name().to_owned(),
-        parameters: model.geometry.parameters(),
+        architecture: model.config.architecture.clone().or_else(|| model.config.model_type.clone()),
+        parameters: model.parameters.map(|parameters| parameters.count),
     }
 }
 

@@ -10,8 +10,9 @@ use tokio::sync::Mutex;
 use super::fleet::Fleet;
 use super::gpu_locks::lock_gpus;
 use super::ledger::Ledger;
+use super::lock::StudyLock;
 use super::policy::Breaker;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{Prepared, blocking, prepare};
 use super::resume::Resumed;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
@@ -63,7 +64,11 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         ready = make_ready(&study, &options, &programs, &probing, &notify) => ready?,
         () = stopped => return Err(StudyError::Stopped),
     };
+    let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
     let mut session = Session::open(study, options, programs, fleet, prepared, resumed)?;
+    if session.is_new_design {
+        session.directory.write_lock(&lock)?;
+    }
     let outcome = session.run(&notify).await;
     outcome.map_err(|error| error.with_space(session.directory.path()))
 }
@@ -80,6 +85,24 @@ async fn make_ready(
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
     let locks = lock_gpus(study, &options.user, notify).await?;
     Ok((fleet, prepared, locks))
+}
+
+/// What the study is run with, if a lock file does not ask for something else.
+async fn lock(
+    study: &StudyConfig,
+    options: &RunOptions,
+    programs: &Programs,
+    prepared: &[Prepared],
+    notify: &impl Fn(StudyEvent),
+) -> Result<StudyLock, StudyError> {
+    let (study, prepared, programs) = (study.clone(), prepared.to_vec(), programs.clone());
+    let cache_root = options.user.cache_root();
+    let what = "hashes of the weights".to_owned();
+    let lock = blocking(what, notify, move || StudyLock::of(&study, &prepared, &programs, &cache_root)).await??;
+    if let Some(path) = &options.locked {
+        lock.check(path)?;
+    }
+    Ok(lock)
 }
 
 /// A study that is under way.
@@ -101,6 +124,8 @@ pub(super) struct Session {
     pub(super) too_large: BTreeMap<usize, FailureClass>,
     /// What the user has been told of the machine's config already.
     pub(super) told: BTreeSet<String>,
+    /// Whether the design that holds is of this session.
+    is_new_design: bool,
     /// What is to be said when the study begins.
     notices: Vec<String>,
 }
@@ -131,7 +156,7 @@ impl Session {
             Some(resumed) => Begun::again(resumed, &design, &study)?,
             None => Begun::anew(&design, &study, &options)?,
         };
-        let Begun { directory, journal, runs, ledger, started, notices } = begun;
+        let Begun { directory, journal, runs, ledger, started, is_new_design, notices } = begun;
         Ok(Self {
             study,
             options,
@@ -147,6 +172,7 @@ impl Session {
             started,
             too_large: BTreeMap::new(),
             told: BTreeSet::new(),
+            is_new_design,
             notices,
         })
     }
@@ -261,6 +287,7 @@ struct Begun {
     runs: NumberedRuns,
     ledger: Ledger,
     started: String,
+    is_new_design: bool,
     notices: Vec<String>,
 }
 
@@ -277,7 +304,8 @@ impl Begun {
         };
         let (journal, runs) = wrote().map_err(|error| error.with_space(directory.path()))?;
         let started = Timestamp::now().to_string();
-        Ok(Self { directory, journal, runs, ledger: Ledger::default(), started, notices: Vec::new() })
+        let ledger = Ledger::default();
+        Ok(Self { directory, journal, runs, ledger, started, is_new_design: true, notices: Vec::new() })
     }
 
     fn again(resumed: Resumed, design: &Design, study: &StudyConfig) -> Result<Self, StudyError> {
@@ -303,6 +331,7 @@ impl Begun {
             runs: runs.planned.len(),
             torn_lines: recovery.torn_lines,
         })?;
+        let is_new_design = extension.is_some();
         if let Some(extension) = extension {
             journal.append(&JournalEvent::StudyExtended {
                 revision: extension.revision,
@@ -312,7 +341,7 @@ impl Begun {
         }
         let notices = recovery.notices();
         let started = recovery.started.unwrap_or_else(|| Timestamp::now().to_string());
-        Ok(Self { directory, journal, runs, ledger, started, notices })
+        Ok(Self { directory, journal, runs, ledger, started, is_new_design, notices })
     }
 }
 

@@ -230,11 +230,15 @@ impl DockerRunner {
             })
         });
         let gpus = chosen.collect::<Result<Vec<_>, _>>()?;
-        let access = match self.machine.gpu_access {
+        Ok(GpuPlan { access: self.gpu_access(), gpus })
+    }
+
+    /// How GPUs get into containers: as the machine's owner says, else by the first way that the engine offers.
+    pub fn gpu_access(&self) -> GpuAccess {
+        match self.machine.gpu_access {
             GpuAccess::Auto => self.detect_access(),
             set => set,
-        };
-        Ok(GpuPlan { access, gpus })
+        }
     }
 
     fn detect_access(&self) -> GpuAccess {

@@ -1,0 +1,143 @@
+//! Which experiments of a study no other beats at everything.
+
+use llem_statistics::{Bootstrap, Direction, Estimate, Sample, Standing, frontier, mean_interval};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ExperimentResult, Figure, RunRow};
+
+/// A figure to be compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Objective {
+    /// Which.
+    pub figure: Figure,
+    /// Whether less or more of it is better.
+    pub direction: Direction,
+}
+
+impl From<Figure> for Objective {
+    fn from(figure: Figure) -> Self {
+        Self { figure, direction: figure.direction() }
+    }
+}
+
+/// The experiments of a study, compared by several figures at once. Only valid runs count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ParetoFrontier {
+    /// What they are compared by.
+    pub objectives: Vec<Objective>,
+    /// One entry for each experiment, in the order of the study.
+    pub experiments: Vec<ExperimentStanding>,
+}
+
+/// Where an experiment stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ExperimentStanding {
+    /// The experiment.
+    pub experiment_id: String,
+    /// `frontier`: no other is at least as good in every figure and better in one; `undecided`: another is by the means, but not beyond both
+    /// 95 % intervals in every figure; `dominated`: another is, beyond them. Null without valid runs, or without one of the figures.
+    pub standing: Option<Standing>,
+}
+
+impl ParetoFrontier {
+    /// The objectives for a study: energy per token and tokens per second; where no valid run has an energy, tokens per second and time to first
+    /// token.
+    pub fn default_objectives(experiments: &[ExperimentResult]) -> Vec<Objective> {
+        let mut valid = experiments.iter().flat_map(|experiment| &experiment.runs).filter(|run| run.valid);
+        let has_energy = valid.any(|run| figure(run, Figure::EnergyPerOutputTokenJ).is_some());
+        let figures = if has_energy {
+            [Figure::EnergyPerOutputTokenJ, Figure::OutputTokensPerS]
+        } else {
+            [Figure::TtftP50Ms, Figure::OutputTokensPerS]
+        };
+        figures.map(Objective::from).to_vec()
+    }
+
+    /// Compares experiments.
+    pub fn of(experiments: &[ExperimentResult], objectives: Vec<Objective>) -> Self {
+        let points: Vec<Option<Vec<Estimate>>> = experiments.iter().map(|e| point(&e.runs, &objectives)).collect();
+        let compared: Vec<Vec<Estimate>> = points.iter().flatten().cloned().collect();
+        let directions: Vec<Direction> = objectives.iter().map(|objective| objective.direction).collect();
+        let mut standings = frontier(&compared, &directions).into_iter();
+        let experiments = experiments.iter().zip(&points).map(|(experiment, point)| ExperimentStanding {
+            experiment_id: experiment.experiment_id.clone(),
+            standing: point.as_ref().and_then(|_| standings.next()),
+        });
+        Self { experiments: experiments.collect(), objectives }
+    }
+
+    /// Where an experiment stands; nothing for one that could not be compared.
+    pub fn standing(&self, experiment_id: &str) -> Option<Standing> {
+        self.experiments.iter().find(|entry| entry.experiment_id == experiment_id)?.standing
+    }
+}
+
+/// The figures of an experiment's valid runs; nothing when one is missing in all of them.
+fn point(runs: &[RunRow], objectives: &[Objective]) -> Option<Vec<Estimate>> {
+    objectives.iter().map(|objective| estimate(runs, objective.figure)).collect()
+}
+
+fn estimate(runs: &[RunRow], wanted: Figure) -> Option<Estimate> {
+    let values: Vec<f64> = runs.iter().filter(|run| run.valid).filter_map(|run| figure(run, wanted)).collect();
+    let sample = Sample::new(&values).ok()?;
+    let limits = mean_interval(sample, &Bootstrap::default()).map(|interval| (interval.low, interval.high));
+    Some(Estimate { value: sample.mean(), limits })
+}
+
+fn figure(run: &RunRow, figure: Figure) -> Option<f64> {
+    run.metrics.as_ref().and_then(|metrics| figure.of(metrics))
+}
+
+#[cfg(test)]
+mod tests {
+    use llem_statistics::Standing;
+
+    use super::{Figure, ParetoFrontier};
+    use crate::result::{EnergyFigures, ExperimentResult, RunRow, StudyResult};
+
+    /// Three runs of an experiment with tokens per second, and joules per token if there is energy.
+    fn experiment(id: &str, speeds: [f64; 3], joules: Option<f64>) -> ExperimentResult {
+        let old = include_bytes!("../../../../tests/old-results/schema-1/study.json");
+        let mut experiment = StudyResult::from_json(old).unwrap().experiments.remove(0);
+        let row = |speed| {
+            let mut row: RunRow = experiment.runs[0].clone();
+            row.valid = true;
+            let metrics = row.metrics.as_mut().unwrap();
+            metrics.output_tokens_per_s = speed;
+            metrics.energy = EnergyFigures { energy_per_output_token_j: joules, ..EnergyFigures::default() };
+            row
+        };
+        experiment.runs = speeds.map(row).to_vec();
+        id.clone_into(&mut experiment.experiment_id);
+        experiment
+    }
+
+    fn standings(experiments: &[ExperimentResult]) -> Vec<Option<Standing>> {
+        let frontier = ParetoFrontier::of(experiments, ParetoFrontier::default_objectives(experiments));
+        experiments.iter().map(|experiment| frontier.standing(&experiment.experiment_id)).collect()
+    }
+
+    #[test]
+    fn a_point_is_dominated_only_beyond_both_intervals() {
+        let fast = experiment("fast", [99.0, 100.0, 101.0], Some(1.0));
+        let sparing = experiment("sparing", [49.0, 50.0, 51.0], Some(0.5));
+        let beaten = experiment("beaten", [29.0, 30.0, 31.0], Some(2.0));
+        let close = experiment("close", [97.0, 98.0, 99.0], Some(1.0));
+        assert_eq!(
+            standings(&[fast, sparing, beaten, close]),
+            [Standing::Frontier, Standing::Frontier, Standing::Dominated, Standing::Undecided].map(Some)
+        );
+    }
+
+    #[test]
+    fn runs_that_are_not_valid_and_absent_energies_stand_nowhere() {
+        let good = experiment("good", [1.0, 2.0, 3.0], Some(1.0));
+        let without = experiment("without", [9.0, 9.0, 9.0], None);
+        let mut bad = experiment("bad", [9.0, 9.0, 9.0], Some(0.1));
+        bad.runs.iter_mut().for_each(|run| run.valid = false);
+        assert_eq!(standings(&[bad, good, without.clone()]), [None, Some(Standing::Frontier), None]);
+        let by_time = ParetoFrontier::default_objectives(&[without]);
+        assert_eq!(by_time.iter().map(|o| o.figure).collect::<Vec<_>>(), [Figure::TtftP50Ms, Figure::OutputTokensPerS]);
+    }
+}
