@@ -55,7 +55,7 @@ impl Fleet {
 
     /// One runner for everything.
     #[cfg(test)]
-    pub(super) fn only(runner: Arc<dyn Runner>) -> Self {
+    pub(super) fn only(runner: &Arc<dyn Runner>) -> Self {
         let runners = Backend::ALL.into_iter().map(|backend| (backend, runner.clone())).collect();
         Self { runners, docker: None, engine: None, paths: HostPaths::Same }
     }

@@ -110,7 +110,8 @@ async fn controller(root: &Path, experiments: usize, resume: Option<&Path>, last
     let user = UserConfig { cache_dir: Some(root.join("cache")), ..UserConfig::default() };
     let options =
         RunOptions { output: root.join("results"), resume: resume.map(Path::to_owned), user, ..RunOptions::default() };
-    let fleet = Fleet::only(Arc::new(StandIn { runs: AtomicUsize::new(0), last }));
+    let runner: Arc<dyn Runner> = Arc::new(StandIn { runs: AtomicUsize::new(0), last });
+    let fleet = Fleet::only(&runner);
     let prepared = prepare(&study, &options, &programs, &fleet, &Mutex::new(()), &|_| {}).await.unwrap();
     let clock = Instant::now();
     let resumed = Resumed::open(&study, &options).unwrap();
