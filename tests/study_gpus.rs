@@ -51,8 +51,22 @@ struct Study {
 impl Study {
     fn start() -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let path = |name: &str| directory.path().join(name);
-        place_llem(directory.path(), AGENT);
+        let locks = directory.path().join("locks");
+        let llem = Self::command(directory.path(), &locks, "wait").spawn().unwrap();
+        Self::under_way(directory, llem)
+    }
+
+    /// Waits until the engine runs.
+    fn under_way(directory: TempDir, llem: Child) -> Self {
+        let engine =
+            eventually(|| fs_err::read_to_string(directory.path().join("engine")).ok()).trim().parse().unwrap();
+        Self { directory, llem, engine }
+    }
+
+    /// `llem` for a study in `directory`, with the machine's locks in `locks`.
+    fn command(directory: &Path, locks: &Path, when_busy: &str) -> Command {
+        let path = |name: &str| directory.join(name);
+        place_llem(directory, AGENT);
         let model = json!({"layers": 1, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocab": 512});
         let study = json!({
             "name": "gpus", "model": {"synthetic": model}, "backend": "pytorch",
@@ -60,7 +74,8 @@ impl Study {
             "execution": {"n_cycles": 1},
         });
         fs_err::write(path("study.yaml"), study.to_string()).unwrap();
-        fs_err::write(path("user.yaml"), json!({"gpu": {"devices": ["GPU-0"]}}).to_string()).unwrap();
+        let gpu = json!({"devices": ["GPU-0"], "lock_dir": locks, "when_busy": when_busy});
+        fs_err::write(path("user.yaml"), json!({ "gpu": gpu }).to_string()).unwrap();
         let device = |number: u32| {
             let pid = Pid::File(path(&number.to_string()).display().to_string());
             let processes = vec![Process { pid, bytes: Some(900 << 20), ..Process::default() }];
@@ -69,18 +84,16 @@ impl Study {
         let script = Script { devices: vec![device(0), device(1)], ..Script::starting_now() };
         let nvml = path("nvml");
         fs_err::create_dir(&nvml).unwrap();
-        let llem = Command::new(path("llem"))
+        let mut command = Command::new(path("llem"));
+        command
             .args(["run", "study.yaml", "--runner", "process"])
             .envs(fake_nvml::stage(&nvml, &script).unwrap())
             .envs([("XDG_CACHE_HOME", path("cache")), ("LLEM_CONFIG", path("user.yaml"))])
             .env_remove("LLEM_OUTPUT")
             .env_remove("RUST_LOG")
-            .current_dir(directory.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let engine = eventually(|| fs_err::read_to_string(path("engine")).ok()).trim().parse().unwrap();
-        Self { directory, llem, engine }
+            .current_dir(directory)
+            .stdout(Stdio::null());
+        command
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -130,6 +143,94 @@ impl Drop for Study {
         let _ = self.llem.kill();
         let _ = self.llem.wait();
     }
+}
+
+/// A study that is started while another one has the GPU.
+struct Second {
+    directory: TempDir,
+    command: Command,
+}
+
+impl Second {
+    fn new(locks: &Path, when_busy: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Study::command(directory.path(), locks, when_busy);
+        command.stderr(fs_err::File::create(directory.path().join("stderr")).unwrap().into_file());
+        Self { directory, command }
+    }
+
+    fn said(&self) -> String {
+        fs_err::read_to_string(self.directory.path().join("stderr")).unwrap()
+    }
+}
+
+#[test]
+fn a_second_study_on_a_gpu_waits_or_ends_as_told() {
+    let mut first = Study::start();
+    let locks = first.path("locks");
+    let holder = format!("GPU GPU-0 is in use by another study (process {}", first.llem.id());
+    let mut refused = Second::new(&locks, "refuse");
+    assert_eq!(refused.command.status().unwrap().code(), Some(1));
+    let said = refused.said();
+    assert!(said.contains(&holder) && said.contains("nothing was started"), "{said}");
+    assert!(!refused.directory.path().join("results").exists());
+
+    let mut waiting = Second::new(&locks, "wait");
+    let llem = waiting.command.spawn().unwrap();
+    eventually(|| waiting.said().contains(&format!("{holder} of user ")).then_some(()));
+    assert!(waiting.said().contains("waiting for its end") && !waiting.directory.path().join("engine").exists());
+    let start_ns = monotonic_ns();
+    first.put(0, &[first.engine]);
+    first.finish(start_ns);
+    // What was told to the first one is told to the second one: its engine is alone on the GPU.
+    let mut second = Study::under_way(waiting.directory, llem);
+    let start_ns = monotonic_ns();
+    second.put(0, &[second.engine]);
+    assert!(second.finish(start_ns).metrics.is_some());
+}
+
+#[test]
+fn the_lock_of_a_study_that_was_killed_is_free() {
+    let mut first = Study::start();
+    let locks = first.path("locks");
+    first.llem.kill().unwrap();
+    first.llem.wait().unwrap();
+    let mut second = Second::new(&locks, "refuse");
+    let llem = second.command.spawn().unwrap();
+    drop(Study::under_way(second.directory, llem));
+}
+
+#[test]
+fn studies_of_two_users_keep_each_other_off_a_gpu() {
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::getuid().is_root() {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"skipped: only root can become somebody else\n");
+        return;
+    }
+    // The other user came first and made the directory of the locks; then it is root's turn to wait, and the other way round.
+    let shared = tempfile::tempdir().unwrap();
+    fs_err::set_permissions(shared.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let locks = shared.path().join("locks");
+    let as_nobody = |study: &mut Second| {
+        std::os::unix::fs::chown(study.directory.path(), Some(NOBODY), None).unwrap();
+        study.command.uid(NOBODY).gid(NOBODY);
+    };
+    let mut theirs = Second::new(&locks, "wait");
+    as_nobody(&mut theirs);
+    let llem = theirs.command.spawn().unwrap();
+    let first = Study::under_way(theirs.directory, llem);
+    let mut ours = Second::new(&locks, "refuse");
+    assert_eq!(ours.command.status().unwrap().code(), Some(1));
+    assert!(ours.said().contains(&format!("(process {} of user {NOBODY})", first.llem.id())), "{}", ours.said());
+    drop(first);
+    let mut ours = Second::new(&locks, "refuse");
+    let llem = ours.command.spawn().unwrap();
+    let first = Study::under_way(ours.directory, llem);
+    let mut theirs = Second::new(&locks, "refuse");
+    as_nobody(&mut theirs);
+    assert_eq!(theirs.command.status().unwrap().code(), Some(1));
+    assert!(theirs.said().contains(&format!("(process {} of user 0)", first.llem.id())), "{}", theirs.said());
 }
 
 /// Energy of GPU-0 between two edges.

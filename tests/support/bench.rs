@@ -183,6 +183,11 @@ impl Bench {
         finished
     }
 
+    /// As [`Bench::start`] for a caller that holds [`super::alone`].
+    pub(crate) fn start_alone(&self, _alone: &File, arguments: &[&str]) -> Program {
+        Program::start_alone(self.run_command(arguments, &["-v"]), self.place())
+    }
+
     fn start_with(&self, arguments: &[&str], loudness: &[&str]) -> Program {
         Program::start(self.run_command(arguments, loudness), self.place())
     }

@@ -1,6 +1,6 @@
 //! Files and directories that are there whole or not at all.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -13,12 +13,23 @@ const CHUNK: usize = 1 << 20;
 /// Writes a file under another name in the same directory, then renames it: readers see all of it or nothing, even after a power cut.
 /// Everybody may read it. Errors name the path.
 pub(crate) fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {
+    write_atomic_with(path, |file| file.write_all(content))
+}
+
+/// As [`write_atomic`] for content that is not all in memory at once.
+pub(crate) fn write_atomic_with(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&std::fs::File>) -> io::Result<()>,
+) -> io::Result<()> {
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
     let name_path = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
     let mut builder = tempfile::Builder::new();
     let builder = builder.permissions(std::fs::Permissions::from_mode(0o644));
-    let mut file = builder.tempfile_in(directory).map_err(name_path)?;
-    file.write_all(content).and_then(|()| file.as_file().sync_all()).map_err(name_path)?;
+    let file = builder.tempfile_in(directory).map_err(name_path)?;
+    let mut writer = BufWriter::new(file.as_file());
+    write(&mut writer).and_then(|()| writer.flush()).map_err(name_path)?;
+    drop(writer);
+    file.as_file().sync_all().map_err(name_path)?;
     file.persist(path).map_err(|e| name_path(e.error))?;
     Ok(())
 }

@@ -143,10 +143,13 @@ pub(crate) struct RunArguments {
     /// Refuse to start unless everything is as a lock file has it: images, weights, workloads, llem. Absent LOCK: FILE with
     /// `.lock.json` for its ending. Every study writes its own as `study.lock.json`.
     #[arg(long, value_name = "LOCK", num_args = 0..=1, conflicts_with = "dry_run")]
-    pub(crate) locked: Option<Vec<PathBuf>>,
-    /// Go on with a study that was stopped (not available in this version).
-    #[arg(long, value_name = "DIR", num_args = 0..=1)]
-    pub(crate) resume: Option<Vec<PathBuf>>,
+    #[expect(clippy::option_option, reason = "absent, without a file, with one")]
+    pub(crate) locked: Option<Option<PathBuf>>,
+    /// Go on with a study that was stopped, failed or shall have more cycles or points: the one in DIR, else the newest of FILE's name
+    /// and experiments below the output directory. Without FILE, the study goes on as it was asked for.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "dry_run")]
+    #[expect(clippy::option_option, reason = "absent, without a directory, with one")]
+    pub(crate) resume: Option<Option<PathBuf>>,
     /// Where the engines run, for all backends.
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) runner: Option<RunnerName>,

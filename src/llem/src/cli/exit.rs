@@ -1,8 +1,9 @@
 use std::process::ExitCode;
 
 use llem::config::ConfigError;
+use llem::result::StoreError;
 use llem::runner::docker::{EngineError, ImageError};
-use llem::study::StudyError;
+use llem::study::{ResumeError, StudyError};
 
 /// How llem ends. The numbers are a contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,18 @@ impl From<StudyError> for Failure {
     fn from(error: StudyError) -> Self {
         let exit = if error.is_config() { Exit::Usage } else { Exit::Failed };
         Self { exit, message: chain(&error) }
+    }
+}
+
+impl From<ResumeError> for Failure {
+    fn from(error: ResumeError) -> Self {
+        match error {
+            ResumeError::Config(error) => error.into(),
+            ResumeError::Store(StoreError::NoStudy(_)) | ResumeError::None { .. } | ResumeError::NoFile(_) => {
+                Self::usage(chain(&error))
+            }
+            ResumeError::Store(_) => Self::failed(chain(&error)),
+        }
     }
 }
 

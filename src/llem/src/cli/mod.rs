@@ -9,6 +9,7 @@ mod dry_run;
 mod dry_run_images;
 mod engines;
 mod exit;
+mod failures;
 mod image;
 mod printer;
 mod progress;

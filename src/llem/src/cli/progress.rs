@@ -30,6 +30,8 @@ pub(crate) struct Progress {
     runs: usize,
     run_started: Instant,
     finished_s: Vec<f64>,
+    /// Runs that were measured before.
+    completed: usize,
 }
 
 /// One bar for the study, one for the run, one for its phase.
@@ -45,7 +47,7 @@ impl Progress {
     pub(crate) fn new(printer: Printer, study: &StudyConfig) -> Self {
         let bars = printer.bars().map(|target| Bars::new(MultiProgress::with_draw_target(target)));
         let title = format!("{} · {}", study.name, table::count(study.experiments.len(), "experiment"));
-        Self { printer, bars, title, runs: 0, run_started: Instant::now(), finished_s: Vec::new() }
+        Self { printer, bars, title, runs: 0, run_started: Instant::now(), finished_s: Vec::new(), completed: 0 }
     }
 
     /// Shows events until there are no more.
@@ -62,12 +64,14 @@ impl Progress {
         match event {
             StudyEvent::Preparing { what } => self.say(|printer| printer.line(&format!("preparing {what}"))),
             StudyEvent::Notice { text } => self.say(|printer| printer.notice(&text)),
-            StudyEvent::Started { directory, runs, runner, .. } => {
-                self.runs = runs;
-                let text = format!("{} · {} · runner {runner}", self.title, table::count(runs, "run"));
+            StudyEvent::Started { directory, runs, completed, runner, .. } => {
+                (self.runs, self.completed) = (runs, completed);
+                let before = if completed > 0 { format!(" ({completed} measured before)") } else { String::new() };
+                let text = format!("{} · {}{before} · runner {runner}", self.title, table::count(runs, "run"));
                 self.say(|printer| printer.line(&format!("{text}\n{}", table::path(&directory))));
                 if let Some(bars) = &self.bars {
                     bars.study.set_length(runs as u64);
+                    bars.study.set_position(completed as u64);
                     bars.start();
                 }
             }
@@ -131,7 +135,7 @@ impl Progress {
         }
         let mean = self.finished_s.iter().sum::<f64>() / self.finished_s.len() as f64;
         let run_left = (mean - self.run_started.elapsed().as_secs_f64()).max(0.0);
-        let open = self.runs.saturating_sub(self.finished_s.len() + 1) as f64;
+        let open = self.runs.saturating_sub(self.completed + self.finished_s.len() + 1) as f64;
         bars.study.set_message(format!("about {} left", duration(run_left + open * mean)));
         bars.run.set_length((mean * 1000.0) as u64);
         bars.run.set_position((self.run_started.elapsed().as_millis() as u64).min(bars.run.length().unwrap_or(0)));

@@ -3,22 +3,17 @@ use std::path::{Path, PathBuf};
 use llem::config::{StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
-use llem::study::{Forecast, ForecastOptions, RunOptions, StudyError, run_study};
+use llem::study::{Forecast, ForecastOptions, RunOptions, StudyError, find_resumable, run_study, study_of};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
 use super::progress::Progress;
-use super::{Exit, Failure, Printer, dry_run, dry_run_images, engines, runtime, signals, table};
+use super::{Exit, Failure, Printer, dry_run, dry_run_images, engines, failures, runtime, signals, table};
 
 /// `llem run`.
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
-    if arguments.resume.is_some() {
-        let message = "--resume is not available in this version; run the study again";
-        return Err(Failure::usage(message));
-    }
-    let file = arguments.file.as_deref().unwrap_or(Path::new("study.yaml"));
     let user = UserConfig::load()?;
-    let study = StudyConfig::from_file(file, &arguments.set, arguments.profile.into())?;
+    let (study, resume) = study(arguments)?;
     if arguments.dry_run {
         let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
         let assumed_memory_bytes = arguments.vram_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
@@ -33,10 +28,11 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     let (events, received) = unbounded_channel();
     let options = RunOptions {
         output: arguments.output.clone(),
+        resume,
         runner: arguments.runner.map(Into::into),
         user,
         programs: None,
-        locked: locked(arguments, file),
+        locked: arguments.locked.clone().map(|lock| lock.unwrap_or_else(|| default_lock(&study))),
         events: Some(events),
         stop: stop.clone(),
     };
@@ -56,6 +52,9 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
                 printer.result(&text)?;
             }
         }
+        for line in failures::lines(&result) {
+            printer.error_line(&line);
+        }
         Ok(match result.status {
             StudyStatus::Completed => Exit::Success,
             StudyStatus::Failed => Exit::Failed,
@@ -64,8 +63,26 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     })
 }
 
-/// The lock file that was asked for: the named one, else the one beside the study file.
-fn locked(arguments: &RunArguments, file: &Path) -> Option<PathBuf> {
-    let named = arguments.locked.as_ref()?;
-    Some(named.first().cloned().unwrap_or_else(|| file.with_extension("lock.json")))
+/// The lock file beside a study file.
+fn default_lock(study: &StudyConfig) -> PathBuf {
+    study.source.as_ref().map(|source| source.path.with_extension("lock.json")).unwrap_or_default()
+}
+
+/// The study that is asked for, and the directory of the one that it goes on with.
+fn study(arguments: &RunArguments) -> Result<(StudyConfig, Option<PathBuf>), Failure> {
+    let from_file = |file: &Path| StudyConfig::from_file(file, &arguments.set, arguments.profile.into());
+    match (&arguments.file, &arguments.resume) {
+        (Some(file), None) => Ok((from_file(file)?, None)),
+        (Some(file), Some(Some(directory))) => Ok((from_file(file)?, Some(directory.clone()))),
+        (Some(file), Some(None)) => {
+            let study = from_file(file)?;
+            let directory = find_resumable(&study, &arguments.output)?;
+            Ok((study, Some(directory)))
+        }
+        (None, Some(Some(directory))) if arguments.set.is_empty() => {
+            Ok((study_of(directory)?, Some(directory.clone())))
+        }
+        (None, Some(Some(_))) => Err(Failure::usage("`--set` changes a study file: name the file, too")),
+        (None, _) => Err(Failure::usage("name a study file, or the directory of a study after --resume")),
+    }
 }

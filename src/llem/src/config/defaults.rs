@@ -80,6 +80,9 @@ impl Profile {
             pids_limit: 4_096,
             timeouts_s: phase_timeouts_s(),
             strict: false,
+            max_retries: 2,
+            retry_wait_seconds: 10.0,
+            max_consecutive_failures: 5,
         };
         match self {
             Self::Standard => standard,

@@ -40,6 +40,18 @@ pub struct ExecutionConfig {
     pub timeouts_s: BTreeMap<Phase, f64>,
     /// Whether a run that is not valid counts as failed.
     pub strict: bool,
+    /// How often a run is tried again when the machine failed and not the run: GPU busy, container engine gone, power sensors lost.
+    #[serde(default)]
+    #[schemars(range(max = 100))]
+    pub max_retries: u32,
+    /// Seconds before the first retry; each further one waits twice as long, at most 600 s.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 600.0))]
+    pub retry_wait_seconds: f64,
+    /// Failed runs in a row after which the study stops; 0: never. Experiments that do not fit into memory are not counted.
+    #[serde(default)]
+    #[schemars(range(max = 1_000_000))]
+    pub max_consecutive_failures: u32,
 }
 
 /// The order of a study's runs.

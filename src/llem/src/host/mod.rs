@@ -2,6 +2,7 @@
 //! or its users.
 
 mod disk;
+pub mod gpu_lock;
 mod gpus;
 pub(crate) mod nvml;
 

@@ -35,10 +35,7 @@ pub struct Collected {
 /// Reads the files of a run. With `expected_sha256`, the agent said that the run is whole: then anything missing or different is a
 /// failure. Without, whatever is there and readable is taken.
 pub fn collect(volume: &Path, job: &Job, expected_sha256: Option<&str>) -> Result<Collected, Failure> {
-    let mut collected = Collected {
-        driver_log: bytes(volume, files::DRIVER_LOG, LOG_BYTES).unwrap_or_default(),
-        ..Collected::default()
-    };
+    let mut collected = Collected { driver_log: driver_log(volume), ..Collected::default() };
     let strict = expected_sha256.is_some();
     match report(volume, job, expected_sha256) {
         Ok(report) => collected.report = Some(report),
@@ -53,6 +50,11 @@ pub fn collect(volume: &Path, job: &Job, expected_sha256: Option<&str>) -> Resul
         _ => {}
     }
     Ok(collected)
+}
+
+/// What the driver and its engine wrote; empty when it cannot be read.
+pub(super) fn driver_log(volume: &Path) -> Vec<u8> {
+    bytes(volume, files::DRIVER_LOG, LOG_BYTES).unwrap_or_default()
 }
 
 fn report(volume: &Path, job: &Job, expected_sha256: Option<&str>) -> Result<Report, String> {

@@ -3,11 +3,12 @@
 //! ```text
 //! {name}_{UTC}/
 //!   study.yaml            copy of the file that was run
+//!   design.json           what it means: every experiment complete with defaults; a study that was extended has design-2.json, …
 //!   journal.jsonl         one line per change of state, append-only
 //!   study.json            StudyResult
 //!   experiments.parquet   one row per experiment
 //!   runs.parquet          one row per run
-//!   runs/{NNN}-{experiment_id}-c{cycle}/
+//!   runs/{NNN}-{experiment_id}-c{cycle}/      …-r2 for a second attempt
 //!     job.json            what the agent was given
 //!     result.json         RunResult
 //!     requests.parquet    one row per request and pass of the window
@@ -17,6 +18,7 @@
 //! ```
 
 mod collect;
+mod design;
 mod energy;
 mod figure;
 mod flops;
@@ -28,14 +30,17 @@ mod pareto;
 mod parquet;
 mod plausible;
 mod record;
+mod run_id;
 mod same_work;
 mod split;
 mod store;
+mod study_files;
 mod summary;
 mod uncertainty;
 mod upgrade;
 
 pub use collect::{Collected, collect};
+pub use design::{Design, DesignedExperiment, NumberedRuns, number_runs};
 pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
@@ -43,20 +48,22 @@ pub use figure::Figure;
 pub use flops::FlopsReference;
 pub use history::{EarlierRun, earlier_runs};
 pub use identity::{GpuIdentity, RunIdentity};
-pub use journal::{Journal, JournalEvent};
+pub use journal::{Journal, JournalEvent, Reading, StopCause, read_journal};
 pub use llem_model::ParametersSource;
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
 pub use pareto::{ExperimentStanding, Objective, ParetoFrontier};
 pub use record::{
-    ExperimentResult, ExperimentSummary, ImageRecord, ModelIdentity, RunResult, RunRow, RunStatus, StudyResult,
-    StudyStatus, WeightsIdentity, WorkloadIdentity,
+    ExperimentResult, ExperimentSummary, ImageRecord, ModelIdentity, RunResult, RunRow, RunStatus, SkippedCycles,
+    StudyResult, StudyStatus, WeightsIdentity, WorkloadIdentity,
 };
+pub use run_id::{NotARunId, RunId};
 pub use same_work::{
     Asked, COMPARED_TOKENS, LengthDifference, Output, OutputComparison, RunWork, SameWork, SameWorkLedger, Variant,
     WorkMismatch, check_work,
 };
 pub use split::{PrefillDecodeEnergy, SplitMethod};
-pub use store::{RunDirectory, StoreError, StudyDirectory};
+pub use store::{FileIdentity, RunDirectory, StoreError, StudyDirectory};
+pub use study_files::StudyFiles;
 pub use summary::{Distribution, Spread};
 pub use uncertainty::{COVERAGE_FACTOR, GAIN_BOUND, MeanUncertainty, UncertaintyBudget};
 pub use upgrade::RecordError;

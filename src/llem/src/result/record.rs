@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use llem_protocol::{
-    BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, PhaseRecord, PrefillRecord, Reason, Severity,
-    ThermalGateRecord, WarmupRecord, WindowRecord,
+    BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord, PrefillRecord,
+    Reason, Severity, ThermalGateRecord, WarmupRecord, WindowRecord,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -280,10 +280,22 @@ pub struct ExperimentResult {
     pub varied: Vec<(String, serde_json::Value)>,
     /// The experiment, complete with defaults.
     pub config: ExperimentConfig,
-    /// Its runs, in the order in which they were carried out.
+    /// The newest attempt at each of its runs, by their numbers.
     pub runs: Vec<RunRow>,
+    /// Cycles that were left out because an earlier one did not fit into the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<SkippedCycles>,
     /// Mean and spread over its valid runs; over all completed runs, and marked so, when none is valid.
     pub summary: ExperimentSummary,
+}
+
+/// Cycles of an experiment that were not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SkippedCycles {
+    /// What the cycle before them died of.
+    pub failure: FailureClass,
+    /// The cycles, from 1.
+    pub cycles: Vec<u32>,
 }
 
 /// A run in a study's list.

@@ -5,11 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::path::Path;
 
 use llem_protocol::RequestRecord;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+use super::StoreError;
+use super::parquet::read_generated;
 
 /// Tokens at the head of each output that are compared. After the first difference, the rest is another text.
 pub const COMPARED_TOKENS: usize = 16;
@@ -124,9 +128,22 @@ pub struct Output {
     ids: Vec<u32>,
 }
 
+/// What a row of `requests.parquet` says of what was generated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Generated {
+    pub(super) pass: u32,
+    pub(super) index: u64,
+    pub(super) prompt_tokens: u32,
+    pub(super) output_ids: Vec<u32>,
+}
+
 impl Output {
-    /// The output in the records of a window.
-    pub fn of(requests: &[RequestRecord]) -> Self {
+    /// The output in the `requests.parquet` of a run.
+    pub fn read(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self::of(&read_generated(path)?))
+    }
+
+    fn of(requests: &[Generated]) -> Self {
         let first = requests.iter().map(|request| request.pass).min();
         let mut pass: Vec<_> = requests.iter().filter(|request| Some(request.pass) == first).collect();
         pass.sort_by_key(|request| request.index);

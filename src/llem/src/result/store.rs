@@ -1,5 +1,8 @@
 //! The study directory: made once, filled file by file, each file whole or absent.
 
+use std::fs::TryLockError;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,12 +10,20 @@ use fs_err::File;
 use jiff::Timestamp;
 use llem_protocol::{Job, files};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::{Journal, RunResult, StudyResult};
+use super::collect::driver_log;
+use super::design::source_name;
+use super::{Design, Journal, RunResult, StudyFiles, StudyResult};
+use crate::config::Experiment;
+use crate::files::write_atomic_with;
 
 /// Longest attempt to find a free directory name.
 const COLLISIONS: u32 = 1000;
+
+/// Name of the journal.
+pub(super) const JOURNAL: &str = "journal.jsonl";
 
 /// Results could not be written.
 #[derive(Debug, Error)]
@@ -42,9 +53,30 @@ pub enum StoreError {
     /// All names are taken.
     #[error("{0}: this directory and {COLLISIONS} numbered ones beside it exist; choose another output directory")]
     Taken(PathBuf),
+    /// Another controller has the study.
+    #[error("{}: {} carries out this study; wait until it has ended, or stop it", directory.display(), holder(*pid))]
+    Held {
+        /// The study's directory.
+        directory: PathBuf,
+        /// Process id of the controller, where it told.
+        pid: Option<u32>,
+    },
+    /// A directory that holds no study that can go on.
+    #[error("{}: no `design.json` is in it: it is no study directory, or one that has not begun; name another, or run the study anew", .0.display())]
+    NoStudy(PathBuf),
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "another llem".to_owned(), |pid| format!("another llem (process {pid})"))
 }
 
 impl StoreError {
+    /// Whether there was no space left.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded))
+    }
+
     pub(super) fn json(path: &Path, source: serde_json::Error) -> Self {
         Self::Json { path: path.to_owned(), source }
     }
@@ -53,7 +85,7 @@ impl StoreError {
 /// The directory of one study, locked as long as this value lives.
 #[derive(Debug)]
 pub struct StudyDirectory {
-    path: PathBuf,
+    files: StudyFiles,
     lock: File,
     lock_path: PathBuf,
     keeps_lock_file: AtomicBool,
@@ -75,20 +107,60 @@ impl StudyDirectory {
             })
             .ok_or_else(|| StoreError::Taken(base.clone()))??;
         fs_err::create_dir(path.join("runs"))?;
+        Self::lock(path)
+    }
+
+    /// Opens and locks the directory of a study that goes on.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = fs_err::canonicalize(path)?;
+        if !path.join("design.json").is_file() {
+            return Err(StoreError::NoStudy(path));
+        }
+        fs_err::create_dir_all(path.join("runs"))?;
+        Self::lock(path)
+    }
+
+    fn lock(path: PathBuf) -> Result<Self, StoreError> {
         let lock_path = path.join(".lock");
-        let lock = File::create(&lock_path)?;
-        lock.file().lock()?;
-        Ok(Self { path, lock, lock_path, keeps_lock_file: AtomicBool::new(false) })
+        loop {
+            let lock =
+                fs_err::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&lock_path)?;
+            match lock.file().try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let pid = fs_err::read_to_string(&lock_path).ok().and_then(|text| text.trim().parse().ok());
+                    return Err(StoreError::Held { directory: path, pid });
+                }
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+            }
+            // Its last holder may have removed the file between our two calls: then others lock another one.
+            let inode = |found: std::io::Result<std::fs::Metadata>| found.map(|found| found.ino()).ok();
+            if inode(lock.metadata()) == inode(fs_err::metadata(&lock_path)) {
+                lock.set_len(0)?;
+                (&mut &lock).write_all(std::process::id().to_string().as_bytes())?;
+                return Ok(Self {
+                    files: StudyFiles::of(path),
+                    lock,
+                    lock_path,
+                    keeps_lock_file: AtomicBool::new(false),
+                });
+            }
+        }
     }
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.files.path()
+    }
+
+    /// What is in it.
+    pub fn files(&self) -> &StudyFiles {
+        &self.files
     }
 
     /// The directory's name: the study's identity.
     pub fn study_id(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The file whose lock says that the study's controller lives.
@@ -101,45 +173,69 @@ impl StudyDirectory {
         self.keeps_lock_file.store(true, Ordering::Relaxed);
     }
 
-    /// Keeps the study file as it was run.
-    pub fn write_source(&self, text: &str) -> Result<(), StoreError> {
-        write_atomic(&self.path.join("study.yaml"), text.as_bytes())
+    /// Keeps the study file as it was run, then what it means. From then on the study can be resumed.
+    pub fn write_design(
+        &self,
+        design: &Design,
+        source: Option<&str>,
+        experiments: &[Experiment],
+    ) -> Result<(), StoreError> {
+        if let Some(text) = source {
+            write_atomic(&self.path().join(source_name(design.revision)), text.as_bytes())?;
+        }
+        design.write(self.path(), experiments)?;
+        Ok(crate::files::sync_directory(self.path())?)
     }
 
     /// Writes `study.lock.json`: what the study is run with.
     pub fn write_lock(&self, lock: &impl Serialize) -> Result<(), StoreError> {
-        write_json(&self.path.join("study.lock.json"), lock)
+        let path = self.path().join("study.lock.json");
+        let mut text = serde_json::to_vec_pretty(lock).map_err(|source| StoreError::json(&path, source))?;
+        text.push(b'\n');
+        write_atomic(&path, &text)
     }
 
-    /// Opens the journal of this new study.
-    pub fn journal(&self) -> Result<Journal, StoreError> {
-        Journal::create(&self.path.join("journal.jsonl"))
+    /// Creates the journal of this new study.
+    pub fn create_journal(&self) -> Result<Journal, StoreError> {
+        let journal = Journal::create(&self.path().join(JOURNAL))?;
+        crate::files::sync_directory(self.path())?;
+        Ok(journal)
+    }
+
+    /// Opens the journal of this study, which goes on.
+    pub fn open_journal(&self) -> Result<Journal, StoreError> {
+        Journal::open(&self.path().join(JOURNAL))
     }
 
     /// Creates the directory of a run, with the volume that its agent writes to.
     pub fn run(&self, run_id: &str) -> Result<RunDirectory, StoreError> {
-        let path = self.path.join("runs").join(run_id);
+        let path = self.path().join("runs").join(run_id);
         fs_err::create_dir(&path)?;
-        let volume = path.join(".volume");
-        fs_err::create_dir(&volume)?;
-        Ok(RunDirectory { path, volume })
+        let run = RunDirectory::at(path);
+        fs_err::create_dir(&run.volume)?;
+        Ok(run)
     }
 
     /// Writes `study.json`, `runs.parquet`, and `experiments.parquet` with the same as CSV.
     pub fn write_result(&self, result: &StudyResult) -> Result<(), StoreError> {
-        super::parquet::write_experiments(&self.path, result)?;
-        super::parquet::write_runs(&self.path.join("runs.parquet"), result)?;
-        write_json(&self.path.join("study.json"), result)
+        super::parquet::write_experiments(self.path(), result)?;
+        super::parquet::write_runs(&self.path().join("runs.parquet"), result)?;
+        let write = |file: &mut dyn Write| {
+            serde_json::to_writer_pretty(&mut *file, result)?;
+            file.write_all(b"\n")
+        };
+        Ok(write_atomic_with(&self.path().join("study.json"), |file| write(file))?)
     }
 }
 
 impl Drop for StudyDirectory {
     fn drop(&mut self) {
-        // A lock file without a controller is of use only to those who find a container of the study.
-        let _ = self.lock.file().unlock();
+        // A lock file without a controller is of use only to those who find a container of the study. It is removed while it is still
+        // held: whoever opened it meanwhile finds that it is gone, see `lock`.
         if !self.keeps_lock_file.load(Ordering::Relaxed) {
             let _ = fs_err::remove_file(&self.lock_path);
         }
+        let _ = self.lock.file().unlock();
     }
 }
 
@@ -151,6 +247,11 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
+    pub(super) fn at(path: PathBuf) -> Self {
+        let volume = path.join(".volume");
+        Self { path, volume }
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
@@ -170,6 +271,11 @@ impl RunDirectory {
     /// `job.json`.
     pub fn job_file(&self) -> PathBuf {
         self.path.join("job.json")
+    }
+
+    /// The job that the run was begun with; `None` when it was not written, or not wholly.
+    pub fn read_job(&self) -> Option<Job> {
+        serde_json::from_slice(&fs_err::read(self.job_file()).ok()?).ok()
     }
 
     /// Writes the job. It is not waited for until it is on disk: a run counts from its `result.json` on.
@@ -194,24 +300,56 @@ impl RunDirectory {
         requests: &[llem_protocol::RequestRecord],
         samples: &[llem_protocol::PowerSample],
     ) -> Result<(), StoreError> {
-        super::parquet::write_requests(&self.path.join("requests.parquet"), requests)?;
+        super::parquet::write_requests(&self.requests_file(), requests)?;
         super::parquet::write_samples(&self.path.join("timeseries.parquet"), samples)
     }
 
     /// Writes `result.json`, the last file of a run, and removes the volume.
-    pub fn finish(&self, result: &RunResult) -> Result<(), StoreError> {
+    pub fn finish(&self, result: &RunResult) -> Result<FileIdentity, StoreError> {
         // What cannot be removed belongs to somebody else and harms no result.
         let _ = crate::files::remove_tree(&self.volume);
-        write_json(&self.path.join("result.json"), result)?;
+        let path = self.result_file();
+        let mut text = serde_json::to_vec_pretty(result).map_err(|source| StoreError::json(&path, source))?;
+        text.push(b'\n');
+        write_atomic(&path, &text)?;
         File::open(&self.path)?.sync_all()?;
-        Ok(())
+        File::open(self.path.parent().unwrap_or(&self.path))?.sync_all()?;
+        Ok(FileIdentity::of(&text))
+    }
+
+    /// `result.json`.
+    pub fn result_file(&self) -> PathBuf {
+        self.path.join("result.json")
+    }
+
+    /// `requests.parquet`.
+    pub fn requests_file(&self) -> PathBuf {
+        self.path.join("requests.parquet")
+    }
+
+    /// Clears up after an attempt whose controller died before it had a result: what the driver wrote is kept, the volume is not.
+    pub fn abandon(&self) {
+        if self.volume.exists() {
+            let _ = self.write_log("driver.log", &driver_log(&self.volume));
+            let _ = crate::files::remove_tree(&self.volume);
+        }
     }
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let mut text = serde_json::to_vec_pretty(value).map_err(|source| StoreError::json(path, source))?;
-    text.push(b'\n');
-    write_atomic(path, &text)
+/// What a file is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its content, hexadecimal.
+    pub sha256: String,
+}
+
+impl FileIdentity {
+    /// Of a file's content.
+    pub fn of(content: &[u8]) -> Self {
+        Self { bytes: content.len() as u64, sha256: hex::encode(Sha256::digest(content)) }
+    }
 }
 
 /// As [`crate::files::write_atomic`].
@@ -221,7 +359,7 @@ pub(super) fn write_atomic(path: &Path, content: &[u8]) -> Result<(), StoreError
 
 #[cfg(test)]
 mod tests {
-    use super::StudyDirectory;
+    use super::{StoreError, StudyDirectory};
 
     #[test]
     fn two_studies_of_one_second_get_two_directories() {
@@ -240,6 +378,23 @@ mod tests {
         assert!(fs_err::File::open(&lock).unwrap().file().try_lock().is_err());
         drop(study);
         assert!(!lock.exists());
+    }
+
+    #[test]
+    fn a_study_has_one_controller_at_a_time() {
+        let root = tempfile::tempdir().unwrap();
+        let study = StudyDirectory::create(root.path(), "s").unwrap();
+        let path = study.path().to_owned();
+        assert!(matches!(StudyDirectory::open(&path).unwrap_err(), StoreError::NoStudy(_)));
+        fs_err::write(path.join("design.json"), "{}").unwrap();
+        match StudyDirectory::open(&path).unwrap_err() {
+            StoreError::Held { pid, .. } => assert_eq!(pid, Some(std::process::id())),
+            other => panic!("{other}"),
+        }
+        drop(study);
+        let again = StudyDirectory::open(&path).unwrap();
+        assert!(StudyDirectory::open(&path).is_err());
+        drop(again);
     }
 
     #[test]

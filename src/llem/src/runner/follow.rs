@@ -42,11 +42,6 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Starts the clock of the first word anew, when the agent is really started.
-    pub(super) fn started(&mut self) {
-        self.deadline = deadline(self.timeouts_s.get(&Phase::Start).copied());
-    }
-
     /// The output is about to be read from its beginning again: events already seen are skipped by their number.
     pub(super) fn rewind(&mut self) {
         self.line.clear();

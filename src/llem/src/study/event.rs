@@ -23,6 +23,8 @@ pub enum StudyEvent {
         experiments: usize,
         /// Number of runs.
         runs: usize,
+        /// Runs that were measured before, by a controller that the study goes on from.
+        completed: usize,
         /// Runners in use, e.g. `docker`.
         runner: String,
     },

@@ -12,6 +12,7 @@ use crate::runner::{DockerRunner, ProcessRunner, Runner};
 /// The runners of a study.
 pub(super) struct Fleet {
     runners: BTreeMap<Backend, Arc<dyn Runner>>,
+    docker: Option<Arc<DockerRunner>>,
     engine: Option<Engine>,
     paths: HostPaths,
 }
@@ -46,14 +47,27 @@ impl Fleet {
         };
         Ok(Self {
             runners: wanted.iter().map(|(backend, choice)| (*backend, runner(*choice))).collect(),
+            docker,
             engine,
             paths,
         })
     }
 
+    /// One runner for everything.
+    #[cfg(test)]
+    pub(super) fn only(runner: &Arc<dyn Runner>) -> Self {
+        let runners = Backend::ALL.into_iter().map(|backend| (backend, runner.clone())).collect();
+        Self { runners, docker: None, engine: None, paths: HostPaths::Same }
+    }
+
     /// The runner of a backend.
     pub(super) fn runner(&self, backend: Backend) -> Arc<dyn Runner> {
         self.runners.get(&backend).cloned().unwrap_or_else(|| Arc::new(ProcessRunner))
+    }
+
+    /// What runs containers, if an engine answers.
+    pub(super) fn docker(&self) -> Option<&DockerRunner> {
+        self.docker.as_deref()
     }
 
     /// The container engine, if any backend uses it.

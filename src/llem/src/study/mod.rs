@@ -1,34 +1,46 @@
 //! Carries out a study: prepares everything, runs the plan, keeps what it measured.
 
+mod attempt;
+mod conclude;
+mod difference;
 mod drivers;
 mod engine;
 mod event;
 mod fleet;
 mod forecast;
+mod gpu_locks;
 mod gpus;
 mod job;
 mod judge;
+mod ledger;
 mod lock;
+mod policy;
 mod prepare;
 mod programs;
 mod references;
+mod resume;
 mod run;
+#[cfg(test)]
+mod scale;
 mod session;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 
+pub use difference::{ChangedValue, Differences};
 pub use engine::{Effort, EngineLookup, look_up_engines};
 pub use event::StudyEvent;
 pub use forecast::{DiskForecast, ExperimentForecast, Forecast, ForecastOptions, PlannedGpus, WeightsForecast};
 pub use lock::{Drift, LOCK_SCHEMA_VERSION, LockError, LockedImage, LockedPrograms, LockedWeights, StudyLock};
 pub use programs::{Programs, ProgramsError};
 pub use references::WeightsProblems;
+pub use resume::{ResumeError, find_resumable, study_of};
 pub use session::run_study;
 
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, RunnerKind, StudyConfig, UserConfig};
+use crate::host::gpu_lock::{GpuLockError, Holder};
 use crate::hub::HubError;
 use crate::result::{ExperimentResult, StoreError};
 use crate::runner::Stop;
@@ -40,6 +52,8 @@ use crate::workload::WorkloadError;
 pub struct RunOptions {
     /// Directory that study directories are made in.
     pub output: PathBuf,
+    /// Directory of a study to go on with, instead of a new one.
+    pub resume: Option<PathBuf>,
     /// Runner for all backends, whatever the user config says.
     pub runner: Option<RunnerKind>,
     /// The machine's settings.
@@ -58,6 +72,7 @@ impl Default for RunOptions {
     fn default() -> Self {
         Self {
             output: PathBuf::from("results"),
+            resume: None,
             runner: None,
             user: UserConfig::default(),
             programs: None,
@@ -161,15 +176,72 @@ pub enum StudyError {
         source: Box<WorkloadError>,
     },
     /// Results cannot be written. What was finished before is on disk.
-    #[error("results cannot be written: {0}; free space or fix the permissions, then run the study again")]
-    Store(#[from] StoreError),
+    #[error("results cannot be written: {0}; fix that, then go on with --resume")]
+    Store(StoreError),
+    /// The disk is full, or a run could not write to it. What was finished before is kept.
+    #[error(
+        "results cannot be written: {problem}; {} free on the file system of {}: free space or fix the permissions, then go on with \
+         `llem run --resume {}`",
+        bytes(*free_bytes), directory.display(), directory.display()
+    )]
+    Unwritable {
+        /// What could not be written, and why.
+        problem: String,
+        /// Bytes that this user may still write there, where that is known.
+        free_bytes: Option<u64>,
+        /// The study's directory.
+        directory: PathBuf,
+    },
+    /// A study that cannot be opened.
+    #[error(transparent)]
+    NotOpened(StoreError),
+    /// The config is not that of the study that it shall go on with.
+    #[error("{0}")]
+    Changed(Box<Differences>),
+    /// A study cannot go on with another runner.
+    #[error(
+        "the study in {} ran with runner {had}, here it would be {has}, and its figures could not be compared: make runner {had} \
+         available, or run it as a new study", directory.display()
+    )]
+    OtherRunner {
+        /// The study's directory.
+        directory: PathBuf,
+        /// What it ran with.
+        had: String,
+        /// What there is now.
+        has: String,
+    },
+    /// Another study has a GPU, and the user config says not to wait.
+    #[error(
+        "GPU {gpu} is in use by {holder}, and `gpu.when_busy` of the user config says not to wait; nothing was started"
+    )]
+    GpuInUse {
+        /// UUID of the GPU.
+        gpu: String,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// GPUs cannot be locked.
+    #[error("{0}; set `gpu.lock_dir` in the user config to a directory that all users of the machine may write to")]
+    GpuLock(#[from] GpuLockError),
+    /// Nothing works any more.
+    #[error(
+        "the last {runs} runs failed one after the other, so that the study was stopped (`execution.max_consecutive_failures`); the logs \
+         are in {}: mend what they name, then go on with `llem run --resume {}`", directory.join("runs").display(), directory.display()
+    )]
+    TooManyFailures {
+        /// Failed runs in a row.
+        runs: u32,
+        /// The study's directory.
+        directory: PathBuf,
+    },
     /// The study was stopped before its first run.
     #[error("stopped before the first run")]
     Stopped,
     /// The container engine went away; further runs have no place.
     #[error(
         "the container engine stopped answering during run {run_id}; finished runs are in {directory}; \
-         containers that may be left are removed at the next start of llem"
+         containers that may be left are removed at the next start of llem; `llem run --resume {directory}` goes on"
     )]
     EngineLost {
         /// The run.
@@ -191,12 +263,49 @@ impl StudyError {
             | Self::NoImage(_)
             | Self::NotShared(_)
             | Self::WritableWeights { .. }
+            | Self::Changed(_)
+            | Self::NotOpened(StoreError::NoStudy(_))
             | Self::TooLong { .. } => true,
+
             Self::Weights(problems) => problems.is_config,
             Self::Workload { source, .. } => source.is_config(),
             _ => false,
         }
     }
+}
+
+impl From<StoreError> for StudyError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Held { .. } | StoreError::NoStudy(_) => Self::NotOpened(error),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl StudyError {
+    /// Says how much space is left, where there was too little.
+    fn with_space(self, directory: &Path) -> Self {
+        match self {
+            Self::Store(error) if error.is_full() => Self::full(error.to_string(), directory.to_owned()),
+            other => other,
+        }
+    }
+
+    /// A run could not write its results.
+    fn unwritable(run_id: &str, directory: PathBuf) -> Self {
+        Self::full(format!("run {run_id} could not write its own"), directory)
+    }
+
+    fn full(problem: String, directory: PathBuf) -> Self {
+        let space = rustix::fs::statvfs(&directory).ok();
+        let free_bytes = space.map(|space| space.f_bavail.saturating_mul(space.f_frsize));
+        Self::Unwritable { problem, free_bytes, directory }
+    }
+}
+
+fn bytes(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "an unknown number of bytes is".to_owned(), |bytes| format!("{bytes} bytes are"))
 }
 
 /// Measures one experiment: all its cycles, in a study directory of its own.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::{BoxFuture, OptionFuture};
 use jiff::Timestamp;
-use llem_protocol::{Failure, Job, RequestRecord};
-
+use llem_protocol::{Event, Failure, Job, Reason, ReasonCode};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::debug;
 
 use super::engine::{RunEnd, RunEngine};
@@ -18,9 +19,8 @@ use crate::config::{ExecutionConfig, Experiment, UserConfig};
 use crate::engine_cache::EngineCache;
 use crate::gpu_watch::{Expected, GpuWatch, Owner, Verdict};
 use crate::host::{GpusSnapshot, HostSnapshot};
-use crate::result::{
-    Collected, Output, RunDirectory, RunResult, RunRow, RunStatus, RunWork, StudyDirectory, Variant, collect,
-};
+use crate::result::{Collected, FileIdentity, RunDirectory, RunRow, StudyDirectory, collect};
+use crate::runner::docker::{DockerRunner, Survivor};
 use crate::runner::{RunOutcome, RunSpec, Runner, Stop};
 
 /// Everything that one run needs.
@@ -44,8 +44,8 @@ pub(super) struct RunContext<'a> {
 pub(super) struct Ended {
     pub(super) row: RunRow,
     pub(super) directory: PathBuf,
-    /// What it did, when it was measured.
-    pub(super) work: Option<RunWork>,
+    /// Its `result.json`.
+    pub(super) file: FileIdentity,
 }
 
 /// When a run began and how long it took.
@@ -72,19 +72,68 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
     let directory = context.directory.run(context.run_id)?;
     let (started, clock) = (Timestamp::now(), Instant::now());
     let (attempt, engine) = attempts(context, &directory, notify).await?;
-    let Attempt { outcome, collected, failure, gpus, verdict, nvidia } = attempt;
-    let (measured, container_left) = (outcome.report_sha256.is_some() && failure.is_none(), outcome.container_left);
     let times = Times { started, wall_s: clock.elapsed().as_secs_f64() };
+    close(context, &directory, attempt, engine, times, notify).await
+}
+
+/// Goes on with a run whose controller died, from the container that it left; then writes its files as [`carry_out`] does.
+pub(super) async fn adopt(
+    context: &RunContext<'_>,
+    docker: &DockerRunner,
+    survivor: &Survivor,
+    job: Job,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Ended, StudyError> {
+    let directory = context.directory.files().run(context.run_id);
+    let engine = RunEngine::of_dead_controller(context);
+    let spec = RunSpec { job, ..run_spec(context, &directory, &engine) };
+    debug!(run_id = context.run_id, container = survivor.id, "adopt");
+    let (sink, events) = unbounded_channel();
+    let outcome = follow(Box::pin(docker.adopt(survivor, &spec, &sink, context.stop)), events, notify).await;
+    let watched = OptionFuture::from(GpuWatch::start(&spec.job.gpus).map(GpuWatch::finish)).await.unwrap_or_default();
+    let (collected, failure) = take_files(&directory, &spec.job, &outcome);
+    let ended = survivor.finished.unwrap_or_else(Timestamp::now);
+    let started = survivor.started.unwrap_or(ended);
+    let times = Times { started, wall_s: ended.duration_since(started).as_secs_f64() };
+    let (verdict, nvidia) = (unwatched(&spec.job), watched.gpus);
+    let attempt = Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia };
+    close(context, &directory, attempt, engine, times, notify).await
+}
+
+/// What is known of the GPUs of a run that nobody watched from its beginning to its end.
+fn unwatched(job: &Job) -> Verdict {
+    let reason =
+        || Reason::new(ReasonCode::ForeignCheckUnavailable, "llem was started anew while the run was under way");
+    let reasons = if job.gpus.is_empty() { Vec::new() } else { vec![reason()] };
+    Verdict { reasons, ..Verdict::default() }
+}
+
+/// Judges a run that has ended, and writes its files.
+async fn close(
+    context: &RunContext<'_>,
+    directory: &RunDirectory,
+    attempt: Attempt,
+    engine: RunEngine,
+    times: Times,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Ended, StudyError> {
+    let Attempt { outcome, collected, failure, gpus, verdict, nvidia } = attempt;
+    for text in &outcome.warnings {
+        notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
+    }
+    if outcome.container_left {
+        context.directory.keep_lock_file();
+    }
+    let (measured, container_left) = (outcome.report_sha256.is_some() && failure.is_none(), outcome.container_left);
     let mut result = judge(context, outcome, &collected, failure, &gpus, verdict, times);
-    if let (Some(nvidia), Some(host)) = (nvidia, &mut result.host) {
-        host.nvidia = Some(nvidia);
+    if let Some(host) = &mut result.host {
+        host.nvidia = nvidia;
     }
     result.engine_cache = engine.conclude(&RunEnd { result: &result, measured, container_left }, notify).await;
     conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
-    directory.finish(&result)?;
-    let work = (result.status == RunStatus::Completed).then(|| run_work(&result, &collected.requests, context));
-    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
+    let file = directory.finish(&result)?;
+    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), file })
 }
 
 /// Gets the run's compiled engine and starts the run; a second time, when it does not load, with one that is built anew.
@@ -124,19 +173,14 @@ async fn attempt(
     directory.write_nonce(&spec.job.nonce)?;
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
     let watch = GpuWatch::start(&spec.job.gpus);
-    let outcome = drive(context, &spec, notify).await;
-    let watched = futures_util::future::OptionFuture::from(watch.map(GpuWatch::finish)).await;
-    for text in &outcome.warnings {
-        notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
-    }
-    if outcome.container_left {
-        context.directory.keep_lock_file();
-    }
+    let (sink, events) = unbounded_channel();
+    let outcome = follow(context.runner.run(&spec, &sink, context.stop), events, notify).await;
+    let watched = OptionFuture::from(watch.map(GpuWatch::finish)).await.unwrap_or_default();
     let (collected, failure) = take_files(directory, &spec.job, &outcome);
     let expected = collected.report.as_ref().and_then(Expected::of);
-    let verdict = watched.as_ref().map(|watched| watched.judge(owner(&outcome).as_ref(), expected));
-    let (verdict, nvidia) = (verdict.unwrap_or_default(), watched.and_then(|watched| watched.gpus));
-    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia })
+    let verdict =
+        if spec.job.gpus.is_empty() { Verdict::default() } else { watched.judge(owner(&outcome).as_ref(), expected) };
+    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia: watched.gpus })
 }
 
 impl Attempt {
@@ -148,33 +192,12 @@ impl Attempt {
     }
 }
 
-/// What a measured run did, for the comparison with others.
-fn run_work(result: &RunResult, requests: &[RequestRecord], context: &RunContext<'_>) -> RunWork {
-    let config = &result.config;
-    let dtype = result.engine.as_ref().and_then(|engine| engine.dtype.clone());
-    let checkpoint = context.prepared.weights.model.config.quantization.clone();
-    let name = |source: &str, revision: Option<&str>| format!("{source}@{}", revision.unwrap_or("-"));
-    let model = name(&result.model.source, result.model.revision.as_deref());
-    let adapter = result.adapter.as_ref().map(|adapter| name(&adapter.source, adapter.revision.as_deref()));
-    RunWork {
-        run_id: result.run_id.clone(),
-        workload_sha256: result.workload.sha256.clone(),
-        weights: adapter.map_or_else(|| model.clone(), |adapter| format!("{model} + {adapter}")),
-        variant: Variant {
-            backend: config.backend.name().to_owned(),
-            dtype: dtype.unwrap_or_else(|| config.dtype.name().to_owned()),
-            quantization: config.quantization().or(checkpoint),
-        },
-        greedy: config.is_greedy(),
-        exact: config.workload.ignore_eos,
-        output: Output::of(requests),
-    }
-}
-
-/// Lets the runner work while its events are handed on.
-async fn drive(context: &RunContext<'_>, spec: &RunSpec, notify: &impl Fn(StudyEvent)) -> RunOutcome {
-    let (sink, mut events) = tokio::sync::mpsc::unbounded_channel();
-    let mut run = context.runner.run(spec, &sink, context.stop);
+/// Lets a runner work while its events are handed on.
+async fn follow(
+    mut run: BoxFuture<'_, RunOutcome>,
+    mut events: UnboundedReceiver<Event>,
+    notify: &impl Fn(StudyEvent),
+) -> RunOutcome {
     let outcome = loop {
         tokio::select! {
             outcome = &mut run => break outcome,

@@ -1,27 +1,31 @@
 //! Runs a plan from its first run to its last file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use llem_protocol::FailureClass;
 use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
+use super::gpu_locks::lock_gpus;
+use super::ledger::Ledger;
 use super::lock::StudyLock;
+use super::policy::Breaker;
 use super::prepare::{Prepared, blocking, prepare};
-use super::run::{Ended, RunContext, carry_out};
+use super::resume::Resumed;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
 use crate::engine_cache::{CacheSettings, EngineCache};
 use crate::host::HostSnapshot;
-use crate::plan::order::{PlannedRun, order};
+use crate::host::gpu_lock::GpuLock;
+use crate::plan::order::PlannedRun;
 use crate::result::{
-    ExperimentResult, ExperimentSummary, ImageRecord, Journal, JournalEvent, ParetoFrontier, RunRow, RunStatus,
-    SCHEMA_VERSION, SameWork, SameWorkLedger, StudyDirectory, StudyResult, StudyStatus,
+    Design, Journal, JournalEvent, NumberedRuns, RunStatus, StopCause, StudyDirectory, StudyResult, number_runs,
 };
-use llem_protocol::{FailureClass, ReasonCode};
 
-/// Carries out a study: every experiment in every cycle, each run in an environment of its own.
+/// Carries out a study: every experiment in every cycle, each run in an environment of its own. With [`RunOptions::resume`], goes on with
+/// one that was begun: what is measured is not measured again.
 ///
 /// Failed runs are part of the result; an error means that the study itself could not go on. Everything that was finished is on
 /// disk when this returns, whatever it returns.
@@ -48,20 +52,26 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         }
     };
     let programs = options.programs.clone().map_or_else(Programs::locate, Ok)?;
+    // Before anything is cleared up: what belongs to this study is not left by a dead one.
+    let resumed = Resumed::open(&study, &options)?;
     let probing = Mutex::new(());
     let stopped = async {
         options.stop.soft.cancelled().await;
         // A probe that is under way hears of it, too, and removes its container.
         drop(probing.lock().await);
     };
-    let (fleet, prepared) = tokio::select! {
+    // The locks last as long as the study: what happens between its runs is in its measurement, too.
+    let (fleet, prepared, _locks) = tokio::select! {
         ready = make_ready(&study, &options, &programs, &probing, &notify) => ready?,
         () = stopped => return Err(StudyError::Stopped),
     };
     let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
-    let mut session = Session::open(study, options, programs, fleet, prepared)?;
-    session.directory.write_lock(&lock)?;
-    session.run(&notify).await
+    let mut session = Session::open(study, options, programs, fleet, prepared, resumed)?;
+    if session.is_new_design {
+        session.directory.write_lock(&lock)?;
+    }
+    let outcome = session.run(&notify).await;
+    outcome.map_err(|error| error.with_space(session.directory.path()))
 }
 
 /// Everything before the study's directory is made.
@@ -71,10 +81,11 @@ async fn make_ready(
     programs: &Programs,
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
-) -> Result<(Fleet, Vec<Prepared>), StudyError> {
+) -> Result<(Fleet, Vec<Prepared>, Vec<GpuLock>), StudyError> {
     let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
-    Ok((fleet, prepared))
+    let locks = lock_gpus(study, &options.user, notify).await?;
+    Ok((fleet, prepared, locks))
 }
 
 /// What the study is run with, if a lock file does not ask for something else.
@@ -96,92 +107,122 @@ async fn lock(
 }
 
 /// A study that is under way.
-struct Session {
-    study: StudyConfig,
-    options: RunOptions,
-    programs: Programs,
-    agent_sha256: String,
-    host: HostSnapshot,
-    fleet: Fleet,
-    prepared: Vec<Prepared>,
-    directory: StudyDirectory,
-    journal: Journal,
-    plan: Vec<PlannedRun>,
-    started: Timestamp,
-    rows: Vec<Vec<RunRow>>,
-    same_work: SameWorkLedger,
-    cache: EngineCache,
+pub(super) struct Session {
+    pub(super) study: StudyConfig,
+    pub(super) options: RunOptions,
+    pub(super) programs: Programs,
+    pub(super) agent_sha256: String,
+    pub(super) host: HostSnapshot,
+    pub(super) fleet: Fleet,
+    pub(super) prepared: Vec<Prepared>,
+    pub(super) directory: StudyDirectory,
+    pub(super) journal: Journal,
+    pub(super) runs: NumberedRuns,
+    pub(super) ledger: Ledger,
+    /// When the study began, in UTC, RFC 3339.
+    pub(super) started: String,
+    /// Experiments that are too large for the machine, with what their last run died of.
+    pub(super) too_large: BTreeMap<usize, FailureClass>,
+    pub(super) cache: EngineCache,
     /// What the user has been told of the machine's config already.
-    told: BTreeSet<String>,
+    pub(super) told: BTreeSet<String>,
+    /// Whether the design that holds is of this session.
+    is_new_design: bool,
+    /// What is to be said when the study begins.
+    notices: Vec<String>,
+}
+
+/// Why a study ends before its plan does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Halt {
+    /// The container engine does not come back.
+    EngineLost { run_id: String },
+    /// A run could not write its results.
+    OutputUnwritable { run_id: String },
+    /// Too many runs failed one after the other.
+    Failures { runs: u32 },
 }
 
 impl Session {
-    fn open(
+    pub(super) fn open(
         study: StudyConfig,
         options: RunOptions,
         programs: Programs,
         fleet: Fleet,
         prepared: Vec<Prepared>,
+        resumed: Option<Resumed>,
     ) -> Result<Self, StudyError> {
-        let started = Timestamp::now();
-        let plan = order(study.experiments.len(), &study.execution);
-        let directory = StudyDirectory::create(&options.output, &study.name)?;
-        if let Some(source) = &study.source {
-            directory.write_source(&source.text)?;
-        }
-        let mut journal = directory.journal()?;
-        journal.append(&JournalEvent::StudyStarted {
-            study_id: &directory.study_id(),
-            design_hash: &study.design_hash(),
-            runs: plan.len(),
-            pid: std::process::id(),
-            llem_version: env!("CARGO_PKG_VERSION"),
-        })?;
-        let rows = vec![Vec::new(); study.experiments.len()];
         let agent_sha256 = programs.agent_sha256()?;
-        let host = HostSnapshot::read();
+        let design = Design::of(&study, &fleet.names());
+        let begun = match resumed {
+            Some(resumed) => Begun::again(resumed, &design, &study)?,
+            None => Begun::anew(&design, &study, &options)?,
+        };
+        let Begun { directory, journal, runs, ledger, started, is_new_design, notices } = begun;
         let cache = EngineCache::open(CacheSettings::of(&options.user));
         Ok(Self {
             study,
             options,
             programs,
             agent_sha256,
-            host,
+            host: HostSnapshot::read(),
             fleet,
             prepared,
             directory,
             journal,
-            plan,
+            runs,
+            ledger,
             started,
-            rows,
-            same_work: SameWorkLedger::default(),
+            too_large: BTreeMap::new(),
             cache,
             told: BTreeSet::new(),
+            is_new_design,
+            notices,
         })
     }
 
-    async fn run(&mut self, notify: &impl Fn(StudyEvent)) -> Result<StudyResult, StudyError> {
+    pub(super) async fn run(&mut self, notify: &impl Fn(StudyEvent)) -> Result<StudyResult, StudyError> {
         notify(StudyEvent::Started {
             directory: self.directory.path().to_owned(),
             experiments: self.study.experiments.len(),
-            runs: self.plan.len(),
+            runs: self.runs.planned.len(),
+            completed: self.completed(),
             runner: self.fleet.names(),
         });
-        let engine_lost_in = self.all_runs(notify).await?;
-        let result = self.result();
+        for text in std::mem::take(&mut self.notices) {
+            notify(StudyEvent::Notice { text });
+        }
+        self.take_up(notify).await?;
+        let halt = self.all_runs(notify).await?;
+        if let Some(halt) = &halt {
+            self.journal.append(&JournalEvent::StudyStopped { cause: halt.cause() })?;
+        }
+        let result = self.conclude(notify)?;
         self.directory.write_result(&result)?;
         self.journal.append(&JournalEvent::StudyFinished { status: result.status })?;
         notify(StudyEvent::Finished { status: result.status });
-        match engine_lost_in {
+        let directory = self.directory.path().to_owned();
+        match halt {
             None => Ok(result),
-            Some(run_id) => Err(StudyError::EngineLost { run_id, directory: self.directory.path().to_owned() }),
+            Some(Halt::EngineLost { run_id }) => Err(StudyError::EngineLost { run_id, directory }),
+            Some(Halt::OutputUnwritable { run_id }) => Err(StudyError::unwritable(&run_id, directory)),
+            Some(Halt::Failures { runs }) => Err(StudyError::TooManyFailures { runs, directory }),
         }
     }
 
-    /// Carries out the plan until its end, until the user stops it, or until a run loses the container engine: then that run.
-    async fn all_runs(&mut self, notify: &impl Fn(StudyEvent)) -> Result<Option<String>, StudyError> {
+    /// Runs of the plan that are measured.
+    pub(super) fn completed(&self) -> usize {
+        self.runs.planned.iter().filter(|run| self.ledger.is_completed(run.number)).count()
+    }
+
+    /// Carries out what is left of the plan, until its end, until the user stops it, or until it makes no sense to go on.
+    async fn all_runs(&mut self, notify: &impl Fn(StudyEvent)) -> Result<Option<Halt>, StudyError> {
+        let mut breaker = Breaker::new(self.study.execution.max_consecutive_failures);
         let mut previous: Option<PlannedRun> = None;
-        for planned in self.plan.clone() {
+        for planned in self.runs.planned.clone() {
+            if self.ledger.is_completed(planned.number) || self.too_large.contains_key(&planned.experiment) {
+                continue;
+            }
             if let Some(previous) = previous {
                 self.rest(previous, planned, notify).await;
             }
@@ -189,70 +230,17 @@ impl Session {
                 break;
             }
             let row = self.one(planned, notify).await?;
-            if row.failure.is_some_and(|failure| failure.class == FailureClass::ContainerEngineLost) {
-                return Ok(Some(row.run_id));
+            match row.failure.as_ref().map(|failure| failure.class) {
+                Some(FailureClass::ContainerEngineLost) => return Ok(Some(Halt::EngineLost { run_id: row.run_id })),
+                Some(FailureClass::OutputUnwritable) => return Ok(Some(Halt::OutputUnwritable { run_id: row.run_id })),
+                _ => {}
+            }
+            if let Some(runs) = breaker.count(&row) {
+                return Ok(Some(Halt::Failures { runs }));
             }
             previous = Some(planned);
         }
         Ok(None)
-    }
-
-    /// Carries out one run and keeps its row.
-    async fn one(&mut self, planned: PlannedRun, notify: &impl Fn(StudyEvent)) -> Result<RunRow, StudyError> {
-        let (Some(experiment), Some(prepared)) =
-            (self.study.experiments.get(planned.experiment), self.prepared.get(planned.experiment))
-        else {
-            return Err(StudyError::Task("the plan names an experiment that the study does not have".to_owned()));
-        };
-        let run_id = format!("{:03}-{}-c{}", planned.number, experiment.id, planned.cycle);
-        self.journal.append(&JournalEvent::RunStarted {
-            run_id: &run_id,
-            experiment_id: &experiment.id,
-            cycle: planned.cycle,
-        })?;
-        notify(StudyEvent::RunStarted {
-            number: planned.number,
-            run_id: run_id.clone(),
-            label: experiment.label.clone(),
-            cycle: planned.cycle,
-        });
-        let context = RunContext {
-            run_id: &run_id,
-            cycle: planned.cycle,
-            experiment,
-            execution: &self.study.execution,
-            prepared,
-            programs: &self.programs,
-            agent_sha256: &self.agent_sha256,
-            host: &self.host,
-            runner: self.fleet.runner(experiment.config.backend),
-            directory: &self.directory,
-            user: &self.options.user,
-            cache: &self.cache,
-            stop: &self.options.stop,
-        };
-        let Ended { row, directory, work } = carry_out(&context, notify).await?;
-        let failure = row.failure.as_ref().map(|f| f.class);
-        let (status, valid) = (row.status, row.valid);
-        self.journal.append(&JournalEvent::RunFinished { run_id: &run_id, status, valid, failure })?;
-        notify(StudyEvent::RunFinished { number: planned.number, row: Box::new(row.clone()), directory });
-        if let Some(rows) = self.rows.get_mut(planned.experiment) {
-            rows.push(row.clone());
-        }
-        if let Some(work) = work.filter(|_| self.has_several_backends()) {
-            self.same_work.add(work);
-        }
-        self.tell(&row, notify);
-        Ok(row)
-    }
-
-    /// What is wrong with the machine's config and not with the run, once for all runs.
-    fn tell(&mut self, row: &RunRow, notify: &impl Fn(StudyEvent)) {
-        for reason in row.reasons.iter().filter(|reason| reason.code == ReasonCode::CalibrationUnmatched) {
-            if self.told.insert(reason.message.clone()) {
-                notify(StudyEvent::Notice { text: reason.to_string() });
-            }
-        }
     }
 
     /// The gap between two runs; a stop ends it.
@@ -263,93 +251,110 @@ impl Session {
         } else {
             execution.cycle_gap_seconds.max(execution.experiment_gap_seconds)
         };
-        if seconds <= 0.0 || self.options.stop.soft.is_cancelled() {
+        if seconds > 0.0 {
+            self.pause(Duration::from_secs_f64(seconds), notify).await;
+        }
+    }
+
+    /// Waits, unless the user stops the study.
+    pub(super) async fn pause(&self, pause: Duration, notify: &impl Fn(StudyEvent)) {
+        if self.options.stop.soft.is_cancelled() {
             return;
         }
-        notify(StudyEvent::Gap { seconds });
+        notify(StudyEvent::Gap { seconds: pause.as_secs_f64() });
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs_f64(seconds)) => {}
+            () = tokio::time::sleep(pause) => {}
             () = self.options.stop.soft.cancelled() => {}
         }
     }
 
-    /// Whether there is anything to compare between.
-    fn has_several_backends(&self) -> bool {
-        let mut backends = self.study.experiments.iter().map(|experiment| experiment.config.backend);
-        backends.next().is_some_and(|first| backends.any(|backend| backend != first))
+    /// Whether the newest result of any run says so.
+    pub(super) fn has_ended_with(&self, status: RunStatus) -> bool {
+        self.runs.planned.iter().any(|run| self.ledger.ended(run.number).is_some_and(|ended| ended.status == status))
     }
+}
 
-    fn result(&self) -> StudyResult {
-        let same_work = self.same_work.conclude();
-        let experiments = self.study.experiments.iter().zip(&self.rows).map(|(experiment, runs)| ExperimentResult {
-            experiment_id: experiment.id.clone(),
-            label: experiment.label.clone(),
-            varied: experiment.varied.clone(),
-            config: experiment.config.clone(),
-            summary: ExperimentSummary::of(runs),
-            runs: runs.clone(),
-        });
-        let experiments: Vec<ExperimentResult> = experiments.collect();
-        let objectives = ParetoFrontier::default_objectives(&experiments);
-        StudyResult {
-            schema_version: SCHEMA_VERSION,
-            upgraded_from: None,
-            name: self.study.name.clone(),
-            study_id: self.directory.study_id(),
-            directory: self.directory.path().display().to_string(),
-            design_hash: self.study.design_hash(),
-            status: self.status(&same_work),
-            started: self.started.to_string(),
-            finished: Timestamp::now().to_string(),
-            llem_version: env!("CARGO_PKG_VERSION").to_owned(),
-            profile: self.study.profile.name().to_owned(),
-            overrides: self.study.source.iter().flat_map(|s| s.overrides.clone()).collect(),
-            execution: self.study.execution.clone(),
-            varied_keys: self.study.varied_keys.clone(),
-            pareto: Some(ParetoFrontier::of(&experiments, objectives)),
-            experiments,
-            merged: self.study.merged.clone(),
-            images: self.images(),
-            same_work,
-        }
-    }
-
-    /// The images that were looked into, each once.
-    fn images(&self) -> Vec<ImageRecord> {
-        let mut found: Vec<ImageRecord> = Vec::new();
-        for (experiment, prepared) in self.study.experiments.iter().zip(&self.prepared) {
-            let Some(facts) = &prepared.facts else { continue };
-            let backend = experiment.config.backend;
-            if !found.iter().any(|known| known.backend == backend && known.image == prepared.image) {
-                found.push(ImageRecord {
-                    backend,
-                    image: prepared.image.clone(),
-                    image_id: facts.id.clone(),
-                    image_digests: facts.digests.clone(),
-                    image_labels: facts.labels.clone(),
-                    image_versions: facts.versions.clone(),
-                });
-            }
-        }
-        found
-    }
-
-    fn status(&self, same_work: &[SameWork]) -> StudyStatus {
-        let rows: Vec<&RunRow> = self.rows.iter().flatten().collect();
-        if self.options.stop.soft.is_cancelled() && (rows.len() < self.plan.len() || any(&rows, RunStatus::Interrupted))
-        {
-            StudyStatus::Interrupted
-        } else if rows.len() == self.plan.len()
-            && rows.iter().all(|row| row.status == RunStatus::Completed)
-            && !same_work.iter().any(SameWork::is_different_work)
-        {
-            StudyStatus::Completed
-        } else {
-            StudyStatus::Failed
+impl Halt {
+    fn cause(&self) -> StopCause {
+        match self {
+            Self::EngineLost { .. } => StopCause::ContainerEngineLost,
+            Self::OutputUnwritable { .. } => StopCause::OutputUnwritable,
+            Self::Failures { .. } => StopCause::ConsecutiveFailures,
         }
     }
 }
 
-fn any(rows: &[&RunRow], status: RunStatus) -> bool {
-    rows.iter().any(|row| row.status == status)
+/// A study that has a directory, whether it is new or goes on.
+struct Begun {
+    directory: StudyDirectory,
+    journal: Journal,
+    runs: NumberedRuns,
+    ledger: Ledger,
+    started: String,
+    is_new_design: bool,
+    notices: Vec<String>,
+}
+
+impl Begun {
+    fn anew(design: &Design, study: &StudyConfig, options: &RunOptions) -> Result<Self, StudyError> {
+        let directory = StudyDirectory::create(&options.output, &study.name)?;
+        let source = study.source.as_ref().map(|source| source.text.as_str());
+        let wrote = || -> Result<_, StudyError> {
+            directory.write_design(design, source, &study.experiments)?;
+            let mut journal = directory.create_journal()?;
+            let runs = number_runs(std::slice::from_ref(design));
+            journal.append(&study_started(&directory, design, &runs))?;
+            Ok((journal, runs))
+        };
+        let (journal, runs) = wrote().map_err(|error| error.with_space(directory.path()))?;
+        let started = Timestamp::now().to_string();
+        let ledger = Ledger::default();
+        Ok(Self { directory, journal, runs, ledger, started, is_new_design: true, notices: Vec::new() })
+    }
+
+    fn again(resumed: Resumed, design: &Design, study: &StudyConfig) -> Result<Self, StudyError> {
+        resumed.refuse_other_runner(design)?;
+        let extension = resumed.extension(design.clone());
+        let Resumed { directory, mut designs, ledger, recovery } = resumed;
+        let mut journal = directory.open_journal()?;
+        if let Some(extension) = &extension {
+            let source = study.source.as_ref().map(|source| source.text.as_str());
+            directory.write_design(extension, source, &study.experiments)?;
+            designs.push(extension.clone());
+        }
+        let runs = number_runs(&designs);
+        if recovery.started.is_none() {
+            // Its controller died between making the directory and saying so.
+            journal.append(&study_started(&directory, design, &runs))?;
+        }
+        recovery.tell(&mut journal)?;
+        journal.append(&JournalEvent::StudyResumed {
+            pid: std::process::id(),
+            llem_version: env!("CARGO_PKG_VERSION").to_owned(),
+            completed: runs.planned.iter().filter(|run| ledger.is_completed(run.number)).count(),
+            runs: runs.planned.len(),
+            torn_lines: recovery.torn_lines,
+        })?;
+        let is_new_design = extension.is_some();
+        if let Some(extension) = extension {
+            journal.append(&JournalEvent::StudyExtended {
+                revision: extension.revision,
+                design_hash: extension.design_hash,
+                runs: runs.planned.len(),
+            })?;
+        }
+        let notices = recovery.notices();
+        let started = recovery.started.unwrap_or_else(|| Timestamp::now().to_string());
+        Ok(Self { directory, journal, runs, ledger, started, is_new_design, notices })
+    }
+}
+
+fn study_started(directory: &StudyDirectory, design: &Design, runs: &NumberedRuns) -> JournalEvent {
+    JournalEvent::StudyStarted {
+        study_id: directory.study_id(),
+        design_hash: design.design_hash.clone(),
+        runs: runs.planned.len(),
+        pid: std::process::id(),
+        llem_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
 }

@@ -76,6 +76,7 @@ impl Side {
             config: run.config.clone(),
             summary: ExperimentSummary::of(&runs),
             runs,
+            skipped: None,
         };
         Self {
             path: path.to_owned(),

@@ -9,15 +9,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, UInt32Builder, UInt64Builder};
-use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{UInt32Type, UInt64Type};
+use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_schema::{Field, Schema};
 use llem_protocol::{CurveKind, PowerSample, RequestRecord};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::metrics::{domain_name, e2e_ms, itl_ms, ttft_ms};
+use super::same_work::Generated;
 use super::store::write_atomic;
 use super::{Distribution, SCHEMA_VERSION, StoreError, StudyResult};
 
@@ -49,6 +54,37 @@ pub(super) fn write_requests(path: &Path, requests: &[RequestRecord]) -> Result<
         ("output_ids", "the generated token ids", Arc::new(ids.finish())),
     ];
     write(path, columns)
+}
+
+/// Reads what was generated from a table of [`write_requests`].
+pub(super) fn read_generated(path: &Path) -> Result<Vec<Generated>, StoreError> {
+    let file = fs_err::File::open(path)?.into_parts().0;
+    let failed = |source| StoreError::Parquet { path: path.to_owned(), source };
+    // parquet 60.1 panics at some damage: no reason to end a study.
+    let read = std::panic::catch_unwind(|| generated(file));
+    read.unwrap_or_else(|_| Err(ParquetError::General("it is damaged".to_owned()))).map_err(failed)
+}
+
+fn generated(file: std::fs::File) -> Result<Vec<Generated>, ParquetError> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    let columns = ["pass", "request_index", "prompt_tokens", "output_ids"];
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
+    let mut rows = Vec::new();
+    for batch in builder.with_projection(mask).build()? {
+        let batch = batch?;
+        let missing = || ParquetError::General("it lacks a column of llem's".to_owned());
+        let column = |name: &str| batch.column_by_name(name).ok_or_else(missing);
+        let u32s = |name| column(name)?.as_primitive_opt::<UInt32Type>().ok_or_else(missing);
+        let (passes, prompts) = (u32s("pass")?, u32s("prompt_tokens")?);
+        let indices = column("request_index")?.as_primitive_opt::<UInt64Type>().ok_or_else(missing)?;
+        let ids = column("output_ids")?.as_list_opt::<i32>().ok_or_else(missing)?;
+        for row in 0..batch.num_rows() {
+            let output_ids = ids.value(row).as_primitive_opt::<UInt32Type>().ok_or_else(missing)?.values().to_vec();
+            let (pass, index) = (passes.value(row), indices.value(row));
+            rows.push(Generated { pass, index, prompt_tokens: prompts.value(row), output_ids });
+        }
+    }
+    Ok(rows)
 }
 
 /// Writes one row per power sample of the whole run.
@@ -162,8 +198,9 @@ mod tests {
     use llem_protocol::{CurveKind, PowerDomain, PowerSample, PowerScope, PowerSourceKind, RequestRecord};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-    use super::{unit, write_requests, write_runs, write_samples};
+    use super::{read_generated, unit, write_requests, write_runs, write_samples};
     use crate::result::StudyResult;
+    use crate::result::same_work::Generated;
 
     fn read(path: &std::path::Path) -> RecordBatch {
         let file = fs_err::File::open(path).unwrap().into_file();
@@ -185,6 +222,8 @@ mod tests {
             output_ids: vec![9, 8, 7],
         };
         write_requests(&path, &[record]).unwrap();
+        let expected = Generated { pass: 2, index: 1, prompt_tokens: 7, output_ids: vec![9, 8, 7] };
+        assert_eq!(read_generated(&path).unwrap(), [expected]);
         let batch = read(&path);
         let f64_of = |name: &str| batch.column_by_name(name).unwrap().as_primitive::<Float64Type>().value(0);
         assert!((f64_of("ttft_ms") - 2.0).abs() < 1e-12);
@@ -205,7 +244,8 @@ mod tests {
     fn every_column_has_its_unit_and_meaning() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let old = StudyResult::from_json(include_bytes!("../../../../tests/old-results/schema-1/study.json")).unwrap();
+        let old =
+            StudyResult::from_json(include_bytes!("../../../../../tests/old-results/schema-1/study.json")).unwrap();
         write_requests(&path("requests"), &[]).unwrap();
         write_samples(&path("samples"), &[]).unwrap();
         write_runs(&path("runs"), &old).unwrap();

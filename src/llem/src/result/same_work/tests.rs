@@ -1,6 +1,19 @@
 use llem_protocol::RequestRecord;
 
-use super::{Asked, COMPARED_TOKENS, KEPT_OUTPUTS, Output, RunWork, SameWork, SameWorkLedger, Variant, check_work};
+use super::{
+    Asked, COMPARED_TOKENS, Generated, KEPT_OUTPUTS, Output, RunWork, SameWork, SameWorkLedger, Variant, check_work,
+};
+
+/// As it is read from a run's table.
+fn output(records: &[RequestRecord]) -> Output {
+    let generated = |r: &RequestRecord| Generated {
+        pass: r.pass,
+        index: r.index,
+        prompt_tokens: r.prompt_tokens,
+        output_ids: r.output_ids.clone(),
+    };
+    Output::of(&records.iter().map(generated).collect::<Vec<_>>())
+}
 
 fn record(pass: u32, index: u64, prompt_tokens: u32, ids: &[u32]) -> RequestRecord {
     let token_ns = vec![1; ids.len()];
@@ -20,7 +33,7 @@ fn run(run_id: &str, variant: Variant, first: &[u32], second: &[u32]) -> RunWork
         variant,
         greedy: true,
         exact: true,
-        output: Output::of(&[record(4, 1, 5, second), record(4, 0, 3, first), record(5, 0, 3, &[99])]),
+        output: output(&[record(4, 1, 5, second), record(4, 0, 3, first), record(5, 0, 3, &[99])]),
     }
 }
 
@@ -92,7 +105,7 @@ fn other_lengths_are_found_with_request_and_both_numbers() {
     assert_eq!((difference.prompt_tokens, difference.output_tokens), ([Some(5), Some(5)], [Some(2), Some(3)]));
     close(found[0].outputs[0].equal_share, 4.0 / 5.0);
     let mut fewer = run("2", variant("pytorch", "float32"), &[1, 2], &[]);
-    fewer.output = Output::of(&[record(0, 0, 3, &[1, 2])]);
+    fewer.output = output(&[record(0, 0, 3, &[1, 2])]);
     let found = conclude([run("1", variant("candle", "float32"), &[1, 2], &[7]), fewer]);
     assert_eq!(found[0].length_differences[0].output_tokens, [Some(1), None]);
 }

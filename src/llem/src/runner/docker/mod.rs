@@ -1,5 +1,6 @@
 //! The `docker` runner: one ephemeral container per run, through the engine's API.
 
+mod adopt;
 mod archive;
 mod client;
 mod facts;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use llem_protocol::{Failure, FailureClass, Job, Phase};
 
+pub use adopt::Survivor;
 pub use client::{Engine, EngineError};
 pub use facts::{AgentStart, Baked, ImageFacts, ImageVersions};
 pub use image::{CandleImage, ImageError, ImageRow, build_candle, images};
@@ -117,37 +119,50 @@ impl DockerRunner {
         let labels = image.config.as_ref().and_then(|config| config.labels.as_ref());
         let embedded = labels.and_then(|labels| labels.get(LABEL_IMAGE)).is_some_and(|backend| backend == "candle");
         let gpus = self.gpu_plan(&spec.job)?;
-        let seen = ImageFacts::of_image(&image);
-        // A tag may have moved since the image was probed.
-        let facts = spec.facts.as_deref().filter(|facts| facts.id == seen.id);
         let refused = |text: String| runner_failure(FailureClass::ContainerRefused, Phase::Start, text);
         let mut body =
             spec::container(spec, &self.machine, &gpus, &self.user).map_err(|error| refused(error.to_string()))?;
         if spec.files.engine.is_some() {
-            if facts.is_none() {
+            let seen = ImageFacts::of_image(&image);
+            if spec.facts.as_deref().is_none_or(|facts| facts.id != seen.id) {
                 let happened = format!("image {} is another one than when the study began", spec.image);
                 return Err(refused(format!(
                     "{happened}, and the run's compiled engine is for that; run the study again"
                 )));
             }
-            body.image = Some(seen.id.clone());
+            body.image = Some(seen.id);
         }
-        let name = container_name(spec);
+        let name = container_name(&spec.job);
         let (id, warnings) = self.engine.create(&name, body).await.map_err(|e| engine_failure(&e))?;
-        let brings = Brings { embedded, baked: facts.is_some_and(|facts| self.is_baked(facts, &spec.files)) };
+        let (record, baked) = self.describe(&id, spec, &image, gpus.access.name());
+        Ok(Created { brings: Brings { embedded, baked }, record, warnings })
+    }
+
+    /// What a result says about a container, and whether its image has agent and driver.
+    fn describe(
+        &self,
+        id: &str,
+        spec: &RunSpec,
+        image: &bollard::models::ImageInspect,
+        gpu_access: &str,
+    ) -> (ContainerRecord, bool) {
+        let seen = ImageFacts::of_image(image);
+        // A tag may have moved since the image was probed.
+        let facts = spec.facts.as_deref().filter(|facts| facts.id == seen.id);
+        let baked = facts.is_some_and(|facts| self.is_baked(facts, &spec.files));
         let record = ContainerRecord {
-            id,
+            id: id.to_owned(),
             image: spec.image.clone(),
             image_id: seen.id,
             image_digests: seen.digests,
             image_labels: seen.labels,
             image_versions: facts.map(|facts| facts.versions.clone()),
-            baked: brings.baked,
+            baked,
             engine_version: self.engine.version().to_owned(),
-            gpu_access: gpus.access.name().to_owned(),
+            gpu_access: gpu_access.to_owned(),
             ..ContainerRecord::default()
         };
-        Ok(Created { brings, record, warnings })
+        (record, baked)
     }
 
     /// Whether an image has the very agent and driver that would be copied into it.
@@ -317,12 +332,17 @@ impl DockerRunner {
             Err(failure) => RunOutcome { failure: Some(failure), container: Some(record), ..RunOutcome::default() },
         };
         outcome.warnings.extend(warnings);
-        if let Err(error) = self.engine.remove(&id).await {
-            let short = id.get(..12).unwrap_or(&id);
+        self.remove(&id, &mut outcome).await;
+        outcome
+    }
+
+    /// Removes the container of a run that has ended.
+    async fn remove(&self, id: &str, outcome: &mut RunOutcome) {
+        if let Err(error) = self.engine.remove(id).await {
+            let short = id.get(..12).unwrap_or(id);
             outcome.warnings.push(format!("container {short} may be left: {error}; the next start removes it"));
             outcome.container_left = true;
         }
-        outcome
     }
 }
 
@@ -345,9 +365,9 @@ fn abandoned() -> RunOutcome {
 }
 
 /// Readable in `docker ps`, unique between studies that run at once.
-fn container_name(spec: &RunSpec) -> String {
-    let nonce = spec.job.nonce.get(..8).unwrap_or(&spec.job.nonce);
-    format!("llem-{}-{nonce}", spec.job.run_id)
+fn container_name(job: &Job) -> String {
+    let nonce = job.nonce.get(..8).unwrap_or(&job.nonce);
+    format!("llem-{}-{nonce}", job.run_id)
 }
 
 /// Result files belong to the calling user. In a rootless engine, root inside is the calling user outside.

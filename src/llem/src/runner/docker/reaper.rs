@@ -77,13 +77,14 @@ fn probe(path: &Path) -> LockState {
 }
 
 /// Labels alone prove nothing: a container of an image that was committed from one of ours has them too. The name is given by llem.
-fn is_ours(container: &ContainerSummary) -> bool {
+pub(super) fn is_ours(container: &ContainerSummary) -> bool {
     let Some(run) = label(container, LABEL_RUN) else { return false };
     let prefix = format!("/llem-{run}-");
     container.names.iter().flatten().any(|name| name.starts_with(&prefix))
 }
 
-fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
+/// A label of a container.
+pub(super) fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
     container.labels.as_ref()?.get(name).map(String::as_str)
 }
 

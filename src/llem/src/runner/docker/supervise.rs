@@ -31,6 +31,21 @@ enum Ending {
 /// Starts a created container and follows it to its end. Does not remove it.
 pub(super) async fn supervise(
     engine: &Engine,
+    record: ContainerRecord,
+    spec: &RunSpec,
+    events: &EventSink,
+    stop: &Stop,
+) -> RunOutcome {
+    if let Err(error) = engine.start(&record.id).await {
+        let failure = Some(engine_failure(&error));
+        return RunOutcome { failure, container: Some(record), ..RunOutcome::default() };
+    }
+    follow_to_end(engine, record, spec, events, stop).await
+}
+
+/// Follows a started container to its end, from the first thing that it said. Does not remove it.
+pub(super) async fn follow_to_end(
+    engine: &Engine,
     mut record: ContainerRecord,
     spec: &RunSpec,
     events: &EventSink,
@@ -38,12 +53,6 @@ pub(super) async fn supervise(
 ) -> RunOutcome {
     let mut outcome = RunOutcome::default();
     let mut follower = Follower::new(events, &spec.job);
-    if let Err(error) = engine.start(&record.id).await {
-        outcome.failure = Some(engine_failure(&error));
-        outcome.container = Some(record);
-        return outcome;
-    }
-    follower.started();
     let ending = watch(engine, &record.id, &mut follower, stop).await;
     if let Ending::Exited(state) = &ending {
         record.exit_code = state.exit_code;

@@ -69,6 +69,14 @@ pub(super) struct RunEnd<'a> {
 }
 
 impl RunEngine {
+    /// The engine of a run that goes on in the container of a controller that died, and its lock on the engine with it.
+    pub(super) fn of_dead_controller(context: &RunContext<'_>) -> Self {
+        let why = "llem was started anew while the run was under way";
+        let record = |kind| CacheRecord::without_engine(kind, CacheOutcome::Private, why);
+        compiled_kind(&context.experiment.config, context.user)
+            .map_or(Self::None, |kind| Self::Off(Box::new(record(kind))))
+    }
+
     /// The engine for a run. Waits for another builder, unless the user stops the study: then the failure of the run.
     pub(super) async fn acquire(
         context: &RunContext<'_>,

@@ -1,0 +1,235 @@
+//! One run of a session: its attempts, and those that a dead controller left.
+
+use llem_protocol::{Failure, FailureClass, ReasonCode};
+
+use super::ledger::{self, run_finished};
+use super::policy::{is_infrastructure, is_out_of_memory, wait_before};
+use super::run::{self, Ended, RunContext, carry_out};
+use super::session::Session;
+use super::{StudyError, StudyEvent};
+use crate::plan::order::PlannedRun;
+use crate::result::{JournalEvent, RunId, RunRow};
+use crate::runner::docker::Survivor;
+
+impl Session {
+    /// Carries out one run, again where the machine failed and not the run, and gives the row of its last attempt.
+    pub(super) async fn one(
+        &mut self,
+        planned: PlannedRun,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<RunRow, StudyError> {
+        let mut retries = 0;
+        loop {
+            let row = self.attempt(planned, notify).await?;
+            let is_last = retries >= self.study.execution.max_retries || self.options.stop.soft.is_cancelled();
+            if is_last || !is_infrastructure(&row) {
+                self.judge_size(planned, &row, notify)?;
+                return Ok(row);
+            }
+            retries += 1;
+            let pause = wait_before(retries, &self.study.execution);
+            let text = format!(
+                "{}: {}; attempt {} of {} in {} s",
+                row.run_id,
+                row.failure.as_ref().map_or_else(|| "a power sensor was lost".to_owned(), short),
+                retries + 1,
+                self.study.execution.max_retries + 1,
+                pause.as_secs_f64().round()
+            );
+            notify(StudyEvent::Notice { text });
+            self.pause(pause, notify).await;
+            if self.options.stop.soft.is_cancelled() || !self.engine_is_back(&row).await {
+                return Ok(row);
+            }
+        }
+    }
+
+    /// One attempt, from its directory to its line in the journal.
+    async fn attempt(&mut self, planned: PlannedRun, notify: &impl Fn(StudyEvent)) -> Result<RunRow, StudyError> {
+        let experiment = self.study.experiments.get(planned.experiment).ok_or_else(no_such_experiment)?;
+        let run = RunId {
+            number: planned.number,
+            experiment: experiment.id.clone(),
+            cycle: planned.cycle,
+            attempt: self.ledger.next_attempt(planned.number),
+        };
+        let run_id = run.to_string();
+        self.journal.append(&JournalEvent::RunStarted {
+            run_id: run_id.clone(),
+            experiment_id: experiment.id.clone(),
+            cycle: planned.cycle,
+        })?;
+        notify(StudyEvent::RunStarted {
+            number: planned.number,
+            run_id: run_id.clone(),
+            label: experiment.label.clone(),
+            cycle: planned.cycle,
+        });
+        self.ledger.begun(&run);
+        let ended = carry_out(&self.context(planned, &run_id)?, notify).await?;
+        self.keep(&run, ended, notify)
+    }
+
+    /// Takes the result of an attempt into journal and ledger.
+    fn keep(&mut self, run: &RunId, ended: Ended, notify: &impl Fn(StudyEvent)) -> Result<RunRow, StudyError> {
+        let Ended { row, directory, file } = ended;
+        self.journal.append(&run_finished(run, &row, &file))?;
+        let failure = row.failure.as_ref().map(|failure| failure.class);
+        self.ledger.finished(ledger::Ended { run: run.clone(), status: row.status, failure, file: Some(file) });
+        notify(StudyEvent::RunFinished { number: run.number, row: Box::new(row.clone()), directory });
+        self.tell(&row, notify);
+        Ok(row)
+    }
+
+    /// What a run needs, with its name.
+    fn context<'a>(&'a self, planned: PlannedRun, run_id: &'a str) -> Result<RunContext<'a>, StudyError> {
+        let experiment = self.study.experiments.get(planned.experiment).ok_or_else(no_such_experiment)?;
+        let prepared = self.prepared.get(planned.experiment).ok_or_else(no_such_experiment)?;
+        Ok(RunContext {
+            run_id,
+            cycle: planned.cycle,
+            experiment,
+            execution: &self.study.execution,
+            prepared,
+            programs: &self.programs,
+            agent_sha256: &self.agent_sha256,
+            host: &self.host,
+            runner: self.fleet.runner(experiment.config.backend),
+            directory: &self.directory,
+            user: &self.options.user,
+            cache: &self.cache,
+            stop: &self.options.stop,
+        })
+    }
+
+    /// Takes up what a dead controller left: runs whose containers are there are followed to their end and count as if nothing had
+    /// happened; the others are cleared up, to be repeated.
+    pub(super) async fn take_up(&mut self, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+        let open = self.ledger.open_attempts();
+        let mut survivors = match self.fleet.docker() {
+            Some(docker) => docker.survivors(self.directory.lock_path()).await?,
+            None => Vec::new(),
+        };
+        for run in open {
+            let planned = self.planned(run.number);
+            let place = survivors.iter().position(|survivor| survivor.run_id == run.to_string());
+            match (planned, place.map(|place| survivors.swap_remove(place))) {
+                (Some(planned), Some(survivor)) => self.adopt_or_discard(planned, &run, survivor, notify).await?,
+                (_, survivor) => {
+                    survivors.extend(survivor);
+                    self.directory.files().run(&run.to_string()).abandon();
+                }
+            }
+        }
+        self.discard(&survivors, notify).await
+    }
+
+    async fn adopt_or_discard(
+        &mut self,
+        planned: PlannedRun,
+        run: &RunId,
+        survivor: Survivor,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<(), StudyError> {
+        let run_id = run.to_string();
+        let directory = self.directory.files().run(&run_id);
+        let Some(job) = directory.read_job().filter(|job| survivor.is_of(job)) else {
+            directory.abandon();
+            return self.discard(&[survivor], notify).await;
+        };
+        self.journal.append(&JournalEvent::RunAdopted { run_id: run_id.clone(), container: survivor.id.clone() })?;
+        let short = survivor.id.get(..12).unwrap_or(&survivor.id);
+        notify(StudyEvent::Notice {
+            text: format!("{run_id}: going on with container {short}, which its controller left"),
+        });
+        let context = self.context(planned, &run_id)?;
+        notify(StudyEvent::RunStarted {
+            number: planned.number,
+            run_id: run_id.clone(),
+            label: context.experiment.label.clone(),
+            cycle: planned.cycle,
+        });
+        let docker = self.fleet.docker().ok_or_else(|| StudyError::Task("a container without an engine".to_owned()))?;
+        let ended = run::adopt(&context, docker, &survivor, job, notify).await?;
+        let row = self.keep(run, ended, notify)?;
+        self.judge_size(planned, &row, notify)
+    }
+
+    /// Removes containers of this study that are of no use.
+    async fn discard(&self, survivors: &[Survivor], notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+        let Some(docker) = self.fleet.docker() else { return Ok(()) };
+        for survivor in survivors {
+            docker.discard(survivor).await?;
+            let text = format!("removed the container of {}, which cannot be gone on with", survivor.run_id);
+            notify(StudyEvent::Notice { text });
+        }
+        Ok(())
+    }
+
+    /// Whether runs can go on after this one; asks an engine that was lost, and clears away what the run left there.
+    async fn engine_is_back(&self, row: &RunRow) -> bool {
+        let lost = row.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::ContainerEngineLost);
+        let Some(docker) = self.fleet.docker().filter(|_| lost) else { return true };
+        let Ok(survivors) = docker.survivors(self.directory.lock_path()).await else { return false };
+        for survivor in survivors {
+            if docker.discard(&survivor).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Leaves out the other cycles of an experiment that is too large for the machine.
+    fn judge_size(
+        &mut self,
+        planned: PlannedRun,
+        row: &RunRow,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<(), StudyError> {
+        let Some(class) = row.failure.as_ref().map(|f| f.class).filter(|class| is_out_of_memory(*class)) else {
+            return Ok(());
+        };
+        self.too_large.insert(planned.experiment, class);
+        let cycles = self.left_out(planned.experiment);
+        let experiment = self.study.experiments.get(planned.experiment).ok_or_else(no_such_experiment)?;
+        if !cycles.is_empty() {
+            let name = if experiment.label.is_empty() { &experiment.id } else { &experiment.label };
+            let text = format!("{name}: {class}; its other cycles are left out ({})", list(&cycles));
+            notify(StudyEvent::Notice { text });
+        }
+        let experiment_id = experiment.id.clone();
+        Ok(self.journal.append(&JournalEvent::ExperimentSkipped { experiment_id, failure: class, cycles })?)
+    }
+
+    /// Cycles of an experiment that have no result.
+    pub(super) fn left_out(&self, experiment: usize) -> Vec<u32> {
+        let of_experiment = self.runs.planned.iter().filter(|run| run.experiment == experiment);
+        of_experiment.filter(|run| self.ledger.ended(run.number).is_none()).map(|run| run.cycle).collect()
+    }
+
+    fn planned(&self, number: usize) -> Option<PlannedRun> {
+        let mut all = self.runs.planned.iter().chain(&self.runs.beside);
+        all.find(|run| run.number == number).copied()
+    }
+
+    /// What is wrong with the machine's config and not with the run, once for all runs.
+    fn tell(&mut self, row: &RunRow, notify: &impl Fn(StudyEvent)) {
+        for reason in row.reasons.iter().filter(|reason| reason.code == ReasonCode::CalibrationUnmatched) {
+            if self.told.insert(reason.message.clone()) {
+                notify(StudyEvent::Notice { text: reason.to_string() });
+            }
+        }
+    }
+}
+
+fn no_such_experiment() -> StudyError {
+    StudyError::Task("the plan names an experiment that the study does not have".to_owned())
+}
+
+fn short(failure: &Failure) -> String {
+    failure.class.what().to_owned()
+}
+
+fn list(cycles: &[u32]) -> String {
+    cycles.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,260 @@
+//! Which runs of a study are done, by its journal and its result files.
+
+use std::collections::BTreeMap;
+
+use llem_protocol::FailureClass;
+
+use crate::result::{FileIdentity, Journal, JournalEvent, RunId, RunResult, RunRow, RunStatus, StoreError, StudyFiles};
+
+/// How an attempt at a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// The attempt.
+    pub(super) run: RunId,
+    /// How it ended.
+    pub(super) status: RunStatus,
+    /// Why it failed.
+    pub(super) failure: Option<FailureClass>,
+    /// Its `result.json`, where the journal tells what it is known by.
+    pub(super) file: Option<FileIdentity>,
+}
+
+/// What is known of one run.
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    /// Attempts that were begun.
+    attempts: u32,
+    /// The newest attempt that has a result.
+    ended: Option<Ended>,
+    /// The newest attempt, where it has a directory and no result.
+    open: Option<RunId>,
+    /// The newest attempt whose result was found to be gone or damaged: whatever is in its directory now, it is not used.
+    lost: u32,
+}
+
+/// The runs of a study by their numbers. Small, whatever the runs were: figures stay in the result files.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    entries: BTreeMap<usize, Entry>,
+}
+
+/// What was found out when a study was taken up again.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// When the study began; `None` when its controller died before it said so.
+    pub(super) started: Option<String>,
+    /// Lines of the journal that could not be read.
+    pub(super) torn_lines: usize,
+    /// Runs whose result is there and not in the journal.
+    found: Vec<(RunId, RunRow, FileIdentity)>,
+    /// Runs whose result is in the journal and not there any more.
+    lost: Vec<RunId>,
+}
+
+impl Ledger {
+    /// Reads the state of a study from its journal and the files of its runs.
+    pub(super) fn read(directory: &StudyFiles) -> Result<(Self, Recovery), StoreError> {
+        let mut ledger = Self::default();
+        let reading = directory.read_journal(|event| ledger.take(event))?;
+        let mut recovery = Recovery { started: reading.started, torn_lines: reading.torn_lines, ..Recovery::default() };
+        for run in directory.runs()? {
+            ledger.begun(&run);
+        }
+        for entry in ledger.entries.values_mut() {
+            entry.check(directory, &mut recovery);
+        }
+        Ok((ledger, recovery))
+    }
+
+    fn take(&mut self, event: JournalEvent) {
+        match event {
+            JournalEvent::RunStarted { run_id, .. } => {
+                if let Ok(run) = run_id.parse() {
+                    self.entry(&run).attempts = self.entry(&run).attempts.max(run.attempt);
+                }
+            }
+            JournalEvent::RunFinished { run_id, status, failure, result_bytes, result_sha256, .. } => {
+                if let Ok(run) = run_id.parse() {
+                    let identity = |(bytes, sha256)| FileIdentity { bytes, sha256 };
+                    let file = result_bytes.zip(result_sha256).map(identity);
+                    self.finished(Ended { run, status, failure, file });
+                }
+            }
+            JournalEvent::ResultLost { run_id } => {
+                if let Ok(run) = run_id.parse() {
+                    self.lost(&run);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn entry(&mut self, run: &RunId) -> &mut Entry {
+        self.entries.entry(run.number).or_default()
+    }
+
+    /// An attempt has a directory.
+    pub(super) fn begun(&mut self, run: &RunId) {
+        let entry = self.entry(run);
+        let is_newest = entry.open.as_ref().is_none_or(|open| open.attempt < run.attempt);
+        let is_ended = entry.ended.as_ref().is_some_and(|ended| ended.run.attempt >= run.attempt);
+        if is_newest && !is_ended && run.attempt > entry.lost {
+            entry.open = Some(run.clone());
+        }
+        entry.attempts = entry.attempts.max(run.attempt);
+    }
+
+    /// An attempt has a result.
+    pub(super) fn finished(&mut self, ended: Ended) {
+        let entry = self.entry(&ended.run);
+        entry.attempts = entry.attempts.max(ended.run.attempt);
+        if entry.open.as_ref().is_some_and(|open| open.attempt <= ended.run.attempt) {
+            entry.open = None;
+        }
+        if entry.ended.as_ref().is_none_or(|newest| newest.run.attempt <= ended.run.attempt) {
+            entry.ended = Some(ended);
+        }
+    }
+
+    /// The result of an attempt is gone.
+    pub(super) fn lost(&mut self, run: &RunId) {
+        let entry = self.entry(run);
+        if entry.ended.as_ref().is_some_and(|ended| ended.run == *run) {
+            entry.ended = None;
+        }
+        entry.lost = entry.lost.max(run.attempt);
+    }
+
+    /// How the newest attempt at a run ended, of those that have a result.
+    pub(super) fn ended(&self, number: usize) -> Option<&Ended> {
+        self.entries.get(&number)?.ended.as_ref()
+    }
+
+    /// Whether a run was measured.
+    pub(super) fn is_completed(&self, number: usize) -> bool {
+        self.ended(number).is_some_and(|ended| ended.status == RunStatus::Completed)
+    }
+
+    /// The next attempt at a run, from 1.
+    pub(super) fn next_attempt(&self, number: usize) -> u32 {
+        self.entries.get(&number).map_or(0, |entry| entry.attempts) + 1
+    }
+
+    /// Attempts that were begun and have no result.
+    pub(super) fn open_attempts(&self) -> Vec<RunId> {
+        self.entries.values().filter_map(|entry| entry.open.clone()).collect()
+    }
+}
+
+impl Entry {
+    /// Holds what the journal says against the files.
+    fn check(&mut self, directory: &StudyFiles, recovery: &mut Recovery) {
+        if let Some(ended) = &self.ended
+            && !is_there(directory, ended)
+        {
+            recovery.lost.push(ended.run.clone());
+            self.ended = None;
+        }
+        let Some(run) = self.open.clone() else { return };
+        if let Some((row, file)) = result_of(directory, &run) {
+            let failure = row.failure.as_ref().map(|failure| failure.class);
+            self.ended = Some(Ended { run: run.clone(), status: row.status, failure, file: Some(file.clone()) });
+            self.open = None;
+            recovery.found.push((run, row, file));
+        }
+    }
+}
+
+impl Recovery {
+    /// Writes into the journal what was found out.
+    pub(super) fn tell(&self, journal: &mut Journal) -> Result<(), StoreError> {
+        for run in &self.lost {
+            journal.append(&JournalEvent::ResultLost { run_id: run.to_string() })?;
+        }
+        for (run, row, file) in &self.found {
+            journal.append(&run_finished(run, row, file))?;
+        }
+        Ok(())
+    }
+
+    /// What the user should know of it.
+    pub(super) fn notices(&self) -> Vec<String> {
+        let torn = (self.torn_lines > 0).then(|| {
+            format!(
+                "{} unreadable in journal.jsonl: what it said is taken from the result files",
+                lines(self.torn_lines)
+            )
+        });
+        let lost = self.lost.iter().map(|run| format!("the result of {run} is damaged or gone: the run is repeated"));
+        torn.into_iter().chain(lost).collect()
+    }
+}
+
+fn lines(n: usize) -> String {
+    if n == 1 { "1 line is".to_owned() } else { format!("{n} lines are") }
+}
+
+/// The line of a run that has ended.
+pub(super) fn run_finished(run: &RunId, row: &RunRow, file: &FileIdentity) -> JournalEvent {
+    JournalEvent::RunFinished {
+        run_id: run.to_string(),
+        status: row.status,
+        valid: row.valid,
+        failure: row.failure.as_ref().map(|failure| failure.class),
+        result_bytes: Some(file.bytes),
+        result_sha256: Some(file.sha256.clone()),
+    }
+}
+
+/// Whether a result is there, by its size. Its content is read, and held against its hash, when the study ends.
+fn is_there(directory: &StudyFiles, ended: &Ended) -> bool {
+    let found = fs_err::symlink_metadata(directory.run(&ended.run.to_string()).result_file());
+    found.is_ok_and(|found| found.is_file() && ended.file.as_ref().is_none_or(|file| file.bytes == found.len()))
+}
+
+/// The result of an attempt that the journal does not know to have ended; `None` unless it is whole.
+fn result_of(directory: &StudyFiles, run: &RunId) -> Option<(RunRow, FileIdentity)> {
+    let text = fs_err::read(directory.run(&run.to_string()).result_file()).ok()?;
+    let result = RunResult::from_json(&text).ok().filter(|result| result.run_id == run.to_string())?;
+    let file = FileIdentity::of(&text);
+    Some((RunRow::of(&result, ""), file))
+}
+
+#[cfg(test)]
+mod tests {
+    use llem_protocol::FailureClass;
+
+    use super::{Ended, Ledger};
+    use crate::result::{RunId, RunStatus};
+
+    fn run(attempt: u32) -> RunId {
+        RunId { number: 7, experiment: "a".to_owned(), cycle: 1, attempt }
+    }
+
+    fn ended(attempt: u32, status: RunStatus) -> Ended {
+        let failure = (status == RunStatus::Failed).then_some(FailureClass::DriverCrashed);
+        Ended { run: run(attempt), status, failure, file: None }
+    }
+
+    #[test]
+    fn the_newest_attempt_counts() {
+        let mut ledger = Ledger::default();
+        assert_eq!((ledger.is_completed(7), ledger.next_attempt(7)), (false, 1));
+        ledger.begun(&run(1));
+        assert_eq!((ledger.open_attempts(), ledger.next_attempt(7)), (vec![run(1)], 2));
+        ledger.finished(ended(1, RunStatus::Failed));
+        assert_eq!((ledger.open_attempts(), ledger.is_completed(7)), (vec![], false));
+        ledger.begun(&run(2));
+        assert_eq!(ledger.open_attempts(), [run(2)]);
+        ledger.finished(ended(2, RunStatus::Completed));
+        // Directories are read in no order.
+        ledger.begun(&run(1));
+        assert_eq!((ledger.open_attempts(), ledger.is_completed(7), ledger.next_attempt(7)), (vec![], true, 3));
+        ledger.lost(&run(1));
+        assert!(ledger.is_completed(7));
+        ledger.lost(&run(2));
+        assert_eq!((ledger.is_completed(7), ledger.next_attempt(7)), (false, 3));
+        ledger.begun(&run(2));
+        assert_eq!(ledger.open_attempts(), [], "what is in the directory of a damaged result is not used");
+    }
+}
