@@ -24,11 +24,21 @@ fn an_image_that_cannot_start_the_agent_fails_in_seconds() {
 }
 
 #[test]
-fn an_image_that_does_not_exist_is_named() {
-    let Some(bench) = Bench::docker("image-missing") else { return };
-    let finished = bench.with_fault("llem-test/no-such-image:1", "none").run(&["--runner", "docker"]);
-    finished.fails_with(FailureClass::ImageMissing, Phase::Start);
-    finished.says(&["no image `llem-test/no-such-image:1`", "hint: "]);
+fn images_that_do_not_exist_are_named_together_before_anything_starts() {
+    let Some(mut bench) = Bench::docker("image-missing") else { return };
+    bench.study["backend"] = json!(["candle", "vllm"]);
+    bench.study["vllm"] = json!({});
+    bench.study["sweep"] = json!({"vllm.image": ["llem-test/no-such-image:1", "llem-test/no-such-image:2"]});
+    bench.study["candle"]["image"] = json!("llem-test/no-such-image:3");
+    for arguments in [&["--runner", "docker"][..], &["--runner", "docker", "--dry-run"]] {
+        let finished = bench.run(arguments);
+        finished.exits(1).says(&[
+            "llem-test/no-such-image:1 (backend vllm): `llem image pull llem-test/no-such-image:1`",
+            "llem-test/no-such-image:2 (backend vllm)",
+            "llem-test/no-such-image:3 (backend candle)",
+        ]);
+        assert!(!bench.output.exists(), "nothing was started");
+    }
 }
 
 #[test]

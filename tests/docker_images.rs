@@ -149,7 +149,7 @@ fn an_image_that_cannot_run_its_experiment_is_refused_before_the_first_run() {
         .exits(2)
         .says(&["`llem-tests/pytorch-cpu:2` has no vLLM (/usr/bin/python3 has transformers 5.19.0, torch 2.13.0+cpu)"]);
     fs_err::remove_dir_all(bench.path("own-cache/images")).unwrap();
-    let finished = bench.run(&["--dry-run"]);
+    let finished = bench.run(&["--dry-run", "--vram-gib", "80"]);
     finished.exits(0);
     assert!(finished.stdout.contains("present, not looked into yet"), "{}", finished.stdout);
     assert!(entries(&bench).is_empty());

@@ -55,12 +55,12 @@ fn spec(directory: &Path) -> RunSpec {
             draft_dir: None,
             agent: path("agent"),
             driver: DriverFiles::Program(path("candle")),
+            engine: None,
         },
         job: serde_json::from_value(job).unwrap(),
         job_file: path("job.json"),
         env: BTreeMap::new(),
         limits: Limits { memory_bytes: None, shm_bytes: 1 << 20, pids: 64 },
-        network: false,
         facts: None,
     }
 }

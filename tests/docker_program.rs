@@ -5,9 +5,11 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at what it does not expect")]
 
+mod docker_architectures;
 mod docker_containers;
 mod docker_drivers;
 mod docker_engine;
+mod docker_engine_cache;
 mod docker_hostile;
 mod docker_images;
 mod docker_orphans;
@@ -15,6 +17,7 @@ mod docker_powercap;
 mod docker_pytorch;
 mod docker_results;
 mod docker_signals;
+mod docker_user_config;
 mod docker_vllm;
 mod docker_volume;
 mod gpu_watch;
@@ -23,3 +26,4 @@ mod process_runner;
 mod same_work;
 mod support;
 mod token_secrecy;
+mod user_config_fields;

@@ -1,25 +1,17 @@
 //! A real PyTorch on the processor, through the whole program.
 
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use llem_protocol::{FailureClass, Phase};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Bench, docker};
-
-/// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
-const IMAGE: &str = "llem-tests/pytorch-cpu:2";
+use crate::support::{Bench, ENGINE_PATIENCE, PYTORCH_IMAGE, has_image};
 
 /// A study of PyTorch on the processor; `None`, with a line that says so, where there is no engine or image.
 fn study(name: &str) -> Option<Bench> {
-    let mut bench = Bench::docker(name)?;
-    if !docker(&["image", "inspect", IMAGE]).status.success() {
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: the container engine has no image {IMAGE} (tests/images/pytorch-cpu/build)"
-        );
+    let mut bench = Bench::docker(name)?.patient(ENGINE_PATIENCE);
+    if !has_image(PYTORCH_IMAGE) {
         return None;
     }
     bench.study.as_object_mut().unwrap().remove("candle");
@@ -34,20 +26,20 @@ fn study(name: &str) -> Option<Bench> {
 #[test]
 fn a_study_of_pytorch_is_measured_in_the_users_image() {
     let Some(mut bench) = study("pytorch") else { return };
-    bench.user = json!({"images": {"pytorch": IMAGE}});
+    bench.user = json!({"images": {"pytorch": PYTORCH_IMAGE}});
     let finished = bench.run(&["--runner", "docker"]);
     finished.exits(0).leaves_no_container();
     let result = finished.results().remove(0);
     let engine = result.engine.unwrap();
     assert_eq!((engine.engine.as_str(), engine.dtype.as_deref()), ("pytorch", Some("float32")));
-    assert_eq!(engine.parameters, Some(result.model.parameters));
+    assert_eq!(engine.parameters, result.model.parameters);
     assert_eq!(engine.settings["num_threads"], json!(1));
     let window = result.window.unwrap();
     for pass in &window.passes {
         let asked = (result.workload.prompt_tokens, result.workload.output_tokens);
         assert_eq!((pass.prompt_tokens, pass.output_tokens), asked);
     }
-    assert_eq!(result.container.unwrap().image, IMAGE);
+    assert_eq!(result.container.unwrap().image, PYTORCH_IMAGE);
 }
 
 /// A model directory that can be damaged, beside the study.
@@ -64,25 +56,34 @@ fn model(bench: &Bench) -> PathBuf {
     llem_model::ensure(&spec, &bench.path("models")).unwrap().dir
 }
 
+/// Makes the model one of an architecture that no engine has heard of.
+pub(crate) fn rename_architecture(model: &Path) {
+    let path = model.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+    config["model_type"] = json!("unheard_of");
+    config["architectures"] = json!(["UnheardOfForCausalLM"]);
+    fs_err::write(path, config.to_string()).unwrap();
+}
+
+/// Leaves half of the weights, as a broken copy does.
+pub(crate) fn cut_weights(model: &Path) {
+    let path = model.join("model.safetensors");
+    let content = fs_err::read(&path).unwrap();
+    fs_err::write(&path, &content[..content.len() / 2]).unwrap();
+}
+
 /// Each with the real engine: what it says differs from version to version, the class must not.
 #[test]
 fn failures_of_the_engine_have_their_class_and_advice() {
     type Change = fn(&mut Bench, &Path);
-    let cases: [(&str, Change, FailureClass); 5] = [
+    let cases: [(&str, Change, FailureClass); 6] = [
         (
             "weights-missing",
             |_, model| fs_err::remove_file(model.join("model.safetensors")).unwrap(),
             FailureClass::ModelMissing,
         ),
-        (
-            "weights-cut",
-            |_, model| {
-                let path = model.join("model.safetensors");
-                let content = fs_err::read(&path).unwrap();
-                fs_err::write(&path, &content[..content.len() / 2]).unwrap();
-            },
-            FailureClass::ModelMissing,
-        ),
+        ("weights-cut", |_, model| cut_weights(model), FailureClass::ModelMissing),
+        ("architecture", |_, model| rename_architecture(model), FailureClass::UnsupportedArchitecture),
         (
             "attention",
             |bench, _| {
@@ -104,7 +105,7 @@ fn failures_of_the_engine_have_their_class_and_advice() {
     ];
     for (name, change, class) in cases {
         let Some(mut bench) = study(&format!("pytorch-{name}")) else { return };
-        bench.user = json!({"images": {"pytorch": IMAGE}});
+        bench.user = json!({"images": {"pytorch": PYTORCH_IMAGE}});
         let model = model(&bench);
         bench.study["model"] = json!(model);
         change(&mut bench, &model);
@@ -114,11 +115,24 @@ fn failures_of_the_engine_have_their_class_and_advice() {
     }
 }
 
+/// Importing torch alone needs more than this limit. The kernel throws out the pages of its libraries, reads them again for minutes, and
+/// then kills; the phase's own limit may come first.
+#[test]
+fn a_container_without_memory_for_the_engine_names_the_setting() {
+    let Some(mut bench) = study("pytorch-memory") else { return };
+    bench.user = json!({"images": {"pytorch": PYTORCH_IMAGE}});
+    bench.study["execution"]["memory_gib"] = json!(0.125);
+    bench.study["execution"]["timeouts_s"] = json!({"import": 40});
+    let finished = bench.run(&["--runner", "docker"]);
+    finished.fails_with(FailureClass::HostOutOfMemory, Phase::Import);
+    finished.says(&["main memory ran out in phase `import`", "hint: raise `execution.memory_gib`"]);
+}
+
 /// Directories beside the model reach the engine: an adapter that PEFT cannot read, and a model that drafts.
 #[test]
 fn an_adapter_and_an_assistant_are_brought_to_the_engine() {
     let Some(mut bench) = study("pytorch-companions") else { return };
-    bench.user = json!({"images": {"pytorch": IMAGE}});
+    bench.user = json!({"images": {"pytorch": PYTORCH_IMAGE}});
     let model = model(&bench);
     bench.study["model"] = json!(model);
     bench.study["pytorch"]["batch_size"] = json!(1);
@@ -144,7 +158,7 @@ fn an_adapter_and_an_assistant_are_brought_to_the_engine() {
 #[test]
 fn an_image_without_the_named_interpreter_says_what_was_tried() {
     let Some(mut bench) = study("pytorch-interpreter") else { return };
-    bench.user = json!({"images": {"pytorch": IMAGE}, "python": {"pytorch": "/opt/torch/bin/python3"}});
+    bench.user = json!({"images": {"pytorch": PYTORCH_IMAGE}, "python": {"pytorch": "/opt/torch/bin/python3"}});
     let finished = bench.run(&["--runner", "docker"]);
     finished.exits(2).says(&["no Python answers in", "`/opt/torch/bin/python3`", "in the user config"]);
 }

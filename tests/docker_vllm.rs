@@ -1,29 +1,19 @@
 //! A real vLLM on the processor, through the whole program.
 
-use std::io::Write as _;
-use std::time::Duration;
+use std::path::Path;
 
 use llem::config::Backend;
 use llem_protocol::{FailureClass, Phase};
 use serde_json::json;
 
+use crate::docker_pytorch::{cut_weights, rename_architecture};
 use crate::docker_results::{output_ids, run_dirs};
-use crate::support::{Bench, docker};
-
-/// An image with python3 and vLLM for processors, made by `tests/images/vllm-cpu/build`.
-const IMAGE: &str = "llem-tests/vllm-cpu:1";
-
-/// A vLLM takes half a minute to start, on a busy machine several.
-const PATIENCE: Duration = Duration::from_secs(900);
+use crate::support::{Bench, ENGINE_PATIENCE, VLLM_IMAGE, has_image};
 
 /// A study of vLLM on the processor; `None`, with a line that says so, where there is no engine or image.
 fn study(name: &str) -> Option<Bench> {
-    let mut bench = Bench::docker(name)?.patient(PATIENCE);
-    if !docker(&["image", "inspect", IMAGE]).status.success() {
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: the container engine has no image {IMAGE} (tests/images/vllm-cpu/build)"
-        );
+    let mut bench = Bench::docker(name)?.patient(ENGINE_PATIENCE);
+    if !has_image(VLLM_IMAGE) {
         return None;
     }
     bench.study.as_object_mut().unwrap().remove("candle");
@@ -37,7 +27,7 @@ fn study(name: &str) -> Option<Bench> {
         "dataset": "synthetic", "n": 6, "input_tokens": {"min": 5, "max": 40}, "output_tokens": {"min": 3, "max": 24},
     });
     let env = json!({"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"});
-    bench.user = json!({"images": {"vllm": IMAGE}, "env": env});
+    bench.user = json!({"images": {"vllm": VLLM_IMAGE}, "env": env});
     Some(bench)
 }
 
@@ -65,7 +55,7 @@ fn a_study_of_vllm_is_measured_and_its_tokens_are_those_of_candle() {
         }
         let metrics = result.metrics.as_ref().unwrap();
         assert!(metrics.peak_memory_bytes.is_some_and(|bytes| bytes > 50_000_000), "{metrics:?}");
-        assert_eq!(result.container.as_ref().unwrap().image, IMAGE);
+        assert_eq!(result.container.as_ref().unwrap().image, VLLM_IMAGE);
     }
     let ids: Vec<_> = of(Backend::Vllm).map(|(_, directory)| output_ids(directory)).collect();
     assert_eq!((ids.len(), ids[0].len()), (2, 6));
@@ -119,6 +109,26 @@ fn a_quantisation_that_does_not_exist_is_unsupported() {
     bench.study["vllm"]["quantization"] = json!("int3");
     let finished = bench.run(&["--runner", "docker"]);
     finished.fails_with(FailureClass::Unsupported, Phase::Load);
+}
+
+#[test]
+fn what_is_wrong_with_a_model_has_its_class() {
+    type Change = fn(&Path);
+    let cases: [(&str, Change, FailureClass); 2] = [
+        ("architecture", rename_architecture, FailureClass::UnsupportedArchitecture),
+        ("weights-cut", cut_weights, FailureClass::ModelMissing),
+    ];
+    for (name, change, class) in cases {
+        let Some(mut bench) = study(&format!("vllm-{name}")) else { return };
+        let spec: llem_model::SyntheticSpec =
+            serde_json::from_value(bench.study["model"]["synthetic"].clone()).unwrap();
+        let model = llem_model::ensure(&spec, &bench.path("models")).unwrap().dir;
+        change(&model);
+        bench.study["model"] = json!(model);
+        let finished = bench.run(&["--runner", "docker"]);
+        finished.fails_with(class, Phase::Load);
+        finished.says(&[class.advice()]);
+    }
 }
 
 #[test]

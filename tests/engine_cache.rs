@@ -12,6 +12,8 @@ mod crashes;
 mod damage;
 #[path = "cache/disks.rs"]
 mod disks;
+#[path = "support/faults.rs"]
+mod faults;
 #[path = "cache/harness.rs"]
 mod harness;
 #[path = "cache/prune.rs"]

@@ -150,6 +150,17 @@ fn a_copy_that_is_not_complete_is_named_with_what_it_lacks() {
 }
 
 #[test]
+fn what_the_embedded_backend_does_not_compute_is_refused_before_its_weights_are_downloaded() {
+    let mut repository = Repository::model(Access::Everybody);
+    let config = r#"{"model_type": "mistral", "architectures": ["MistralForCausalLM"], "vocab_size": 512}"#;
+    repository.files.insert("config.json".to_owned(), config.into());
+    let hub = StandInHub::start([("org/other", repository)]);
+    let bench = bench("other-architecture", &hub, "org/other");
+    refuses(&bench, 2, &["`MistralForCausalLM` is none of those", "set `backend: pytorch`, `vllm` or `tensorrt`"]);
+    assert_eq!(hub.requests(), ["/org/other/resolve/main/config.json"]);
+}
+
+#[test]
 fn what_was_downloaded_once_is_enough_without_a_network() {
     let hub = hub();
     // A model of one weight file, without an index and without a tokenizer: what is absent is not asked for again.

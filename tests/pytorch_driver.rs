@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
+#[path = "pytorch/conversation.rs"]
+mod conversation;
 #[path = "pytorch/generation.rs"]
 mod generation;
 #[path = "pytorch/harness.rs"]

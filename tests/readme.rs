@@ -43,3 +43,17 @@ fn the_calibration_of_the_documents_is_valid() {
     let config = UserConfig::from_text(Path::new("calibration.md"), &configs[0]).unwrap();
     assert_eq!(config.calibration.len(), 1);
 }
+
+/// The help and the README have one list.
+#[test]
+fn every_variable_of_the_environment_is_in_the_readme() {
+    let text = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `") && line.ends_with(" |")).collect();
+    for variable in llem::config::VARIABLES {
+        let row = format!("| `{}` | {} |", variable.name, variable.meaning);
+        assert!(rows.contains(&row.as_str()), "the README lacks: {row}");
+    }
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_llem")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(llem::config::VARIABLES.iter().all(|variable| help.contains(variable.name)), "{help}");
+}

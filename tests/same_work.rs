@@ -4,7 +4,7 @@ use llem::result::COMPARED_TOKENS;
 use llem_protocol::{FailureClass, Phase};
 use serde_json::{Value, json};
 
-use crate::support::{Bench, PYTORCH_IMAGE, fault_image, has_image};
+use crate::support::{Bench, ENGINE_PATIENCE, PYTORCH_IMAGE, VLLM_IMAGE, fault_image, has_image};
 
 /// An engine of this study: backend, image, settings, swept settings.
 struct Engine {
@@ -14,24 +14,37 @@ struct Engine {
     axes: Value,
 }
 
-/// The engines that are compared with the embedded one.
-fn engines() -> Vec<Engine> {
-    vec![Engine {
+/// PyTorch in batches of three sizes.
+fn pytorch() -> Engine {
+    Engine {
         backend: "pytorch",
         image: PYTORCH_IMAGE,
         section: json!({"device_map": "cpu", "num_threads": 1}),
         axes: json!({"pytorch.batch_size": [1, 4, 8]}),
-    }]
+    }
+}
+
+/// vLLM, whose batches are as the requests come and go.
+fn vllm() -> Engine {
+    Engine {
+        backend: "vllm",
+        image: VLLM_IMAGE,
+        section: json!({"device": "cpu", "enforce_eager": true, "kv_cache_memory_bytes": 1 << 26, "max_num_seqs": 8}),
+        axes: json!({}),
+    }
 }
 
 /// A study of the embedded engine and others on ragged prompts.
 fn study(name: &str, engines: &[Engine]) -> Option<Bench> {
-    let mut bench = Bench::docker(name)?;
+    let mut bench = Bench::docker(name)?.patient(ENGINE_PATIENCE);
     if !engines.iter().all(|engine| has_image(engine.image)) {
         return None;
     }
     let backends: Vec<&str> = ["candle"].into_iter().chain(engines.iter().map(|engine| engine.backend)).collect();
     bench.study["backend"] = json!(backends);
+    // vLLM's kernels for processors have heads of 32 values and more.
+    let model = json!({"layers": 2, "hidden": 64, "intermediate": 128, "heads": 2, "kv_heads": 1, "vocab": 512});
+    bench.study["model"] = json!({"synthetic": model});
     bench.study["dtype"] = json!("float32");
     bench.study["workload"] = json!({
         "dataset": "synthetic", "n": 12, "input_tokens": {"min": 3, "max": 60}, "output_tokens": {"min": 4, "max": 24},
@@ -43,12 +56,13 @@ fn study(name: &str, engines: &[Engine]) -> Option<Bench> {
         let axes = engine.axes.as_object().unwrap().clone();
         bench.study["sweep"].as_object_mut().unwrap().extend(axes);
     }
+    bench.user = json!({"env": {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}});
     Some(bench)
 }
 
 #[test]
 fn engines_generate_the_same_greedy_tokens() {
-    let engines = engines();
+    let engines = [pytorch(), vllm()];
     let Some(bench) = study("same-tokens", &engines) else { return };
     let finished = bench.run(&["--runner", "docker"]);
     finished.exits(0).leaves_no_container();
@@ -79,7 +93,7 @@ fn unfolded(text: &str) -> String {
 
 #[test]
 fn other_precision_is_compared_for_information() {
-    let Some(mut bench) = study("other-precision", &engines()) else { return };
+    let Some(mut bench) = study("other-precision", &[pytorch()]) else { return };
     bench.study["sweep"] = json!({"dtype": ["float32", "bfloat16"]});
     bench.study["pytorch"]["batch_size"] = json!(4);
     let finished = bench.run(&["--runner", "docker"]);
@@ -94,7 +108,7 @@ fn other_precision_is_compared_for_information() {
 
 #[test]
 fn sampled_tokens_are_held_against_their_lengths_only() {
-    let Some(mut bench) = study("sampled", &engines()) else { return };
+    let Some(mut bench) = study("sampled", &[pytorch()]) else { return };
     bench.study["sweep"] = json!({});
     bench.study["sampling"] = json!({"temperature": 0.8});
     let finished = bench.run(&["--runner", "docker"]);
@@ -108,7 +122,7 @@ fn sampled_tokens_are_held_against_their_lengths_only() {
 /// Where it is ignored, the run fails.
 #[test]
 fn other_lengths_of_one_engine_are_found() {
-    let Some(mut bench) = study("other-lengths", &engines()) else { return };
+    let Some(mut bench) = study("other-lengths", &[pytorch()]) else { return };
     bench.study["sweep"] = json!({});
     bench.study["workload"]["ignore_eos"] = json!(false);
     bench.study["candle"]["image"] = json!(fault_image());

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 mod scripted_agent;
+mod user_config;
+mod user_config_fields;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -75,9 +77,13 @@ impl Bench {
 
     fn run(&self, arguments: &[&str]) -> Output {
         fs_err::write(self.path("study.yaml"), self.study.to_string()).unwrap();
+        self.llem(&[&["run", "study.yaml", "--runner", "process"], arguments].concat())
+    }
+
+    fn llem(&self, arguments: &[&str]) -> Output {
         fs_err::write(self.path("user.yaml"), self.user.to_string()).unwrap();
         let mut command = Command::new(self.path("llem"));
-        command.args(["run", "study.yaml", "--runner", "process"]).args(arguments);
+        command.args(arguments);
         command.current_dir(self.directory.path()).env("XDG_CACHE_HOME", self.path("cache"));
         command.env("LLEM_CONFIG", self.path("user.yaml")).env_remove("LLEM_OUTPUT").env_remove("RUST_LOG");
         command.output().unwrap()

@@ -6,6 +6,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
+#[expect(dead_code, reason = "shared with the tests of PyTorch's driver, which need more of it")]
+#[path = "pytorch/conversation.rs"]
+mod conversation;
 #[path = "tensorrt/engines.rs"]
 mod engines;
 #[path = "tensorrt/generation.rs"]

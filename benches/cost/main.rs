@@ -186,7 +186,8 @@ fn dry_run(llem: &LlemProgram, effort: &Effort, table: &mut Table) -> Outcome<()
     let file = llem.write_study("many.yaml", TEN_THOUSAND)?;
     let plan = || {
         let mut command = llem.command();
-        command.arg("run").arg(&file).arg("--dry-run");
+        // This machine may have no GPU: the plan is for others.
+        command.arg("run").arg(&file).args(["--dry-run", "--vram-gib", "80"]);
         command
     };
     let output = plan().output()?;

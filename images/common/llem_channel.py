@@ -165,10 +165,8 @@ def _request(line, number, path):
     return request
 
 
-def model_directory(model, driver):
+def model_directory(model):
     """The directory of a `load` request's model, which drivers do not look up anywhere else."""
-    if "directory" not in model:
-        raise DriverError("model_missing", f"the {driver} driver reads local directories, not the hub; name the model's directory")
     return existing_directory("model", model["directory"])
 
 

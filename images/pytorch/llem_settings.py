@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 from llem_channel import DriverError, existing_directory, model_directory, seed
+from llem_sampling import sampling
 from llem_section import Section, one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -97,7 +98,7 @@ def read(spec):
     # Sharing layers over processors is another program: one process a processor.
     top.count("tensor_parallel_size", 1)
     settings = Settings(
-        model=model_directory(spec["model"], "pytorch"),
+        model=model_directory(spec["model"]),
         dtype=one_of("dtype", spec["dtype"], DTYPES),
         seed=seed(spec["random_seed"]),
         batch_size=top.count("batch_size", 65_536) or 1,
@@ -116,7 +117,7 @@ def read(spec):
         cudnn_benchmark=top.flag("cudnn_benchmark"),
         cudnn_deterministic=top.flag("cudnn_deterministic"),
         deterministic_algorithms=top.flag("deterministic_algorithms"),
-        sampling=_sampling(spec["sampling"]),
+        sampling=sampling(spec["sampling"], "pytorch") or {},
         extra=_extra(spec["extra"]),
     )
     for section in (attn, cache, top):
@@ -197,17 +198,6 @@ def _device_map(value):
         return "cuda:0" if value == "cuda" else value
     known = "cpu, cuda:0 or another index, auto"
     raise DriverError("unsupported", f"`pytorch.device_map: {value}` is not done by the pytorch driver (done: {known})")
-
-
-def _sampling(section):
-    """The arguments of `generate`; empty for greedy. The engine's own defaults (`top_k: 50`) are not the experiment's."""
-    given = {key: value for key, value in section.items() if value is not None}
-    for key in given.keys() - {"temperature", "top_k", "top_p"}:
-        raise DriverError("unsupported", f"`sampling.{key}` is not done by the pytorch driver")
-    if not given or given.get("temperature") == 0:
-        return {}
-    temperature, top_k, top_p = given.get("temperature", 1.0), given.get("top_k", 0), given.get("top_p", 1.0)
-    return {"temperature": float(temperature), "top_k": top_k, "top_p": float(top_p)}
 
 
 def _extra(extra):

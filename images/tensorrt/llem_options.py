@@ -7,6 +7,7 @@ of earlier prompts: every pass has the same prompts, so unless asked they are no
 import dataclasses
 
 from llem_channel import DriverError, model_directory, seed
+from llem_sampling import sampling
 
 PYTORCH, TENSORRT = "pytorch", "tensorrt"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -91,11 +92,11 @@ def read(spec):
     if engine not in ONLY:
         raise DriverError("unsupported", f"`tensorrt.engine: {engine}` is not done (done: {', '.join(ONLY)})")
     return Settings(
-        model=model_directory(spec["model"], "tensorrt"),
+        model=model_directory(spec["model"]),
         engine=engine,
         dtype=spec["dtype"],
         seed=seed(spec["random_seed"]),
-        sampling=_sampling(spec["sampling"]),
+        sampling=sampling(spec["sampling"], "tensorrt") or {},
         arguments=_with_extra(_arguments(options, engine), spec["extra"]),
     )
 
@@ -178,14 +179,3 @@ def _merged(fields, more, place):
         else:
             merged[key] = value
     return merged
-
-
-def _sampling(section):
-    """The sampling arguments; empty for greedy, which to the engine is that none of them is given."""
-    given = _without_none(section)
-    for key in given.keys() - {"temperature", "top_k", "top_p"}:
-        raise DriverError("unsupported", f"`sampling.{key}` is not done by the tensorrt driver")
-    if not given or given.get("temperature") == 0:
-        return {}
-    # All three, so that none of the engine's defaults is the experiment's: 0 is all tokens.
-    return {"temperature": float(given.get("temperature", 1.0)), "top_k": given.get("top_k", 0), "top_p": float(given.get("top_p", 1.0))}

@@ -8,6 +8,7 @@ import json
 import os
 
 from llem_channel import DriverError, model_directory, seed
+from llem_sampling import sampling
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("cuda", "cpu")
@@ -75,13 +76,13 @@ def read(spec):
         device=device,
         arguments=arguments,
         keys=keys,
-        sampling=_sampling(spec["sampling"]),
+        sampling=sampling(spec["sampling"], "vllm") or {"temperature": 0.0},
         adapter=adapter,
     )
     for key, value in _extra(spec["extra"]).items():
         arguments[key], keys[key] = value, f"vllm.extra.{key}"
     arguments.update(
-        model=model_directory(spec["model"], "vllm"),
+        model=model_directory(spec["model"]),
         dtype=settings.dtype,
         # vLLM seeds NumPy, which takes 32 bits.
         seed=settings.seed % (1 << 32),
@@ -144,17 +145,6 @@ def _one_of(name, value, known):
     if value in known:
         return value
     raise DriverError("unsupported", f"`{name}: {value}` is not done by the vllm driver (done: {', '.join(known)})")
-
-
-def _sampling(section):
-    """The arguments of `SamplingParams`; temperature 0 is greedy."""
-    given = {key: value for key, value in section.items() if value is not None}
-    for key in given.keys() - {"temperature", "top_k", "top_p"}:
-        raise DriverError("unsupported", f"`sampling.{key}` is not done by the vllm driver")
-    if not given or given.get("temperature") == 0:
-        return {"temperature": 0.0}
-    temperature, top_k, top_p = given.get("temperature", 1.0), given.get("top_k", 0), given.get("top_p", 1.0)
-    return {"temperature": float(temperature), "top_k": top_k, "top_p": float(top_p)}
 
 
 def _extra(extra):

@@ -4,7 +4,8 @@ use std::process::Command;
 
 use llem::engine_cache::{CacheOutcome, PruneRule};
 
-use super::harness::{Kitchen, Machine, Worker, eventually, fault_library};
+use super::faults::fault_library;
+use super::harness::{Kitchen, Machine, Worker, eventually};
 use super::worker::is_right;
 
 /// More calls than any of the tested works makes.

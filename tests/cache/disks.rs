@@ -4,7 +4,8 @@ use std::process::Command;
 
 use llem::engine_cache::CacheOutcome;
 
-use super::harness::{Kitchen, Machine, fault_library, with_mounts};
+use super::faults::fault_library;
+use super::harness::{Kitchen, Machine, with_mounts};
 
 #[test]
 fn a_full_disk_loses_nothing_and_is_survived() {

@@ -1,5 +1,6 @@
 /* Loaded before the C library: kills the process before the n-th call that changes the cache's directory (LLEM_FAULT_KILL=n; after
- * LLEM_FAULT_DIR is what counts), or refuses locks as some network file systems do (LLEM_FAULT_NOLOCK=1). */
+ * LLEM_FAULT_DIR is what counts, with LLEM_FAULT_PATHS=1 only calls that name a path there), or refuses locks as some network file
+ * systems do (LLEM_FAULT_NOLOCK=1). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -19,6 +20,8 @@ static void count(void) {
     if (limit && atomic_fetch_add(&calls, 1) + 1 == atoi(limit)) kill(getpid(), SIGKILL);
 }
 
+static void count_file(void) { if (!getenv("LLEM_FAULT_PATHS")) count(); }
+
 static void count_path(const char *path) {
     const char *dir = getenv("LLEM_FAULT_DIR");
     if (dir && path && strncmp(path, dir, strlen(dir)) == 0) count();
@@ -37,9 +40,9 @@ int mkdir(const char *path, mode_t mode) { count_path(path); return NEXT(mkdir)(
 int unlink(const char *path) { count_path(path); return NEXT(unlink)(path); }
 int rmdir(const char *path) { count_path(path); return NEXT(rmdir)(path); }
 int chmod(const char *path, mode_t mode) { count_path(path); return NEXT(chmod)(path, mode); }
-int fsync(int fd) { count(); return NEXT(fsync)(fd); }
-int fchmod(int fd, mode_t mode) { count(); return NEXT(fchmod)(fd, mode); }
-int unlinkat(int fd, const char *path, int flags) { count(); return NEXT(unlinkat)(fd, path, flags); }
+int fsync(int fd) { count_file(); return NEXT(fsync)(fd); }
+int fchmod(int fd, mode_t mode) { count_file(); return NEXT(fchmod)(fd, mode); }
+int unlinkat(int fd, const char *path, int flags) { count_file(); return NEXT(unlinkat)(fd, path, flags); }
 
 int open64(const char *path, int flags, ...) {
     va_list arguments;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use llem::config::{Profile, StudyConfig};
@@ -53,7 +52,7 @@ impl Machine {
         let gpu = GpuTarget {
             name: known(&self.gpu),
             compute_capability: known("9.0"),
-            sm_count: Some(132),
+            cuda_cores: Some(16_896),
             memory_bytes: Some(85_520_809_984),
         };
         let around = Surroundings {
@@ -251,18 +250,6 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// A library that breaks calls of the C library, to be loaded before it: see `faults.c`.
-pub(crate) fn fault_library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cache/faults.c");
-        let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{}.so", std::process::id()));
-        let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&made).arg(&source).status();
-        assert!(status.unwrap().success(), "cc could not build {}", source.display());
-        made
-    })
 }
 
 /// A command that runs the program in its further arguments in a mount namespace of its own, after `script` has changed the mounts;

@@ -39,7 +39,7 @@ fn lengths_are_exact_and_tokens_equal_those_of_the_embedded_engine() {
     let mut driver = kitchen.pytorch();
     let loaded = driver.loads(&kitchen.load(kitchen.batches(3), &requests, true));
     check_loaded(&loaded);
-    check_hello(&driver.hello);
+    check_hello(driver.hello());
 
     let prompts: u64 = RAGGED.iter().map(|(prompt, _)| *prompt as u64).sum();
     let asked: u64 = RAGGED.iter().map(|(_, output)| u64::from(*output)).sum();

@@ -33,6 +33,8 @@ pub(crate) struct Bench {
     pub(crate) variables: BTreeMap<&'static str, String>,
     /// Where study directories are made.
     pub(crate) output: PathBuf,
+    /// What is started as `llem`.
+    pub(crate) program: PathBuf,
     /// How long `llem` may take.
     patience: Duration,
 }
@@ -64,6 +66,7 @@ impl Bench {
             user_and_group: None,
             variables: BTreeMap::new(),
             output,
+            program: LLEM.into(),
             patience: PATIENCE,
         }
     }
@@ -135,7 +138,7 @@ impl Bench {
 
     /// `llem` with this bench's configuration.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        self.command_of(Path::new(LLEM), arguments)
+        self.command_of(&self.program, arguments)
     }
 
     /// As [`Bench::command`] with another copy of the program.

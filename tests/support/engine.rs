@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Runs the engine's own client.
 pub(crate) fn docker(arguments: &[&str]) -> Output {
@@ -39,6 +40,12 @@ fn is_there() -> bool {
 
 /// An image with python3, torch and transformers, made by `tests/images/pytorch-cpu/build`.
 pub(crate) const PYTORCH_IMAGE: &str = "llem-tests/pytorch-cpu:2";
+
+/// An image with python3 and vLLM for processors, made by `tests/images/vllm-cpu/build`.
+pub(crate) const VLLM_IMAGE: &str = "llem-tests/vllm-cpu:1";
+
+/// How long a study with a real engine may take: vLLM takes half a minute to start, on a busy machine several.
+pub(crate) const ENGINE_PATIENCE: Duration = Duration::from_secs(900);
 
 /// Whether the engine has an image of the tests. Without it, says so.
 pub(crate) fn has_image(reference: &str) -> bool {

@@ -2,21 +2,27 @@
 
 mod bench;
 mod engine;
+mod faults;
 mod finished;
 mod hub;
 mod image;
 mod program;
 mod proxy;
+mod standin;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::Bench;
-pub(crate) use engine::{PYTORCH_IMAGE, containers_of, docker, docker_text, engine_answers, has_image};
+pub(crate) use engine::{
+    ENGINE_PATIENCE, PYTORCH_IMAGE, VLLM_IMAGE, containers_of, docker, docker_text, engine_answers, has_image,
+};
+pub(crate) use faults::fault_library;
 pub(crate) use finished::Finished;
 pub(crate) use hub::{Access, COMMIT, Repository, StandInHub};
 pub(crate) use image::{bare_image, fault_image};
 pub(crate) use program::{Program, alone, is_alive};
 pub(crate) use proxy::Proxy;
+pub(crate) use standin::{compiler_image, tensorrt_image};
 
 /// How long anything may take that takes a second on an idle machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);

@@ -25,7 +25,11 @@ enum Mode {
     Open,
     Cut,
     Silent,
+    WithoutGpus,
 }
+
+/// The part of a request for a container that asks for GPUs, and a name that no engine knows.
+const GPUS: (&[u8], &[u8]) = (br#""DeviceRequests""#, br#""DeviceRequest_""#);
 
 impl Proxy {
     /// Listens at `path`, open.
@@ -56,6 +60,12 @@ impl Proxy {
         self.state.lock().unwrap().mode = Mode::Open;
     }
 
+    /// Takes the request for GPUs out of every request for a container: what is left of it is as on a machine that has them.
+    pub(crate) fn without_gpus(self) -> Self {
+        self.state.lock().unwrap().mode = Mode::WithoutGpus;
+        self
+    }
+
     /// Keeps and accepts connections, and lets nothing through.
     pub(crate) fn silence(&self) {
         self.state.lock().unwrap().mode = Mode::Silent;
@@ -80,10 +90,21 @@ fn accept(client: UnixStream, shared: &Arc<Mutex<State>>) {
 fn forward(mut from: UnixStream, mut to: UnixStream, state: &Mutex<State>) {
     let mut chunk = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut chunk) {
-        let is_silent = state.lock().unwrap().mode == Mode::Silent;
-        if !is_silent && to.write_all(&chunk[..length]).is_err() {
+        let mode = state.lock().unwrap().mode;
+        if mode == Mode::WithoutGpus {
+            rename(&mut chunk[..length]);
+        }
+        if mode != Mode::Silent && to.write_all(&chunk[..length]).is_err() {
             break;
         }
     }
     let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Of the same length, so that the request keeps its own. Small requests come in one piece.
+fn rename(bytes: &mut [u8]) {
+    let (from, to) = GPUS;
+    let places: Vec<usize> =
+        bytes.windows(from.len()).enumerate().filter(|(_, part)| *part == from).map(|(place, _)| place).collect();
+    places.into_iter().for_each(|place| bytes[place..place + to.len()].copy_from_slice(to));
 }

@@ -16,7 +16,7 @@ fn build(kitchen: &mut Kitchen, name: &str) -> Value {
     fs_err::create_dir(kitchen.path(name)).unwrap();
     kitchen.env = [("LLEM_ENGINE_BUILD_DIR".to_owned(), kitchen.path(name).display().to_string())].into();
     let mut driver = kitchen.driver();
-    let loaded = driver.loads(&kitchen.load(compiled(kitchen), &workload(&[(9, 4), (3, 6)]), true));
+    let loaded = driver.loads_as_sent(&kitchen.load(compiled(kitchen), &workload(&[(9, 4), (3, 6)]), true));
     assert_eq!(driver.pass(0, true, false).output_tokens, 10);
     assert!(driver.close().success());
     kitchen.env = [("LLEM_ENGINE_DIR".to_owned(), kitchen.path(name).display().to_string())].into();
@@ -50,7 +50,7 @@ fn an_engine_is_built_once_and_loaded_from_where_it_was_kept() {
     assert_eq!((kitchen.told("build").len(), kitchen.told("save").len()), (1, 1));
 
     let mut driver = kitchen.driver();
-    let loaded = driver.loads(&kitchen.load(compiled(&kitchen), &workload(&[(9, 4), (3, 6)]), true));
+    let loaded = driver.loads_as_sent(&kitchen.load(compiled(&kitchen), &workload(&[(9, 4), (3, 6)]), true));
     assert_eq!(driver.pass(0, true, false).output_tokens, 10);
     assert_eq!((&loaded["compile"], &loaded["settings"]["compiled_engine"]), (&json!([]), &json!("loaded")));
     assert_eq!(loaded["settings"]["build_config"], built["settings"]["build_config"]);
@@ -74,7 +74,7 @@ fn what_runs_is_not_what_built() {
 fn an_engine_that_nobody_keeps_is_gone_at_the_end() {
     let Some(kitchen) = Kitchen::new() else { return };
     let mut driver = kitchen.driver();
-    let loaded = driver.loads(&kitchen.load(compiled(&kitchen), &workload(&[(9, 4)]), true));
+    let loaded = driver.loads_as_sent(&kitchen.load(compiled(&kitchen), &workload(&[(9, 4)]), true));
     assert_eq!(loaded["compile"].as_array().unwrap().len(), 1);
     assert_eq!(kitchen.temporary_files(), 1);
     driver.pass(0, true, false);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use llem_protocol::{Message, PROTOCOL_VERSION, Request, RequestRecord};
 use serde_json::{Value, json};
 
-use crate::harness::{Driver, Kitchen, Pass, workload};
+use crate::harness::{Driver, Kitchen, Pass, error, workload};
 
 /// Prompts of every length class, outputs from one token on.
 const RAGGED: [(usize, u32); 7] = [(1, 12), (17, 1), (64, 20), (3, 33), (40, 7), (90, 30), (5, 19)];
@@ -30,7 +30,7 @@ fn check_records(records: &[RequestRecord], pass: Pass, number: u32) {
 }
 
 fn check_hello(driver: &Driver) {
-    let Message::Hello { protocol_version, engine_version, libraries, .. } = &driver.hello else { panic!() };
+    let Message::Hello { protocol_version, engine_version, libraries, .. } = driver.hello() else { panic!() };
     assert_eq!((*protocol_version, engine_version.as_str()), (PROTOCOL_VERSION, "1.2.1"));
     assert_eq!((libraries["tensorrt"].as_str(), libraries["cuda"].as_str()), ("10.14.1.48", "13.1"));
     assert!(libraries["python"].starts_with("3.") && libraries["torch"].starts_with("2."), "{libraries:?}");
@@ -41,7 +41,8 @@ fn lengths_are_exact(engine: &str, expected_dtype: &str) {
     kitchen.script = json!({"token_seconds": 0.002});
     let mut driver = kitchen.driver();
     check_hello(&driver);
-    let loaded = driver.loads(&kitchen.load(kitchen.engine(json!({"engine": engine})), &workload(&RAGGED), true));
+    let loaded =
+        driver.loads_as_sent(&kitchen.load(kitchen.engine(json!({"engine": engine})), &workload(&RAGGED), true));
     assert_eq!((&loaded["dtype"], &loaded["requests"]), (&json!(expected_dtype), &json!(RAGGED.len())));
     let device = json!({"kind": "gpu", "name": "NVIDIA Stand-in", "uuid": "GPU-5ca1ab1e-0000-4000-8000-000000000000"});
     assert_eq!(loaded["devices"], json!([device]));
@@ -58,7 +59,8 @@ fn lengths_are_exact(engine: &str, expected_dtype: &str) {
     }
     assert_eq!((prefill.prompt_tokens, prefill.output_tokens), (prompts, RAGGED.len() as u64));
 
-    let records = driver.records();
+    let (records, peak_bytes) = driver.records();
+    assert_eq!(peak_bytes, None, "no device that could be asked");
     let (full, first) = records.split_at(RAGGED.len());
     check_records(full, whole, 1);
     check_records(first, prefill, 2);
@@ -70,7 +72,7 @@ fn lengths_are_exact(engine: &str, expected_dtype: &str) {
     let longest = &full[3].token_ns;
     let gaps: Vec<_> = longest.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(gaps.iter().filter(|gap| **gap > 500_000).count() > gaps.len() / 2, "{gaps:?}");
-    assert_eq!(driver.records(), [], "records are sent once");
+    assert_eq!(driver.records().0, [], "records are sent once");
     assert!(kitchen.log().contains("received after the engine's own stamp"), "{}", kitchen.log());
 
     driver.send(&Request::Shutdown);
@@ -129,7 +131,7 @@ fn sampling_is_the_experiments_alone_and_the_same_in_every_pass() {
     driver.loads(&kitchen.load(engine, &requests, true));
     driver.pass(0, true, false);
     driver.pass(1, true, false);
-    let records = driver.records();
+    let records = driver.records().0;
     let (first, second) = records.split_at(2);
     assert_eq!(outputs(first), outputs(second));
     let asked = parameters(&kitchen, 1);
@@ -138,7 +140,7 @@ fn sampling_is_the_experiments_alone_and_the_same_in_every_pass() {
     let mut greedy = kitchen.driver();
     greedy.loads(&kitchen.load(kitchen.engine(json!({})), &requests, true));
     greedy.pass(0, true, false);
-    assert_ne!(outputs(&greedy.records()), outputs(first));
+    assert_ne!(outputs(&greedy.records().0), outputs(first));
 }
 
 #[test]
@@ -149,7 +151,7 @@ fn the_end_of_sequence_token_ends_a_request_only_when_it_counts() {
         let mut driver = kitchen.driver();
         driver.loads(&kitchen.load(kitchen.engine(json!({})), &workload(&[(4, 20)]), ignore_eos));
         let done = driver.pass(0, true, false);
-        let records = driver.records();
+        let records = driver.records().0;
         assert_eq!((records[0].output_ids.len(), done.output_tokens), (length, length as u64));
         assert_eq!(records[0].output_ids[5], 2);
     }
@@ -163,11 +165,11 @@ fn blocks_of_earlier_prompts_are_kept_only_when_asked() {
     let reuse = json!({"kv_cache": {"enable_block_reuse": true}});
     for (options, kept) in [(json!({}), false), (json!({"kv_cache": {"max_tokens": 4096}}), false), (reuse, true)] {
         let mut driver = kitchen.driver();
-        let loaded = driver.loads(&kitchen.load(kitchen.engine(options), &requests, true));
+        let loaded = driver.loads_as_sent(&kitchen.load(kitchen.engine(options), &requests, true));
         assert_eq!(loaded["settings"]["kv_cache_config"]["enable_block_reuse"], json!(kept));
         driver.pass(0, true, false);
         driver.pass(1, true, false);
-        assert_eq!(driver.records().len(), 2);
+        assert_eq!(driver.records().0.len(), 2);
     }
     // An engine that keeps them all the same does not do the work that was asked.
     kitchen.script = json!({"keeps_blocks": true});
@@ -175,7 +177,7 @@ fn blocks_of_earlier_prompts_are_kept_only_when_asked() {
     driver.loads(&kitchen.load(kitchen.engine(json!({})), &requests, true));
     driver.pass(0, true, false);
     driver.send(&Request::Pass { pass: 1, record: true, prefill_only: false });
-    let (class, text) = driver.error();
+    let (class, text) = error(driver);
     assert_eq!(class, Some(llem_protocol::FailureClass::WrongWork), "{text}");
     assert!(text.contains("64 prompt tokens came from the cache"), "{text}");
 }

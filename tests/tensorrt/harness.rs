@@ -1,13 +1,15 @@
 //! The driver under way with the stand-in, on this machine's Python.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::Command;
 
-use llem_protocol::{EngineSpec, FailureClass, Message, ModelLocation, Request, RequestRecord, WorkloadLine};
+use llem_protocol::{EngineSpec, FailureClass, ModelLocation, Request, WorkloadLine};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+
+pub(crate) use crate::conversation::{Driver, Pass, workload};
 
 /// The checkout.
 pub(crate) fn root() -> PathBuf {
@@ -54,37 +56,29 @@ impl Kitchen {
 
     /// The driver, imported.
     pub(crate) fn driver(&self) -> Driver {
-        let mut driver = self.start();
-        driver.hello = driver.receive();
-        assert!(matches!(&driver.hello, Message::Hello { engine, .. } if engine == "tensorrt"), "{:?}", driver.hello);
-        driver
+        Driver::start(self.command(), "tensorrt")
     }
 
     /// The driver, started.
     pub(crate) fn start(&self) -> Driver {
+        Driver::spawn(self.command())
+    }
+
+    fn command(&self) -> Command {
         let root = root();
         let mut script = self.script.clone();
         script["log"] = json!(self.path("log"));
         let paths = ["images/common", "images/tensorrt", "tests/tensorrt/standin"].map(|part| root.join(part));
-        let mut child = Command::new("python3")
+        let mut command = Command::new("python3");
+        command
             .arg(root.join("images/tensorrt/driver.py"))
             .env("PYTHONPATH", std::env::join_paths(paths).unwrap())
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("TMPDIR", self.path("temporary"))
             .env("LLEM_STANDIN", script.to_string())
             .envs(&self.env)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(fs_err::File::create(self.path("driver.log")).unwrap().into_parts().0)
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Driver {
-            stdin: child.stdin.take(),
-            child,
-            stdout,
-            hello: Message::RecordsDone { records: 0, peak_memory_bytes: None },
-        }
+            .stderr(fs_err::File::create(self.path("driver.log")).unwrap().into_parts().0);
+        command
     }
 
     /// What the driver and its engine wrote beside the protocol.
@@ -132,115 +126,13 @@ impl Kitchen {
     pub(crate) fn refusal(&self, engine: EngineSpec) -> (Option<FailureClass>, String) {
         let mut driver = self.driver();
         driver.send(&self.load(engine, &workload(&[(4, 2)]), true));
-        driver.error()
+        error(driver)
     }
 }
 
-/// Requests with the given prompt and output lengths; the tokens differ from request to request.
-pub(crate) fn workload(lengths: &[(usize, u32)]) -> Vec<WorkloadLine> {
-    (0_u32..)
-        .zip(lengths)
-        .map(|(index, (prompt, output_tokens))| WorkloadLine {
-            index: u64::from(index),
-            prompt_ids: (0..*prompt as u32).map(|position| (7 + 131 * index + 29 * position) % 512).collect(),
-            output_tokens: *output_tokens,
-        })
-        .collect()
-}
-
-/// A running driver. Its stdin closed, it ends.
-pub(crate) struct Driver {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-    pub(crate) hello: Message,
-}
-
-/// The answer to a pass.
-#[derive(Clone, Copy)]
-pub(crate) struct Pass {
-    pub(crate) start_ns: u64,
-    pub(crate) end_ns: u64,
-    pub(crate) prompt_tokens: u64,
-    pub(crate) output_tokens: u64,
-}
-
-impl Driver {
-    pub(crate) fn send(&mut self, request: &Request) {
-        let line = serde_json::to_string(request).unwrap();
-        writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
-    }
-
-    fn line(&mut self) -> Value {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
-    }
-
-    pub(crate) fn receive(&mut self) -> Message {
-        serde_json::from_value(self.line()).unwrap()
-    }
-
-    /// Loads and gives the answer, as a message and as it was sent.
-    #[track_caller]
-    pub(crate) fn loads(&mut self, request: &Request) -> Value {
-        self.send(request);
-        let answer = self.line();
-        let message: Message = serde_json::from_value(answer.clone()).unwrap();
-        assert!(matches!(message, Message::Loaded { .. }), "{answer}");
-        answer
-    }
-
-    pub(crate) fn pass(&mut self, pass: u32, record: bool, prefill_only: bool) -> Pass {
-        self.send(&Request::Pass { pass, record, prefill_only });
-        match self.receive() {
-            Message::PassDone { pass: done, start_ns, end_ns, prompt_tokens, output_tokens } => {
-                assert_eq!(done, pass);
-                Pass { start_ns, end_ns, prompt_tokens, output_tokens }
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The kept records.
-    pub(crate) fn records(&mut self) -> Vec<RequestRecord> {
-        self.send(&Request::Records);
-        let mut kept = Vec::new();
-        loop {
-            match self.receive() {
-                Message::Record { record } => kept.push(record),
-                Message::RecordsDone { records, peak_memory_bytes } => {
-                    assert_eq!((records, peak_memory_bytes), (kept.len() as u64, None));
-                    return kept;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    /// The error that the driver ends with: class, and kind, text and causes as one.
-    #[track_caller]
-    pub(crate) fn error(mut self) -> (Option<FailureClass>, String) {
-        match self.receive() {
-            Message::Error { class, kind, text, causes } => {
-                assert_eq!(self.close().code(), Some(1));
-                (class, [vec![kind, text], causes].concat().join(": "))
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Closes stdin and waits.
-    pub(crate) fn close(mut self) -> ExitStatus {
-        drop(self.stdin.take());
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The error that a driver ends with: class, and kind, text and causes as one.
+#[track_caller]
+pub(crate) fn error(driver: Driver) -> (Option<FailureClass>, String) {
+    let (class, kind, text) = driver.error();
+    (class, format!("{kind}: {text}"))
 }

@@ -148,7 +148,7 @@ fn several_gpus_are_the_engines_own_matter() {
     kitchen.script = json!({"gpus": ["a", "b"]});
     let mut driver = kitchen.driver();
     let options = json!({"engine": "tensorrt", "tensor_parallel_size": 2});
-    let loaded = driver.loads(&kitchen.load(kitchen.engine(options), &workload(&[(4, 2)]), true));
+    let loaded = driver.loads_as_sent(&kitchen.load(kitchen.engine(options), &workload(&[(4, 2)]), true));
     let uuids: Vec<_> = loaded["devices"].as_array().unwrap().iter().map(|device| &device["uuid"]).collect();
     assert_eq!(uuids, [&json!("GPU-a"), &json!("GPU-b")]);
     assert_eq!(kitchen.told("build").len(), 1);

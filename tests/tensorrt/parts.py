@@ -39,7 +39,6 @@ class Options(unittest.TestCase):
         self.refused("invalid_config", "of backend `tensorrt`, not `vllm`", backend="vllm")
         self.refused("unsupported", "`dtype: int8`", dtype="int8")
         self.refused("unsupported", "`sampling.min_p`", sampling={"min_p": 0.1})
-        self.refused("model_missing", "not the hub", model={"hub": {"id": "a/b", "revision": None}})
         self.refused("invalid_config", "`tensorrt.engine`", extra={"backend": "pytorch"})
         self.refused("invalid_config", "has a field of its own: `dtype`", extra={"dtype": "float16"})
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use llem_protocol::{EngineSpec, FailureClass, Message, Request};
 use serde_json::{Value, json};
 
-use crate::harness::{Kitchen, root, workload};
+use crate::harness::{Kitchen, error, root, workload};
 
 /// The class of a refusal and a part of its text.
 type Expected = (Option<FailureClass>, &'static str);
@@ -95,10 +95,10 @@ fn the_machine_is_told_from_the_image() {
     let two = kitchen.engine(json!({"tensor_parallel_size": 2}));
     is_refused(&kitchen, two, (Some(FailureClass::NoGpu), "2 GPUs are asked for, and 1 are there"));
     kitchen.script = json!({"fail": {"import": "driver"}});
-    let (class, text) = kitchen.start().error();
+    let (class, text) = error(kitchen.start());
     assert_eq!(class, Some(FailureClass::NoGpu), "{text}");
     kitchen.script = json!({"needs_libraries": "/nowhere"});
-    let (class, text) = kitchen.start().error();
+    let (class, text) = error(kitchen.start());
     assert_eq!((class, text.contains("libnvinfer.so.10")), (Some(FailureClass::EngineMissing), true), "{text}");
 }
 
@@ -114,7 +114,7 @@ fn failures_of_the_engine_keep_its_words() {
     let mut driver = kitchen.driver();
     driver.loads(&kitchen.load(kitchen.engine(json!({})), &workload(&[(4, 2)]), true));
     driver.send(&Request::Pass { pass: 0, record: false, prefill_only: false });
-    let (class, text) = driver.error();
+    let (class, text) = error(driver);
     assert_eq!((class, text.contains("RequestError")), (None, true), "{text}");
 }
 
@@ -126,7 +126,7 @@ fn tokens_that_are_missing_are_not_made_up() {
     let mut driver = kitchen.driver();
     driver.loads(&kitchen.load(kitchen.engine(json!({})), &workload(&[(4, 8)]), true));
     assert_eq!(driver.pass(0, true, false).output_tokens, 7);
-    assert_eq!(driver.records()[0].output_ids.len(), 7);
+    assert_eq!(driver.records().0[0].output_ids.len(), 7);
 }
 
 /// NVIDIA's images name the libraries in a start-up file of the shell only, and the driver is started without one.

@@ -62,7 +62,6 @@ class Settings(unittest.TestCase):
         self.refused("invalid_config", "has a field of its own: `vllm.compilation`", extra={"compilation_config": {}})
         self.refused("invalid_config", "has a field of its own: `random_seed`", extra={"seed": 1})
         self.refused("invalid_config", "set by the driver itself", extra={"disable_log_stats": True})
-        self.refused("model_missing", "not the hub", model={"hub": {"id": "a/b", "revision": None}})
         self.refused("model_missing", "/nowhere does not exist", model={"directory": "/nowhere"})
 
     def test_sampling_has_none_of_the_engines_defaults(self):

@@ -7,6 +7,9 @@ use fs_err::read_to_string;
 /// Limits from here on mean "none": version 1 writes the largest multiple of a page.
 const NO_LIMIT_BYTES: u64 = 1 << 60;
 
+/// Bytes of a page, of those that have the smallest.
+const PAGE_BYTES: u64 = 4096;
+
 /// The memory controller's directories of this process, innermost first.
 #[derive(Clone, Debug)]
 pub(crate) struct MemoryCgroup {
@@ -53,6 +56,13 @@ impl MemoryCgroup {
         let mut files = self.directories.iter().flat_map(|directory| names.map(|name| directory.join(name)));
         files.find_map(|file| count_of(&read_to_string(file).ok()?, "oom_kill"))
     }
+
+    /// Bytes of files, at least, that had to make room in the innermost readable group and were read again; `None` when nobody counts.
+    pub(crate) fn reread_bytes(&self) -> Option<u64> {
+        let mut texts =
+            self.directories.iter().filter_map(|directory| read_to_string(directory.join("memory.stat")).ok());
+        texts.find_map(|text| count_of(&text, "workingset_refault_file")).map(|pages| pages.saturating_mul(PAGE_BYTES))
+    }
 }
 
 fn count_of(text: &str, key: &str) -> Option<u64> {
@@ -76,7 +86,9 @@ mod tests {
         write(root.path(), "a/b/memory.max", "max\n");
         write(root.path(), "a/memory.max", "1073741824\n");
         write(root.path(), "a/b/memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 0\n");
+        write(root.path(), "a/b/memory.stat", "anon 1\nworkingset_refault_anon 9\nworkingset_refault_file 10\n");
         let group = MemoryCgroup::from_membership("0::/a/b\n", root.path());
+        assert_eq!(group.reread_bytes(), Some(40_960));
         assert_eq!((group.limit_bytes(), group.oom_kills()), (Some(1 << 30), Some(2)));
     }
 
@@ -95,6 +107,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), "memory/memory.limit_in_bytes", "9223372036854771712\n");
         let group = MemoryCgroup::from_membership("4:memory:/\n", root.path());
-        assert_eq!((group.limit_bytes(), group.oom_kills()), (None, None));
+        assert_eq!((group.limit_bytes(), group.oom_kills(), group.reread_bytes()), (None, None, None));
     }
 }

@@ -53,7 +53,25 @@ impl Run {
     /// The fault of a phase that took too long.
     pub(crate) fn timeout_fault(&self) -> Fault {
         let Failure { class, message, .. } = self.timeout_failure(self.phase());
-        Fault { class, message }
+        match self.short_of_memory() {
+            Some(why) => Fault::new(FailureClass::HostOutOfMemory, format!("{message}; {why}")),
+            None => Fault { class, message },
+        }
+    }
+
+    /// A kernel that can throw out pages of programs and libraries kills nobody for lack of memory: everybody waits for the disk instead,
+    /// for minutes or for ever.
+    fn short_of_memory(&self) -> Option<String> {
+        let limit_bytes = self.memory.limit_bytes()?;
+        let reread_bytes = self.memory.reread_bytes()?.saturating_sub(self.reread_bytes_at_start?);
+        let mib = |bytes: u64| bytes >> 20;
+        (reread_bytes > limit_bytes / 2).then(|| {
+            format!(
+                "nobody was killed yet, but under the memory limit of {} MiB, {} MiB of files had to make room and were read again",
+                mib(limit_bytes),
+                mib(reread_bytes)
+            )
+        })
     }
 
     /// As [`Self::timeout_fault`], for a phase that has only begun.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use llem_protocol::{Event, EventBody, LogLevel};
+use llem_protocol::{Event, EventBody, LogLevel, VisibleGpus};
 
 use crate::clock;
 
@@ -82,9 +82,18 @@ pub(crate) fn print_version() -> ExitCode {
     }
 }
 
+/// Writes the GPUs that are visible here as one line of JSON.
+pub(crate) fn print_gpus(gpus: &VisibleGpus) -> ExitCode {
+    let written = serde_json::to_string(gpus).map_err(std::io::Error::from);
+    match written.and_then(|line| writeln!(std::io::stdout(), "{line}")) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(2),
+    }
+}
+
 /// Says how the agent is called.
 pub(crate) fn print_usage() -> ExitCode {
-    log_line("expected one argument: `llem-agent JOB_FILE` or `llem-agent --version`");
+    log_line("expected one argument: `llem-agent JOB_FILE`, `llem-agent --gpus` or `llem-agent --version`");
     ExitCode::from(2)
 }
 

@@ -1,4 +1,4 @@
-//! `llem-agent JOB_FILE`: starts the driver of one run, measures it, and writes the results.
+//! `llem-agent JOB_FILE`: starts the driver of one run, measures it, and writes the results. `llem-agent --gpus`: the GPUs that are visible.
 
 mod cgroup;
 mod checks;
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     match (arguments.next(), arguments.next()) {
         (Some(flag), None) if flag == "--version" => events::print_version(),
+        (Some(flag), None) if flag == "--gpus" => events::print_gpus(&power::visible_gpus()),
         (Some(file), None) => run::run(Path::new(&file)),
         _ => events::print_usage(),
     }

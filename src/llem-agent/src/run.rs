@@ -56,6 +56,8 @@ pub(crate) struct Run {
     pub(crate) memory: MemoryCgroup,
     /// Kills for lack of memory before the run.
     pub(crate) oom_kills_at_start: Option<u64>,
+    /// [`MemoryCgroup::reread_bytes`] before the run.
+    pub(crate) reread_bytes_at_start: Option<u64>,
     /// Reads the power sources once they are open.
     pub(crate) sampler: Sampler,
     /// Idle power, once sampling has ended.
@@ -142,6 +144,7 @@ impl Run {
             inbox: Inbox::new(),
             clock_start: clock::clock_pair(),
             oom_kills_at_start: memory.oom_kills(),
+            reread_bytes_at_start: memory.reread_bytes(),
             memory,
             sampler: Sampler::idle(),
             baseline: None,

@@ -97,16 +97,11 @@ fn load<R: BufRead>(
     Ok(Generator { model, requests, batch_size, sampling, seed, eos_ids })
 }
 
-fn model_dir(model: &ModelLocation) -> Result<&Path, DriverError> {
-    match model {
-        ModelLocation::Directory(dir) if dir.is_dir() => Ok(dir),
-        ModelLocation::Directory(dir) => {
-            Err(DriverError::ModelMissing(format!("the model directory {} does not exist", dir.display())))
-        }
-        ModelLocation::Hub { id, .. } => Err(DriverError::ModelMissing(format!(
-            "the candle backend reads local directories, not the hub; download `{id}` and name its directory"
-        ))),
+fn model_dir(ModelLocation::Directory(dir): &ModelLocation) -> Result<&Path, DriverError> {
+    if dir.is_dir() {
+        return Ok(dir);
     }
+    Err(DriverError::ModelMissing(format!("the model directory {} does not exist", dir.display())))
 }
 
 fn read_weights<R: BufRead>(

@@ -64,9 +64,8 @@ impl DriverError {
             Self::Unsupported(_) | Self::Geometry(GeometryError::Unsupported { .. }) => FailureClass::Unsupported,
             Self::Workload(_) => FailureClass::WorkloadCorrupt,
             Self::Protocol(_) => FailureClass::Protocol,
-            Self::Geometry(GeometryError::Architecture { .. }) | Self::Mismatch(_) => {
-                FailureClass::UnsupportedArchitecture
-            }
+            Self::Geometry(GeometryError::Architecture { .. } | GeometryError::Contradiction { .. })
+            | Self::Mismatch(_) => FailureClass::UnsupportedArchitecture,
             Self::Geometry(_) | Self::Weights(_) | Self::ModelMissing(_) => FailureClass::ModelMissing,
             Self::NotFinite | Self::Candle(_) | Self::Threads(_) | Self::Io(_) => return None,
         })

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::{Driver, batch, edit_config, engine, model, small, workload};
 use llem_model::Architecture;
-use llem_protocol::{EngineSpec, FailureClass, ModelLocation, Request, WorkloadLine};
+use llem_protocol::{EngineSpec, FailureClass, Request, WorkloadLine};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -65,9 +65,6 @@ fn a_missing_model_is_named() {
     let missing = FailureClass::ModelMissing;
     assert_refused(dir.path(), batch(Path::new("/nowhere"), 1), missing, "/nowhere");
     assert_refused(dir.path(), batch(dir.path(), 1), missing, "config.json");
-    let mut spec = batch(dir.path(), 1);
-    spec.model = ModelLocation::Hub { id: "org/name".to_owned(), revision: None };
-    assert_refused(dir.path(), spec, missing, "org/name");
     let path = model_of(&dir);
     fs_err::remove_file(path.join("model.safetensors")).unwrap();
     assert_refused(dir.path(), batch(&path, 1), missing, "model.safetensors");

@@ -27,12 +27,22 @@ pub enum GeometryError {
         source: serde_json::Error,
     },
     /// The model is of a family that llem has no geometry for.
-    #[error("{}: architecture `{found}` is not supported (known: LlamaForCausalLM, Qwen2ForCausalLM)", path.display())]
+    #[error("{}: architecture `{found}` is none of those that llem computes itself: {}", path.display(), Architecture::NAMES)]
     Architecture {
         /// The file.
         path: PathBuf,
         /// What the file names.
         found: String,
+    },
+    /// Two keys name different families.
+    #[error("{}: `model_type: {model_type}` and `architectures: [{classes}]` name different architectures", path.display())]
+    Contradiction {
+        /// The file.
+        path: PathBuf,
+        /// The value of `model_type`.
+        model_type: String,
+        /// The values of `architectures`.
+        classes: String,
     },
     /// A feature that changes the forward pass or the tensors, and that llem does not implement.
     #[error("{}: {what} is not supported", path.display())]
@@ -116,7 +126,7 @@ impl Geometry {
     }
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, GeometryError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, GeometryError> {
     let content = bounded::read(path, MAX_CONFIG_BYTES).map_err(GeometryError::Read)?;
     serde_json::from_slice(&content).map_err(|source| GeometryError::Json { path: path.to_owned(), source })
 }
@@ -164,17 +174,26 @@ impl Reader<'_> {
     }
 
     fn architecture(&self) -> Result<Architecture, GeometryError> {
+        let path = self.path.to_owned();
         let classes = self.raw.architectures.as_deref().unwrap_or_default();
-        let known = [Architecture::Llama, Architecture::Qwen2].into_iter().find(|known| match &self.raw.model_type {
-            Some(model_type) => model_type == known.model_type(),
-            None => classes.iter().any(|class| class == known.class_name()),
-        });
-        match known {
-            Some(known) if classes.is_empty() || classes.iter().any(|class| class == known.class_name()) => Ok(known),
-            _ => {
-                let found = classes.first().or(self.raw.model_type.as_ref()).map_or("none", String::as_str).to_owned();
-                Err(GeometryError::Architecture { path: self.path.to_owned(), found })
+        let by_class = Architecture::ALL.into_iter().find(|known| classes.iter().any(|c| c == known.class_name()));
+        let Some(model_type) = &self.raw.model_type else {
+            let found = classes.first().map_or("none", String::as_str).to_owned();
+            return by_class.ok_or(GeometryError::Architecture { path, found });
+        };
+        let by_type = Architecture::ALL.into_iter().find(|known| model_type == known.model_type());
+        match (by_type, by_class) {
+            (Some(known), None) if classes.is_empty() => Ok(known),
+            (Some(known), Some(class)) if known == class => Ok(known),
+            (None, None) => {
+                let found = classes.first().unwrap_or(model_type).to_owned();
+                Err(GeometryError::Architecture { path, found })
             }
+            _ => Err(GeometryError::Contradiction {
+                path,
+                model_type: model_type.to_owned(),
+                classes: classes.join(", "),
+            }),
         }
     }
 
@@ -277,6 +296,6 @@ fn token_ids(path: &Path, value: &Value, vocab: usize) -> Result<Vec<u32>, Geome
         .collect()
 }
 
-fn quantization_method(config: &Map<String, Value>) -> String {
+pub(crate) fn quantization_method(config: &Map<String, Value>) -> String {
     config.get("quant_method").and_then(Value::as_str).unwrap_or("unknown").to_owned()
 }

@@ -15,6 +15,12 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// Every family.
+    pub const ALL: [Self; 2] = [Self::Llama, Self::Qwen2];
+
+    /// Their names for messages.
+    pub const NAMES: &str = "LlamaForCausalLM and Qwen2ForCausalLM";
+
     /// `model_type` in `config.json`.
     pub const fn model_type(self) -> &'static str {
         match self {

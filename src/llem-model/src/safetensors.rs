@@ -21,6 +21,10 @@ pub const SINGLE_FILE: &str = "model.safetensors";
 /// Name of the list of shards.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
+/// Ends of the names that embedding tables have.
+const EMBEDDINGS: [&str; 5] =
+    ["embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight"];
+
 /// Why the headers of a model directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SafetensorsError {
@@ -130,6 +134,13 @@ impl Checkpoint {
     /// Number of stored values; of an unquantised checkpoint the number of parameters.
     pub fn parameters(&self) -> u64 {
         self.tensors.values().map(StoredTensor::elements).sum()
+    }
+
+    /// Rows of the embedding table, where one of the tensors has such a name.
+    pub fn embedding_rows(&self) -> Option<u64> {
+        let is_table = |name: &str| EMBEDDINGS.iter().any(|end| name.ends_with(end));
+        let table = self.tensors.iter().find(|(name, tensor)| tensor.shape.len() == 2 && is_table(name));
+        table.map(|(_, tensor)| tensor.shape[0])
     }
 
     /// Bytes of all tensors.

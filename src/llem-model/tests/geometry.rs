@@ -26,6 +26,12 @@ fn with(key: &str, value: Value) -> Value {
     config
 }
 
+fn mistral() -> Value {
+    let mut config = with("model_type", json!("mistral"));
+    config["architectures"] = json!(["MistralForCausalLM"]);
+    config
+}
+
 #[test]
 fn llama_2_7b_has_its_published_number_of_parameters() {
     let geometry = read(&llama_2_7b()).unwrap();
@@ -106,8 +112,15 @@ fn generation_config_goes_before_config() {
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
     for (config, words) in [
-        (with("model_type", json!("mistral")), "LlamaForCausalLM"),
-        (with("architectures", json!(["MixtralForCausalLM"])), "MixtralForCausalLM"),
+        (
+            with("model_type", json!("qwen2")),
+            "`model_type: qwen2` and `architectures: [LlamaForCausalLM]` name different",
+        ),
+        (with("architectures", json!(["MixtralForCausalLM"])), "[MixtralForCausalLM]"),
+        (
+            mistral(),
+            "`MistralForCausalLM` is none of those that llem computes itself: LlamaForCausalLM and Qwen2ForCausalLM",
+        ),
         (with("rope_scaling", json!({"type": "yarn", "factor": 4.0})), "yarn"),
         (with("hidden_act", json!("gelu")), "gelu"),
         (with("mlp_bias", json!(true)), "mlp_bias"),

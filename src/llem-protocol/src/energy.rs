@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where a power figure comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PowerSourceKind {
     /// NVIDIA's management library.
@@ -17,6 +18,7 @@ pub enum PowerSourceKind {
 
 /// Which part of the hardware a sensor covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PowerScope {
     /// One GPU with its memory (NVML's scope id 0).
@@ -32,6 +34,7 @@ pub enum PowerScope {
 
 /// What a sensor covers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PowerDomain {
     /// The interface.
     pub source: PowerSourceKind,
@@ -44,6 +47,7 @@ pub struct PowerDomain {
 
 /// What one point of a power curve means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CurveKind {
     /// Mean over the stretch since the point before, without gaps: the driver's own sample buffer, differences of a counter.
@@ -59,6 +63,7 @@ pub enum CurveKind {
 
 /// Energy between two edges.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EnergyReport {
     /// One entry per sensor domain. Empty when nothing could be read; the reasons say why.
     pub devices: Vec<DeviceEnergy>,
@@ -66,6 +71,7 @@ pub struct EnergyReport {
 
 /// How the energy of a stretch was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EnergyMethod {
     /// Difference of the hardware counter between its edges, less the curve's energy in lead and tail.
@@ -78,6 +84,7 @@ pub enum EnergyMethod {
 
 /// What decides how far counter and curve may be apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CrossCheckBasis {
     /// 1 % of the counter: nothing that the curve says of itself allows more, or the load was steady for 10 s, when a curve misses nothing.
@@ -88,6 +95,7 @@ pub enum CrossCheckBasis {
 
 /// Counter and curve of one sensor, compared.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CrossCheck {
     /// The curve over the counter less 1, in percent.
     pub difference_percent: f64,
@@ -101,6 +109,7 @@ pub struct CrossCheck {
 
 /// One edge of a stretch for one sensor.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EdgeRecord {
     /// When: at a tick of the counter if aligned.
     pub t_ns: u64,
@@ -115,6 +124,7 @@ pub struct EdgeRecord {
 
 /// Energy of one sensor domain over a stretch of work, with edges around it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceEnergy {
     /// What the sensor covers.
     pub domain: PowerDomain,
@@ -155,6 +165,7 @@ pub struct DeviceEnergy {
 
 /// Energy of prefill and decode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EnergySplit {
     /// What the sensor covers.
     pub domain: PowerDomain,
@@ -181,6 +192,7 @@ pub struct EnergySplit {
 
 /// Idle power.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BaselineRecord {
     /// Its beginning.
     pub start_ns: u64,
@@ -192,6 +204,7 @@ pub struct BaselineRecord {
 
 /// Idle power of one sensor domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BaselinePower {
     /// What the sensor covers.
     pub domain: PowerDomain,

@@ -6,6 +6,7 @@ use crate::Phase;
 
 /// Why a run did not finish. Decides what the user is told to do and whether a retry can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
     /// The engine asked for more device memory than there is.
@@ -80,7 +81,7 @@ impl FailureClass {
         match self {
             Self::OutOfMemory => "the engine ran out of device memory",
             Self::GpuBusy => "another process holds the device's memory",
-            Self::HostOutOfMemory => "the kernel killed a process for lack of main memory",
+            Self::HostOutOfMemory => "main memory ran out",
             Self::ModelMissing => "the model was not found or is damaged",
             Self::ModelGated => "the model's repository refused access",
             Self::UnsupportedArchitecture => "the engine does not know the model's architecture",
@@ -127,7 +128,9 @@ impl FailureClass {
             Self::EngineMissing => "use an image that contains the engine, or install the missing module in it",
             Self::NoGpu => "check the GPU driver, the container toolkit and `gpu:` in the user config",
             Self::Communication => "check shared memory (`execution.shm_gib`) and the links between the GPUs",
-            Self::EngineStale => "the cached engine is rebuilt at the next run",
+            Self::EngineStale => {
+                "llem builds an engine anew that does not load, once; where that does not help, driver.log has the engine's words"
+            }
             Self::DriverMissing => {
                 "check the image: it must hold the backend's interpreter or driver program; `python` in the user config names an interpreter"
             }
@@ -144,7 +147,7 @@ impl FailureClass {
             Self::OutputUnwritable => "free space or fix the permissions of the study directory",
             Self::AgentMissing => "the image must be x86-64 Linux with glibc 2.34 or later",
             Self::ContainerKilled => "somebody or something outside llem killed the container; run the study again",
-            Self::ImageMissing => "build it with `llem image build`, or get it with `llem image pull`",
+            Self::ImageMissing => "get it with `llem image pull`, or build it",
             Self::ContainerRefused => "read the engine's message; GPU access and limits are set in the user config",
             Self::ContainerEngineLost => {
                 "restart the container engine, then run the study again; leftovers are removed at the next start"
@@ -166,6 +169,7 @@ impl fmt::Display for FailureClass {
 
 /// A failed run: what happened, where, and what the driver said last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// The class.
     pub class: FailureClass,

@@ -55,13 +55,6 @@ pub struct DriverCommand {
 pub enum ModelLocation {
     /// A directory with `config.json` and safetensors files, as the driver sees it.
     Directory(PathBuf),
-    /// A Hugging Face repository that the engine resolves through its own cache.
-    Hub {
-        /// `organisation/name`.
-        id: String,
-        /// Branch, tag or commit.
-        revision: Option<String>,
-    },
 }
 
 /// What the driver loads and with which settings.

@@ -19,7 +19,7 @@ mod phase;
 mod reason;
 mod report;
 
-pub use device::{Device, DeviceKind};
+pub use device::{Device, DeviceKind, VisibleGpus};
 pub use driver::{Message, Request, RequestRecord};
 pub use energy::{
     BaselinePower, BaselineRecord, CrossCheck, CrossCheckBasis, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod,

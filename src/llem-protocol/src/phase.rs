@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// One stretch of a run, in the order in which they happen. Each has its own time-out and its own energy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// From the start of the container to the agent's first event.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Whether a reason makes a run's numbers unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Worth knowing; the numbers stand.
@@ -17,6 +18,7 @@ macro_rules! reason_codes {
     ($($(#[$doc:meta])* $variant:ident = $code:literal, $severity:ident, $why:literal, $advice:literal;)*) => {
         /// Why a figure is absent, or a run is not valid. Codes, not free text, so that programs can select on them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         pub enum ReasonCode {
             $($(#[$doc])* #[serde(rename = $code)] $variant,)*
         }
@@ -110,8 +112,9 @@ reason_codes! {
     WarmupShortened = "warmup_shortened", Note,
         "caches and clocks may not have settled", "raise `measurement.warmup_passes`";
     /// Idle power changed while it was measured.
-    BaselineUnstable = "baseline_unstable", Invalid,
-        "energy net of the baseline is as unsure", "see that nothing else uses the GPU, or raise `measurement.baseline_seconds`";
+    BaselineUnstable = "baseline_unstable", Note,
+        "what idling takes is not known, so that net energy is null; gross energy is not touched",
+        "see that nothing else uses the GPU, or raise `measurement.baseline_seconds`";
     /// The driver forgets a GPU's state when nobody uses it.
     PersistenceOff = "persistence_off", Note,
         "idle power and load times depend on who else holds the GPU open", "`nvidia-smi -pm 1` as root switches persistence on";
@@ -158,6 +161,9 @@ reason_codes! {
     /// What compiling took of the load could not be told by the power curve.
     CompileNotResolved = "compile_not_resolved", Note,
         "energy of compiling and of the rest of the load is null; their times stand", "use the energy of both together, which the message has";
+    /// The number of parameters that a token meets is not known.
+    FlopsUnknown = "flops_unknown", Note,
+        "the reference number of operations is null", "work it out from the model's description where it matters";
     /// No carbon intensity was given.
     NoCarbonIntensity = "no_carbon_intensity", Note,
         "CO2 is null: llem invents no number", "set `carbon.intensity_g_per_kwh` and `carbon.pue` in the user config";
@@ -171,6 +177,7 @@ impl fmt::Display for ReasonCode {
 
 /// A code with its particulars.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reason {
     /// The code.
     pub code: ReasonCode,

@@ -53,6 +53,7 @@ pub struct Report {
 
 /// Both clocks read together: joins monotonic stamps with wall-clock time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClockPair {
     /// `CLOCK_MONOTONIC` in nanoseconds.
     pub monotonic_ns: u64,
@@ -62,6 +63,7 @@ pub struct ClockPair {
 
 /// The machine as seen from inside the container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EnvironmentReport {
     /// Kernel release.
     pub kernel: Option<String>,
@@ -93,6 +95,7 @@ pub struct EnvironmentReport {
 
 /// The engine by its own account.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EngineReport {
     /// Engine name.
     pub engine: String,
@@ -117,6 +120,7 @@ pub struct EngineReport {
 
 /// A stretch of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stretch {
     /// Its beginning.
     pub start_ns: u64,
@@ -126,6 +130,7 @@ pub struct Stretch {
 
 /// A phase that began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PhaseRecord {
     /// Which.
     pub phase: Phase,
@@ -142,6 +147,7 @@ pub struct PhaseRecord {
 
 /// How the run was warmed up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WarmupRecord {
     /// Whole passes.
     pub passes: u32,
@@ -155,6 +161,7 @@ pub struct WarmupRecord {
 
 /// How the thermal gate ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GateOutcome {
     /// Clocks and temperatures had settled and no thermal throttle reason was active.
@@ -169,6 +176,7 @@ pub enum GateOutcome {
 
 /// The thermal gate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ThermalGateRecord {
     /// How it ended.
     pub outcome: GateOutcome,
@@ -183,6 +191,7 @@ pub struct ThermalGateRecord {
 
 /// The measured window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WindowRecord {
     /// The work's beginning: the first request of the first pass is handed to the engine.
     pub start_ns: u64,
@@ -201,6 +210,7 @@ pub struct WindowRecord {
 
 /// Passes that generated one token per request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PrefillRecord {
     /// The work's beginning.
     pub start_ns: u64,
@@ -217,6 +227,7 @@ pub struct PrefillRecord {
 
 /// One pass of the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PassRecord {
     /// Number of the pass, counted over warm-up and window.
     pub pass: u32,
@@ -232,6 +243,7 @@ pub struct PassRecord {
 
 /// What the agent itself used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SelfUsage {
     /// Processor seconds of user and system time.
     pub cpu_s: f64,

@@ -63,6 +63,24 @@ impl Comparison {
         self.p_beyond(threshold, -1.0)
     }
 
+    /// The same comparison where the ratio has a further standard uncertainty that all its values share and that their scatter does not show, such as
+    /// that of the gains of two sensors: relative, 0.029 is 2.9 %. Its degrees of freedom count as infinite (JCGM 100:2008, G.4.2).
+    #[must_use]
+    pub fn with_shared_uncertainty(&self, relative: f64) -> Option<Self> {
+        if relative == 0.0 {
+            return Some(*self);
+        }
+        if !relative.is_finite() || relative < 0.0 {
+            return None;
+        }
+        let standard_error = self.standard_error.hypot(relative);
+        let share = if self.standard_error > 0.0 { standard_error / self.standard_error } else { f64::INFINITY };
+        // A t distribution of a million degrees is normal to 6 digits.
+        let degrees = (self.degrees * share.powi(4)).min(1e6);
+        let scatter = Scatter { log_ratio: self.log_ratio, standard_error, degrees };
+        Self::new(scatter, self.level, self.method, (self.n_first, self.n_second))
+    }
+
     fn p_beyond(&self, threshold: f64, sign: f64) -> Option<f64> {
         let excess = sign * (self.log_ratio - threshold.ln_1p());
         if !excess.is_finite() {
@@ -189,6 +207,25 @@ mod tests {
         let [a, b] = [Sample::new(&constant[0]).unwrap(), Sample::new(&constant[1]).unwrap()];
         let double = unpaired(a, b, DEFAULT_LEVEL).unwrap();
         assert!((double.relative_difference - 1.0).abs() < 1e-12 && double.p_value < 1e-12, "{double:?}");
+    }
+
+    #[test]
+    fn an_uncertainty_that_all_values_share_widens_the_interval() {
+        let (first, second) = (Sample::new(&FIRST).unwrap(), times(1.05));
+        let alone = paired(first, Sample::new(&second).unwrap(), DEFAULT_LEVEL).unwrap();
+        assert!(alone.p_above(0.0).unwrap() < 1e-6);
+        // Without scatter, 1.96 of it either way: exp(0.04879 ± 1.96·0.03) − 1.
+        let wide = alone.with_shared_uncertainty(0.03).unwrap();
+        assert!((wide.low - -0.009_96).abs() < 1e-4 && (wide.high - 0.113_6).abs() < 1e-4, "{wide:?}");
+        assert!((wide.p_above(0.0).unwrap() - 0.0519).abs() < 1e-3, "{wide:?}");
+        // Next to scatter, little of it changes little.
+        let scattered = unpaired(first, Sample::new(&second).unwrap(), DEFAULT_LEVEL).unwrap();
+        let little = scattered.with_shared_uncertainty(1e-4).unwrap();
+        assert!((little.high - scattered.high).abs() < 1e-4 && little.high > scattered.high);
+        assert_eq!(scattered.with_shared_uncertainty(0.0), Some(scattered));
+        assert!(
+            scattered.with_shared_uncertainty(f64::NAN).is_none() && scattered.with_shared_uncertainty(-0.1).is_none()
+        );
     }
 
     #[test]

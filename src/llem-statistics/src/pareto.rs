@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Whether less or more is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// Less is better: energy, latency.
@@ -23,6 +24,7 @@ pub struct Estimate {
 
 /// Where a deployment stands among the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// No other is at least as good in every figure and better in one.

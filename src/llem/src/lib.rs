@@ -14,6 +14,7 @@ mod printable;
 pub mod report;
 pub mod result;
 pub mod runner;
+pub mod schema;
 pub mod study;
 mod sweep;
 #[cfg(test)]

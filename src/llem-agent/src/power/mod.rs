@@ -28,6 +28,7 @@ pub(crate) use baseline::baseline;
 pub(crate) use energy::Work;
 pub(crate) use gpu_facts::GpuFacts;
 pub(crate) use judge::Judged;
+pub(crate) use nvml::visible_gpus;
 pub(crate) use recording::Recording;
 pub(crate) use sampler::{Edge, Sampler};
 pub(crate) use settle::{SPAN_S as SETTLE_SPAN_S, unsettled};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llem_protocol::{CurveKind, PowerDomain, PowerScope, PowerSourceKind};
+use llem_protocol::{CurveKind, PowerDomain, PowerScope, PowerSourceKind, VisibleGpus};
 use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
@@ -64,6 +64,17 @@ pub(crate) fn open(uuids: &[String]) -> Result<(NvmlSource, GpuFacts), NvmlError
         source.gpus.push(Gpu::new(uuid, PowerScope::Gpu, device, reading));
     }
     Ok((source, facts))
+}
+
+/// The GPUs that NVML shows in this place. One that does not tell its UUID is left out.
+pub(crate) fn visible_gpus() -> VisibleGpus {
+    let uuids = |nvml: &Nvml| -> Result<Vec<String>, NvmlError> {
+        Ok((0..nvml.device_count()?).filter_map(|index| nvml.device_by_index(index).ok()?.uuid().ok()).collect())
+    };
+    match Nvml::init().and_then(|nvml| uuids(&nvml)) {
+        Ok(uuids) => VisibleGpus { uuids, problem: None },
+        Err(error) => VisibleGpus { uuids: Vec::new(), problem: Some(error.to_string()) },
+    }
 }
 
 /// The driver's buffer has more samples than anything else; what was sampled before now belongs to no one.

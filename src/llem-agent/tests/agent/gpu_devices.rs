@@ -140,3 +140,22 @@ fn an_average_over_a_second_tells_nothing_of_the_idle_time_beside_the_work() {
     seen.assert_true(0, 0);
     assert!(seen.codes_of(0).is_empty(), "{:?}", seen.report.reasons);
 }
+
+/// What the controller asks before a study whether GPUs get into containers.
+#[test]
+fn the_visible_gpus_are_said_without_a_job() {
+    let Some((mut bench, _)) = gpu_bench("none", vec![gpu(0), gpu(1)]) else { return };
+    let ask = |bench: &crate::harness::Bench| -> llem_protocol::VisibleGpus {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_llem-agent"));
+        let output = command.arg("--gpus").envs(bench.environment().iter().cloned()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let seen = ask(&bench);
+    assert_eq!((seen.uuids, seen.problem), (vec![uuid(0), uuid(1)], None));
+    bench.without_nvml();
+    if !std::path::Path::new("/dev/nvidiactl").exists() {
+        let seen = ask(&bench);
+        assert!(seen.uuids.is_empty() && seen.problem.is_some(), "{seen:?}");
+    }
+}

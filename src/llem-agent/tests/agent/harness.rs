@@ -107,6 +107,11 @@ impl Bench {
         self.environment = fake_nvml::stage(self.directory.path(), script).unwrap().to_vec();
     }
 
+    /// The variables that put it there.
+    pub(crate) fn environment(&self) -> &[(&'static str, PathBuf)] {
+        &self.environment
+    }
+
     /// Takes it away again.
     pub(crate) fn without_nvml(&mut self) {
         self.environment.clear();

@@ -74,6 +74,12 @@ pub fn ensure(spec: &SyntheticSpec, cache_root: &Path) -> Result<SyntheticModel,
     Ok(SyntheticModel { dir, id: spec.id(), parameters: geometry.parameters(), geometry, built })
 }
 
+/// The directory of a specification's model, when it is whole in the cache. Nothing is made.
+pub fn find(spec: &SyntheticSpec, cache_root: &Path) -> Option<PathBuf> {
+    let dir = cache_root.join(BUCKET).join(spec.id());
+    Manifest::is_whole(&dir, spec).then_some(dir)
+}
+
 fn build(spec: &SyntheticSpec, bucket: &Path, dir: &Path) -> io::Result<()> {
     fs_err::create_dir_all(bucket)?;
     remove_abandoned(bucket);

@@ -18,7 +18,7 @@ mod text;
 mod tokenizer;
 mod weights;
 
-pub use build::{SyntheticError, SyntheticModel, ensure};
+pub use build::{SyntheticError, SyntheticModel, ensure, find};
 pub use spec::{SpecProblem, SyntheticSpec};
 
 /// Version of everything that decides the bytes of a synthetic model. Another version is another directory.

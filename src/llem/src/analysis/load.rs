@@ -93,9 +93,7 @@ impl StudyFiles {
         if !file.is_file() {
             return Err(LoadError::NoStudy { path: path.to_owned(), problem: what_is_there(&root) });
         }
-        let text = read(&root, &file, STUDY_BYTES)?;
-        let study = StudyResult::from_json(&text).map_err(|source| LoadError::Record { path: file.clone(), source })?;
-        check_study(&study).map_err(|problem| LoadError::Contradiction { path: file, problem })?;
+        let study = parse_study(&file, &read(&root, &file, STUDY_BYTES)?)?;
         Ok(Self { root, study })
     }
 
@@ -158,6 +156,19 @@ pub fn read_run(path: &Path) -> Result<RunResult, LoadError> {
     let file = fs_err::canonicalize(&file).map_err(|source| missing(&file, source))?;
     let root = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
     parse_run(&file, &read(&root, &file, RESULT_BYTES)?)
+}
+
+/// Reads a `study.json` of any name and of any schema version up to this one: a copy is enough, without the directories of its runs.
+pub fn read_study(path: &Path) -> Result<StudyResult, LoadError> {
+    let file = fs_err::canonicalize(path).map_err(|source| missing(path, source))?;
+    let root = file.parent().unwrap_or_else(|| Path::new("/")).to_owned();
+    parse_study(path, &read(&root, &file, STUDY_BYTES)?)
+}
+
+fn parse_study(path: &Path, text: &[u8]) -> Result<StudyResult, LoadError> {
+    let study = StudyResult::from_json(text).map_err(|source| LoadError::Record { path: path.to_owned(), source })?;
+    check_study(&study).map_err(|problem| LoadError::Contradiction { path: path.to_owned(), problem })?;
+    Ok(study)
 }
 
 fn parse_run(path: &Path, text: &[u8]) -> Result<RunResult, LoadError> {

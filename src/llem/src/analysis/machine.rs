@@ -36,8 +36,8 @@ impl Facts {
         self.text("runner", &run.runner);
         self.text("model.source", &run.model.source);
         self.maybe("model.revision", run.model.revision.as_deref());
-        self.text("model.architecture", &run.model.architecture);
-        self.text("model.parameters", &run.model.parameters.to_string());
+        self.maybe("model.architecture", run.model.architecture.as_deref());
+        self.maybe("model.parameters", run.model.parameters.map(|n| n.to_string()).as_deref());
         self.text("workload.sha256", &run.workload.sha256);
         if let Some(engine) = &run.engine {
             self.text(&format!("engine.{}", engine.engine), &engine.engine_version);

@@ -10,6 +10,7 @@
 //!
 //! `docs/statistics.md` says which method is used when.
 
+pub mod compare;
 mod curve;
 mod experiment;
 mod figures;
@@ -23,6 +24,6 @@ pub use curve::PowerCurve;
 pub use experiment::{ExperimentAnalysis, LeftOut, RunPicture};
 pub use figures::{FigureAnalysis, RunValue};
 pub use latency::{Latency, LatencyAnalysis, Percentile};
-pub use load::{LoadError, StudyFiles, read_run};
+pub use load::{LoadError, StudyFiles, read_run, read_study};
 pub use machine::Fact;
 pub use study::{ANALYSIS_SCHEMA_VERSION, AnalysisOptions, ReasonCount, RunCounts, StudyAnalysis, TrendWarning};

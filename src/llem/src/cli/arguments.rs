@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use llem::config::{Backend, Profile, RunnerKind};
 use llem::result::Figure;
+use llem::schema::RecordKind;
 
 use super::printer::Output;
 
@@ -10,7 +11,7 @@ use super::printer::Output;
 ///
 /// Exit codes: 0 all measured; 1 something failed; 2 bad usage or config; 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_long_help = llem::config::environment_help())]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -31,14 +32,92 @@ pub(crate) enum Command {
     ///
     /// Exit codes: 0 said; 1 the results cannot be read; 2 bad usage, or no study there.
     Report(ReportArguments),
-    /// Check, describe or start a config file.
+    /// Check this machine; or check, describe or start a config file.
+    ///
+    /// Without a command: whether runs work on this machine. Exit codes: 0 they do; 1 something must change first.
     Config(ConfigArguments),
     /// List, make, fetch or probe images.
     Image(ImageArguments),
     /// List, check, prune or compare compiled engines.
     Cache(CacheArguments),
+    /// Hold a candidate against its baseline, and fail when a figure became worse.
+    ///
+    /// A and B are study directories, copies of their study.json, or single runs. Experiments are paired by their configs, or by all of
+    /// them but the engine's image. Only valid runs count; at least two are needed on each side.
+    ///
+    /// Exit codes: 0 no rule failed; 1 a rule failed; 2 bad usage, or not comparable; 3 a rule could not be decided.
+    Compare(CompareArguments),
+    /// Print the JSON Schema of a file that llem writes.
+    Schema {
+        /// Which file.
+        #[arg(value_enum)]
+        record: RecordName,
+    },
     /// Remove containers that a killed llem left.
     Clean,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArguments {
+    /// The baseline.
+    #[arg(value_name = "A")]
+    pub(crate) baseline: PathBuf,
+    /// The candidate; with --by it may be absent: then experiments of A are compared with each other.
+    #[arg(value_name = "B", required_unless_present = "by")]
+    pub(crate) candidate: Option<PathBuf>,
+    /// Fail when a figure of B is beyond a threshold, e.g. 'energy_per_output_token_j > +3%'; `none` never fails. Repeatable.
+    /// Absent: more energy per token, or, without energy, fewer tokens per second.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) fail_on: Vec<String>,
+    /// Compare experiments that differ in this key only, e.g. vllm.image.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) by: Option<String>,
+    /// What to print on stdout, or to write to --output.
+    #[arg(long, value_enum, default_value_t = CompareFormat::Table)]
+    pub(crate) format: CompareFormat,
+    /// Write the document to this file, and the table on stdout.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Compare what is not comparable, and mark what becomes of it.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Let experiments of A be absent from B.
+    #[arg(long)]
+    pub(crate) allow_missing: bool,
+}
+
+/// How a comparison is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CompareFormat {
+    /// A table for people.
+    Table,
+    /// One JSON document for programs.
+    Json,
+    /// For a pull request's comment or a job's summary.
+    Markdown,
+    /// A test report for CI systems.
+    Junit,
+}
+
+/// Names of records on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecordName {
+    /// `result.json` of a run.
+    Result,
+    /// `study.json` of a study.
+    Study,
+    /// What `llem compare --format json` prints.
+    Comparison,
+}
+
+impl From<RecordName> for RecordKind {
+    fn from(name: RecordName) -> Self {
+        match name {
+            RecordName::Result => Self::Result,
+            RecordName::Study => Self::Study,
+            RecordName::Comparison => Self::Comparison,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -55,9 +134,16 @@ pub(crate) struct RunArguments {
     /// Defaults for what the file leaves open.
     #[arg(long, value_enum, default_value_t = ProfileName::Standard)]
     pub(crate) profile: ProfileName,
-    /// Show the plan and stop.
+    /// Show the plan and what it needs, and stop; exit code 1 when something of it cannot work here.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// With --dry-run: plan for GPUs with this much memory each, not for those of this machine.
+    #[arg(long, value_name = "GIB", requires = "dry_run", value_parser = gib)]
+    pub(crate) vram_gib: Option<f64>,
+    /// Refuse to start unless everything is as a lock file has it: images, weights, workloads, llem. Absent LOCK: FILE with
+    /// `.lock.json` for its ending. Every study writes its own as `study.lock.json`.
+    #[arg(long, value_name = "LOCK", num_args = 0..=1, conflicts_with = "dry_run")]
+    pub(crate) locked: Option<Vec<PathBuf>>,
     /// Go on with a study that was stopped (not available in this version).
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub(crate) resume: Option<Vec<PathBuf>>,
@@ -99,6 +185,12 @@ pub(crate) enum ReportFormat {
     Markdown,
     /// One self-contained page with plots.
     Html,
+}
+
+/// Memory of a GPU in GiB.
+fn gib(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if (0.1..=1e6).contains(&number) { Ok(number) } else { Err("it must be from 0.1 to 1000000 GiB".to_owned()) }
 }
 
 /// Names of profiles on the command line.
@@ -153,9 +245,16 @@ pub(crate) enum Format {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ConfigArguments {
     #[command(subcommand)]
-    pub(crate) command: ConfigCommand,
+    pub(crate) command: Option<ConfigCommand>,
+    /// Directory in which study directories are made.
+    #[arg(short, long, value_name = "DIR", default_value = "results", env = "LLEM_OUTPUT")]
+    pub(crate) output: PathBuf,
+    /// What to print on stdout.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -270,10 +369,10 @@ pub(crate) enum CacheCommand {
     },
     /// Remove entries that are not in use, and what dead builders left.
     Prune(PruneArguments),
-    /// Say in which inputs two entries differ, or one from the nearest others.
+    /// Say in which inputs two entries differ, or one from the nearest others; or what a study would find in the cache.
     Explain {
-        /// Beginning of the key of an entry.
-        #[arg(value_name = "A")]
+        /// Beginning of the key of an entry, or a study file.
+        #[arg(value_name = "A|FILE")]
         left: String,
         /// Beginning of the key of another; absent: the nearest three.
         #[arg(value_name = "B")]

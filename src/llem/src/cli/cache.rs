@@ -1,4 +1,5 @@
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,10 +11,10 @@ use llem::engine_cache::{
 use serde_json::{Value, json};
 
 use super::arguments::{CacheArguments, CacheCommand, Format, PruneArguments};
-use super::{Exit, Failure, Printer, table};
+use super::{Exit, Failure, Printer, engines, table};
 
 /// Entries that are compared with one that is asked about alone.
-const NEAREST: usize = 3;
+pub(super) const NEAREST: usize = 3;
 
 /// Characters of a value that are shown; `--format json` has all of it.
 const VALUE_WIDTH: usize = 60;
@@ -29,13 +30,22 @@ impl From<CacheError> for Failure {
 
 /// `llem cache ls|verify|prune|explain`.
 pub(crate) fn cache(arguments: CacheArguments, printer: Printer) -> Result<Exit, Failure> {
-    let cache = EngineCache::open(CacheSettings::of(&UserConfig::load()?));
+    let user = UserConfig::load()?;
+    let cache = EngineCache::open(CacheSettings::of(&user));
     match arguments.command {
         CacheCommand::Ls { format } => ls(&cache, format, printer),
         CacheCommand::Verify { evict } => verify(&cache, evict, printer),
         CacheCommand::Prune(rule) => prune(&cache, &rule, printer),
+        CacheCommand::Explain { left, right: None, format } if is_file(&left) => {
+            engines::explain_file(&cache, user, Path::new(&left), format, printer)
+        }
         CacheCommand::Explain { left, right, format } => explain(&cache, &left, right.as_deref(), format, printer),
     }
+}
+
+/// The beginning of a key is hexadecimal.
+fn is_file(text: &str) -> bool {
+    text.contains(['.', '/']) || Path::new(text).is_file()
 }
 
 fn ls(cache: &EngineCache, format: Format, printer: Printer) -> Result<Exit, Failure> {
@@ -171,7 +181,8 @@ fn explain(
     };
     let text = match format {
         Format::Human => {
-            compared.iter().map(|(other, found)| human(&left, other, found)).collect::<Vec<_>>().join("\n")
+            let texts = compared.iter().map(|(other, found)| differing(left.short(), other.short(), found));
+            texts.collect::<Vec<_>>().join("\n")
         }
         Format::Json => {
             let list: Vec<Value> = compared
@@ -197,8 +208,8 @@ fn inputs(entry: &Entry) -> Result<&Value, Failure> {
 }
 
 /// One heading and, for every input, its name and both values.
-fn human(left: &Entry, right: &Entry, differences: &[Difference]) -> String {
-    let mut text = format!("{} and {}: ", left.short(), right.short());
+pub(super) fn differing(left: &str, right: &str, differences: &[Difference]) -> String {
+    let mut text = format!("{left} and {right}: ");
     if differences.is_empty() {
         text.push_str("the same inputs\n");
         return text;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llem::config::{Backend, RunnerKind, StudyConfig, UserConfig};
-use llem::preflight::{self, Images, KnownFacts, KnownImage};
+use llem::preflight::{self, Images, KnownFacts, KnownImage, MissingImages};
 use llem::runner::docker::{Engine, ImageFacts};
 use llem::study::Programs;
 use serde_json::json;
@@ -17,27 +17,34 @@ pub(crate) struct ImageLine {
     state: KnownImage,
 }
 
+/// The images of a plan, and those that are not there.
+pub(crate) struct ImageLines {
+    pub(crate) lines: Vec<ImageLine>,
+    pub(crate) missing: Option<MissingImages>,
+}
+
 /// What the engine and earlier probes tell of the images; nothing where no engine answers. An experiment that its image is known not to
 /// run is an error.
 pub(crate) async fn look(
     study: &StudyConfig,
     user: &UserConfig,
     runner: Option<RunnerKind>,
-) -> Result<Vec<ImageLine>, Failure> {
+) -> Result<ImageLines, Failure> {
     let of_process = |backend| {
         let kind = runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner);
         kind == RunnerKind::Process
     };
-    let mut wanted = preflight::images_of(study, user);
-    wanted.retain(|(backend, _)| !of_process(*backend));
-    if wanted.is_empty() {
-        return Ok(Vec::new());
+    let nothing = ImageLines { lines: Vec::new(), missing: None };
+    let mut named = preflight::named_images(study, user);
+    named.retain(|(backend, _)| !of_process(*backend));
+    if named.is_empty() {
+        return Ok(nothing);
     }
-    let Ok(engine) = Engine::connect(user.docker_host.as_deref()).await else { return Ok(Vec::new()) };
+    let Ok(engine) = Engine::connect(user.docker_host.as_deref()).await else { return Ok(nothing) };
     let agent = Programs::locate().map_err(|error| Failure::failed(error.to_string()))?.agent;
     let images = Images::new(user, &agent).map_err(|error| Failure::failed(error.to_string()))?;
     let (mut lines, mut known) = (Vec::new(), KnownFacts::new());
-    for (backend, image) in wanted {
+    for (backend, image) in named.iter().filter(|(backend, _)| *backend != Backend::Candle).cloned() {
         let state = images.known(&engine, &image, Some(backend)).await?;
         if let KnownImage::Probed(facts) = &state {
             known.insert((backend, image.clone()), Arc::new(facts.clone()));
@@ -45,7 +52,7 @@ pub(crate) async fn look(
         lines.push(ImageLine { backend, image, state });
     }
     preflight::check(study, user, &known, &agent)?;
-    Ok(lines)
+    Ok(ImageLines { lines, missing: MissingImages::of(&engine, named).await? })
 }
 
 impl ImageLine {

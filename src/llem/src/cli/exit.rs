@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Failed,
     /// Bad usage or a bad config; nothing was started.
     Usage,
+    /// A comparison that nothing could be said of.
+    Undecided,
     /// Stopped by a signal.
     Interrupted,
 }
@@ -23,6 +25,7 @@ impl From<Exit> for ExitCode {
             Exit::Success => Self::SUCCESS,
             Exit::Failed => Self::from(1),
             Exit::Usage => Self::from(2),
+            Exit::Undecided => Self::from(3),
             Exit::Interrupted => Self::from(130),
         }
     }

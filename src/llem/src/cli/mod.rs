@@ -3,9 +3,11 @@
 mod arguments;
 mod cache;
 mod clean;
+mod compare;
 mod config;
 mod dry_run;
 mod dry_run_images;
+mod engines;
 mod exit;
 mod image;
 mod printer;
@@ -29,6 +31,11 @@ pub(crate) fn dispatch(arguments: Arguments, printer: Printer) -> Result<Exit, F
         Command::Config(config) => config::config(config, printer),
         Command::Image(image) => runtime()?.block_on(image::image(image, printer)),
         Command::Cache(cache) => cache::cache(cache, printer),
+        Command::Compare(arguments) => compare::compare(&arguments, printer),
+        Command::Schema { record } => {
+            printer.result(&format!("{:#}", llem::schema::record_schema(record.into())))?;
+            Ok(Exit::Success)
+        }
         Command::Clean => runtime()?.block_on(clean::clean(printer)),
     }
 }

@@ -1,14 +1,14 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use llem::config::{StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
-use llem::study::{RunOptions, StudyError, run_study};
+use llem::study::{Forecast, ForecastOptions, RunOptions, StudyError, run_study};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
 use super::progress::Progress;
-use super::{Exit, Failure, Printer, dry_run, dry_run_images, runtime, signals, table};
+use super::{Exit, Failure, Printer, dry_run, dry_run_images, engines, runtime, signals, table};
 
 /// `llem run`.
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
@@ -21,8 +21,13 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     let study = StudyConfig::from_file(file, &arguments.set, arguments.profile.into())?;
     if arguments.dry_run {
         let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
-        dry_run::dry_run(&study, &images, arguments.format, printer)?;
-        return Ok(Exit::Success);
+        let assumed_memory_bytes = arguments.vram_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
+        let options = ForecastOptions { output: &arguments.output, user: &user, assumed_memory_bytes };
+        let forecast = Forecast::of(&study, &options)?;
+        let exit = dry_run::dry_run(&study, &forecast, &images, arguments.format, printer)?;
+        let engines = engines::plan_line(&study, &user, arguments.runner.map(Into::into));
+        runtime()?.block_on(engines)?.iter().for_each(|line| printer.line(line));
+        return Ok(exit);
     }
     let stop = Stop::default();
     let (events, received) = unbounded_channel();
@@ -31,6 +36,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
         runner: arguments.runner.map(Into::into),
         user,
         programs: None,
+        locked: locked(arguments, file),
         events: Some(events),
         stop: stop.clone(),
     };
@@ -56,4 +62,10 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
             StudyStatus::Interrupted => Exit::Interrupted,
         })
     })
+}
+
+/// The lock file that was asked for: the named one, else the one beside the study file.
+fn locked(arguments: &RunArguments, file: &Path) -> Option<PathBuf> {
+    let named = arguments.locked.as_ref()?;
+    Some(named.first().cloned().unwrap_or_else(|| file.with_extension("lock.json")))
 }

@@ -9,7 +9,7 @@ pub(crate) use llem::report::words::{count, number, short, value};
 use llem::result::{COVERAGE_FACTOR, ExperimentResult, ImageRecord, MeanUncertainty, Spread, StudyResult};
 use llem::runner::docker::ImageRow;
 
-use super::Printer;
+use super::{Printer, engines};
 
 /// More varied keys than this go into one column.
 const KEY_COLUMNS: usize = 3;
@@ -108,6 +108,7 @@ fn footnotes(result: &StudyResult) -> Vec<String> {
     let runs: Vec<_> = result.experiments.iter().flat_map(|experiment| &experiment.runs).collect();
     notes.extend(images_that_differ(&result.images));
     notes.extend(energy(result));
+    notes.extend(engines::note(&runs));
     notes.extend(llem::report::same_work_notes(&result.same_work));
     let invalid = runs.iter().filter(|run| run.metrics.is_some() && !run.valid).count();
     if invalid > 0 {

@@ -37,11 +37,13 @@ pub(crate) struct Finding {
     pub(crate) side: Side,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
+    /// Whether what the file says there must not be repeated: messages end in the logs of others.
+    pub(crate) is_secret: bool,
 }
 
 impl Finding {
     pub(crate) fn value(pointer: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), side: Side::Value, message: message.into(), hint: None }
+        Self { pointer: pointer.into(), side: Side::Value, message: message.into(), hint: None, is_secret: false }
     }
 
     pub(crate) fn key(pointer: impl Into<String>, message: impl Into<String>) -> Self {
@@ -52,9 +54,12 @@ impl Finding {
         self.hint = Some(hint.into());
         self
     }
-}
 
-impl Finding {
+    pub(crate) fn secret(mut self) -> Self {
+        self.is_secret = true;
+        self
+    }
+
     /// The problem when there is no file to point at.
     pub(crate) fn without_file(self) -> Problem {
         Problem { path: dotted(&self.pointer), location: None, message: self.message, hint: self.hint }

@@ -14,7 +14,7 @@ impl StudyConfig {
     /// name when `value` is absent. A field that the file does not give has no place.
     pub(crate) fn problem(&self, key: &str, value: Option<&Value>, message: &str, hint: &str) -> Problem {
         let side = if value.is_some() { Side::Value } else { Side::Key };
-        let finding = |pointer| Finding { pointer, side, message: message.to_owned(), hint: Some(hint.to_owned()) };
+        let finding = |pointer| Finding { side, ..Finding::value(pointer, message).hint(hint) };
         let Some(source) = &self.source else { return finding(pointer_of(key)).without_file() };
         let file = Source::read(&source.path, &source.text, &source.overrides);
         match find(&file.value, key, value) {

@@ -71,9 +71,13 @@ impl Source {
 
     /// A finding as the user reads it.
     pub(crate) fn problem(&self, finding: Finding) -> Problem {
-        let Finding { pointer, side, message, hint } = finding;
-        let path = self.override_at(&pointer).map_or_else(|| dotted(&pointer), label);
-        Problem { path, location: self.location(&pointer, side), message, hint }
+        let Finding { pointer, side, message, hint, is_secret } = finding;
+        let path = self.override_at(&pointer).filter(|_| !is_secret).map_or_else(|| dotted(&pointer), label);
+        let mut location = self.location(&pointer, side);
+        if let Some(location) = location.as_mut().filter(|_| is_secret) {
+            location.source_line.clear();
+        }
+        Problem { path, location, message, hint }
     }
 
     /// Like [`Self::problem`], under the path of a field while it stands elsewhere, e.g. in an axis.

@@ -186,16 +186,18 @@ impl UserConfig {
         })
     }
 
-    /// Reads the file that `LLEM_CONFIG` names, else `llem/config.yaml` in the XDG configuration directory. Without a file
-    /// in that directory: the defaults. A file that is named must exist.
+    /// Reads the file at [`Self::location`]. Without one: the defaults. A file that is named must exist.
     pub fn load() -> Result<Self, ConfigError> {
-        match std::env::var_os(PATH_VARIABLE) {
-            Some(path) => Self::from_file(Path::new(&path)),
-            None => match choose_base_strategy().map(|dirs| dirs.config_dir().join("llem/config.yaml")) {
-                Ok(path) if path.exists() => Self::from_file(&path),
-                _ => Ok(Self::default()),
-            },
-        }
+        Self::location().map_or_else(|| Ok(Self::default()), |path| Self::from_file(&path))
+    }
+
+    /// The file that `LLEM_CONFIG` names, else `llem/config.yaml` in the XDG configuration directory when it is there.
+    pub fn location() -> Option<PathBuf> {
+        let usual = || {
+            let path = choose_base_strategy().ok()?.config_dir().join("llem/config.yaml");
+            path.exists().then_some(path)
+        };
+        std::env::var_os(PATH_VARIABLE).map(PathBuf::from).or_else(usual)
     }
 
     /// Reads one file.
@@ -211,21 +213,11 @@ impl UserConfig {
         problems.extend(prune(&mut source, &USER));
         match Self::deserialize(&source.value) {
             Ok(config) => {
-                problems.extend(rules::user(&config).into_iter().map(|finding| without_secret(&source, finding)));
+                problems.extend(rules::user(&config).into_iter().map(|finding| source.problem(finding)));
                 if problems.is_empty() { Ok(config) } else { Err(ConfigError::new(problems)) }
             }
             Err(_) if !problems.is_empty() => Err(ConfigError::new(problems)),
             Err(error) => Err(ConfigError::new(vec![source.problem(Finding::value("", error.to_string()))])),
         }
     }
-}
-
-/// A finding as the user reads it; the line of a secret is not repeated, for messages end in the logs of others.
-fn without_secret(source: &Source, finding: Finding) -> Problem {
-    let is_secret = TOKEN_VARIABLES.iter().any(|name| finding.pointer == format!("/env/{name}"));
-    let mut problem = source.problem(finding);
-    if let Some(location) = problem.location.as_mut().filter(|_| is_secret) {
-        location.source_line.clear();
-    }
-    problem
 }

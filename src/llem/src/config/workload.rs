@@ -44,6 +44,10 @@ pub const SYNTHETIC_DATASET: &str = "synthetic";
 pub const AIENERGYSCORE_DATASET: &str = "aienergyscore";
 /// Prompt length of the `synthetic` data set unless the file says otherwise, in tokens.
 pub const DEFAULT_INPUT_TOKENS: u32 = 64;
+/// Requests of the `synthetic` data set unless the file says otherwise.
+const DEFAULT_REQUESTS: u64 = 8;
+/// Requests of the `aienergyscore` data set unless the file says otherwise.
+const AIENERGYSCORE_SUBSET: u64 = 200;
 /// Prompts in the `aienergyscore` data set.
 pub const AIENERGYSCORE_PROMPTS: u64 = 1_000;
 
@@ -51,6 +55,15 @@ impl WorkloadConfig {
     /// Whether prompts are random token ids rather than text.
     pub fn is_synthetic(&self) -> bool {
         self.dataset == SYNTHETIC_DATASET
+    }
+
+    /// Requests in one pass; absent for all lines of a file.
+    pub fn requests(&self) -> Option<u64> {
+        self.n.or(match self.dataset.as_str() {
+            SYNTHETIC_DATASET => Some(DEFAULT_REQUESTS),
+            AIENERGYSCORE_DATASET => Some(AIENERGYSCORE_SUBSET),
+            _ => None,
+        })
     }
 
     /// The longest prompt in tokens, where the configuration bounds it.

@@ -34,8 +34,20 @@ const TENSORRT_RUNTIME: [&str; 12] = [
 ];
 
 /// Beginnings of the names of environment variables that can change what is compiled.
-const COMPILE_VARIABLES: [&str; 9] =
-    ["CUDA_", "FLASHINFER_", "INDUCTOR_", "PYTORCH_", "TLLM_", "TORCH", "TRITON_", "TRTLLM_", "VLLM_"];
+const COMPILE_VARIABLES: [&str; 12] = [
+    "CUDA_",
+    "FLASHINFER_",
+    "INDUCTOR_",
+    "LD_",
+    "OMP_",
+    "PYTHON",
+    "PYTORCH_",
+    "TLLM_",
+    "TORCH",
+    "TRITON_",
+    "TRTLLM_",
+    "VLLM_",
+];
 
 /// Parts of the names of variables whose values are nobody's business.
 const SECRETS: [&str; 4] = ["KEY", "PASSWORD", "SECRET", "TOKEN"];
@@ -90,7 +102,7 @@ pub struct Software {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// Graphics processors, one for each rank, in the order of the ranks.
+    /// Graphics processors, one for each rank: all of them alike.
     Gpus(Vec<GpuTarget>),
     /// The processor of the machine.
     Cpu(CpuTarget),
@@ -104,8 +116,8 @@ pub struct GpuTarget {
     pub name: Option<String>,
     /// Compute capability, e.g. `9.0`.
     pub compute_capability: Option<String>,
-    /// Streaming multiprocessors.
-    pub sm_count: Option<u32>,
+    /// CUDA cores: streaming multiprocessors times what a compute capability has in each.
+    pub cuda_cores: Option<u32>,
     /// Its memory in bytes. Libraries disagree about it by some megabytes: take it from the same one each time.
     pub memory_bytes: Option<u64>,
 }
@@ -295,8 +307,10 @@ impl Target {
                 ("target.gpus", !gpus.is_empty()),
                 ("target.gpus.name", gpus.iter().all(|gpu| gpu.name.is_some())),
                 ("target.gpus.compute_capability", gpus.iter().all(|gpu| gpu.compute_capability.is_some())),
-                ("target.gpus.sm_count", gpus.iter().all(|gpu| gpu.sm_count.is_some())),
+                ("target.gpus.cuda_cores", gpus.iter().all(|gpu| gpu.cuda_cores.is_some())),
                 ("target.gpus.memory_bytes", gpus.iter().all(|gpu| gpu.memory_bytes.is_some())),
+                // CUDA numbers the GPUs of a process as it likes: where they differ, nobody knows which rank gets which.
+                ("target.gpus.order", gpus.windows(2).all(|pair| matches!(pair, [a, b] if a == b))),
             ],
             // Arm processors have no model name in /proc/cpuinfo.
             Self::Cpu(cpu) => vec![

@@ -92,12 +92,12 @@ impl Lease {
         let manifest = &self.manifest;
         CacheRecord {
             kind: manifest.kind,
-            key: manifest.key.clone(),
+            key: Some(manifest.key.clone()),
             outcome: self.outcome,
             why: self.why.clone(),
-            summary: manifest.summary.clone(),
-            size_bytes: manifest.size_bytes,
-            built: manifest.created.clone(),
+            summary: Some(manifest.summary.clone()),
+            size_bytes: Some(manifest.size_bytes),
+            built: Some(manifest.created.clone()),
             build_seconds: manifest.build_seconds,
             build_energy_j: manifest.build_energy_j,
             wait_seconds: self.wait_s,
@@ -169,8 +169,15 @@ impl Ticket {
         self.rebuilt.as_deref()
     }
 
-    /// Gives up: the directory is removed, others may build. Dropping does the same.
-    pub fn abandon(self) {}
+    /// Gives up: the directory is removed, others may build. Dropping does the same, without the record for the run, which says `why`.
+    pub fn abandon(self, why: &str) -> CacheRecord {
+        CacheRecord {
+            key: Some(self.key.hex().to_owned()),
+            summary: Some(self.key.summary().clone()),
+            wait_seconds: self.wait_s,
+            ..CacheRecord::without_engine(self.key.kind(), CacheOutcome::Private, why)
+        }
+    }
 
     /// Puts the engine into the cache and goes on using it. The builder must have ended. Where it cannot be put there (another one is
     /// there by now, the disk is full, …) it is used all the same, once.

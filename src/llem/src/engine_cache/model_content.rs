@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::canonical_sha256;
 use crate::files;
-use crate::model::LocalModel;
+use crate::model::{BesideWeights, LocalModel};
 
 /// Folder of llem's cache with the hashes of files that were read before.
 const NOTES: &str = "content-hashes-v1";
@@ -44,20 +44,24 @@ pub struct ModelIdentity {
 impl ModelIdentity {
     /// A model by commit where it has one, else by its files, which are read once and noted under `cache_root`.
     pub fn of(model: &LocalModel, cache_root: &Path) -> io::Result<Self> {
-        let commit = model.revision.as_ref().filter(|revision| is_commit(revision) && model.source.contains('/'));
-        let label = model.source.rsplit('/').next().unwrap_or_default().to_owned();
-        match commit {
-            Some(commit) => {
-                Ok(Self { id: Some(model.source.clone()), commit: Some(commit.clone()), content_sha256: None, label })
-            }
-            None => Ok(Self { label, ..Self::of_directory(&model.dir(), cache_root)? }),
-        }
+        Self::of_weights(&model.source, model.revision.as_deref(), &model.dir(), cache_root)
     }
 
-    /// A model, adapter or draft model in a directory of this machine.
-    pub fn of_directory(dir: &Path, cache_root: &Path) -> io::Result<Self> {
-        let label = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { content_sha256: Some(content_sha256(dir, cache_root)?), label, ..Self::default() })
+    /// An adapter or a draft model, likewise.
+    pub fn of_beside(weights: &BesideWeights, cache_root: &Path) -> io::Result<Self> {
+        let dir = weights.root.join(&weights.subdirectory);
+        Self::of_weights(&weights.source, weights.revision.as_deref(), &dir, cache_root)
+    }
+
+    fn of_weights(source: &str, revision: Option<&str>, dir: &Path, cache_root: &Path) -> io::Result<Self> {
+        let label = source.rsplit('/').next().unwrap_or_default().to_owned();
+        let commit = revision.filter(|revision| is_commit(revision) && source.contains('/'));
+        Ok(match commit {
+            Some(commit) => {
+                Self { id: Some(source.to_owned()), commit: Some(commit.to_owned()), content_sha256: None, label }
+            }
+            None => Self { label, content_sha256: Some(content_sha256(dir, cache_root)?), ..Self::default() },
+        })
     }
 
     /// Whether it says which weights these are.

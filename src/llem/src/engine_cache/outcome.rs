@@ -1,12 +1,13 @@
 //! What a run's record says about the cache.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::key::{CacheKind, Summary};
 use super::lock::Holder;
 
 /// What became of the wish for an engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheOutcome {
     /// It was there.
@@ -17,25 +18,40 @@ pub enum CacheOutcome {
     Rebuilt,
     /// It was built for this run alone and is not kept.
     Private,
+    /// The cache was not asked: there is no key, or nobody may ask.
+    Off,
+}
+
+impl CacheOutcome {
+    /// The name in files and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Rebuilt => "rebuilt",
+            Self::Private => "private",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// The cache in a run's record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CacheRecord {
     /// What is cached.
     pub kind: CacheKind,
-    /// The whole key; `llem cache explain` takes its beginning.
-    pub key: String,
-    /// Hit, miss, rebuilt or private.
+    /// The whole key; `llem cache explain` takes its beginning. Null where an input is not known.
+    pub key: Option<String>,
+    /// What became of the wish for an engine.
     pub outcome: CacheOutcome,
-    /// Why it was rebuilt, or is private.
+    /// Why it was rebuilt, is private, or the cache was not asked.
     pub why: Option<String>,
-    /// Model, engine version, device.
-    pub summary: Summary,
-    /// Size of the engine in bytes.
-    pub size_bytes: u64,
-    /// When it was built, UTC: for a hit, before this run.
-    pub built: String,
+    /// Model, engine version, device; null without a key.
+    pub summary: Option<Summary>,
+    /// Size of the engine in bytes; null where it was not looked at.
+    pub size_bytes: Option<u64>,
+    /// When it was built, UTC: for a hit, before this run. Null where it is not known to be whole.
+    pub built: Option<String>,
     /// Seconds that the build took, whenever that was.
     pub build_seconds: Option<f64>,
     /// Energy of the build in joules, whenever that was; part of no window.
@@ -44,6 +60,25 @@ pub struct CacheRecord {
     pub wait_seconds: f64,
     /// What else the user should know: no place to note the last use, another GPU driver, …
     pub notes: Vec<String>,
+}
+
+impl CacheRecord {
+    /// The record of a run that compiles without the cache, or whose engine is not kept.
+    pub fn without_engine(kind: CacheKind, outcome: CacheOutcome, why: impl Into<String>) -> Self {
+        Self {
+            kind,
+            key: None,
+            outcome,
+            why: Some(why.into()),
+            summary: None,
+            size_bytes: None,
+            built: None,
+            build_seconds: None,
+            build_energy_j: None,
+            wait_seconds: 0.0,
+            notes: Vec::new(),
+        }
+    }
 }
 
 /// Somebody else builds the same engine.

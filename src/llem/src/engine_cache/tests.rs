@@ -31,7 +31,7 @@ fn around() -> Surroundings {
         target: Target::Gpus(vec![GpuTarget {
             name: known("NVIDIA H100"),
             compute_capability: known("9.0"),
-            sm_count: Some(132),
+            cuda_cores: Some(16_896),
             memory_bytes: Some(85_520_809_984),
         }]),
         model: ModelIdentity { content_sha256: known("0"), label: "m".to_owned(), ..ModelIdentity::default() },
@@ -94,7 +94,7 @@ fn every_input_makes_another_key() {
     let gpus: [fn(&mut GpuTarget); 4] = [
         |gpu| gpu.name = Some("NVIDIA H200".to_owned()),
         |gpu| gpu.compute_capability = Some("8.9".to_owned()),
-        |gpu| gpu.sm_count = Some(114),
+        |gpu| gpu.cuda_cores = Some(14_592),
         |gpu| gpu.memory_bytes = Some(1),
     ];
     for change in gpus {
@@ -132,10 +132,10 @@ fn without_a_mandatory_input_there_is_no_key() {
     let mut unknown = around();
     (unknown.software.tensorrt, unknown.model.content_sha256) = (None, None);
     let Target::Gpus(gpus) = &mut unknown.target else { unreachable!() };
-    gpus[0].sm_count = None;
+    gpus[0].cuda_cores = None;
     let error = Key::new(&KeyInputs::tensorrt_engine(&config, unknown)).unwrap_err();
     let expected =
-        ["software.tensorrt", "model", "settings.calibration_data_sha256", "target.gpus.sm_count"].map(str::to_owned);
+        ["software.tensorrt", "model", "settings.calibration_data_sha256", "target.gpus.cuda_cores"].map(str::to_owned);
     assert_eq!(error.names, expected);
     assert!(error.to_string().starts_with("tensorrt-engine is not cached: not known: software.tensorrt"), "{error}");
 }

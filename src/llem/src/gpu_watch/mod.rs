@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use llem_protocol::Report;
 use rustix::time::{ClockId, clock_gettime};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::debug;
@@ -31,7 +32,7 @@ const PERIOD: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A process that had a context on a GPU of the machine while a run lasted: an entry of `result.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuProcess {
     /// UUID of the GPU.
     pub gpu: String,

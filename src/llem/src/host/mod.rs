@@ -1,19 +1,25 @@
 //! The machine as the controller sees it: what goes into every result, whatever the container can see. Nothing in it names the machine
 //! or its users.
 
+mod disk;
+mod gpus;
 pub(crate) mod nvml;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use fs_err::read_to_string;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use disk::free_bytes;
+pub use gpus::GpuInventory;
 
 /// Commit that this program was built from, with `+dirty` when its sources differed; absent when it was not built from a clone.
 pub const LLEM_COMMIT: Option<&str> = option_env!("LLEM_COMMIT");
 
 /// The host of a run. What cannot be read is null.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HostSnapshot {
     /// Kernel release.
     pub kernel: Option<String>,
@@ -32,7 +38,7 @@ pub struct HostSnapshot {
 }
 
 /// The GPU driver and the GPUs of one run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpusSnapshot {
     /// Version of the GPU driver.
     pub driver: Option<String>,
@@ -45,12 +51,16 @@ pub struct GpusSnapshot {
 }
 
 /// One GPU with its settings.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GpuSnapshot {
     /// `GPU-…`.
     pub uuid: String,
     /// Product name.
     pub name: Option<String>,
+    /// CUDA compute capability, e.g. `9.0`.
+    pub compute_capability: Option<String>,
+    /// CUDA cores: with the compute capability, they tell how much of its chip a board has.
+    pub cuda_cores: Option<u32>,
     /// Its place on the bus.
     pub pci_bus_id: Option<String>,
     /// Version of its firmware.

@@ -98,6 +98,8 @@ fn describe(uuid: &str, device: &Device<'_>) -> GpuSnapshot {
     GpuSnapshot {
         uuid: uuid.to_owned(),
         name: device.name().ok(),
+        compute_capability: device.cuda_compute_capability().ok().map(|cuda| format!("{}.{}", cuda.major, cuda.minor)),
+        cuda_cores: device.num_cores().ok(),
         pci_bus_id: device.pci_info().ok().map(|pci| pci.bus_id),
         vbios: device.vbios_version().ok(),
         memory_bytes: device.memory_info().ok().map(|memory| memory.total),

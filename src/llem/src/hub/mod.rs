@@ -132,6 +132,11 @@ impl Hub {
         hub
     }
 
+    /// Looks for a file in llem's own cache. No network.
+    pub(crate) fn own_cached(file: &HubFile<'_>, cache_root: &Path) -> Option<LocalFile> {
+        cache::find(&cache_root.join(CACHE_BUCKET), file)
+    }
+
     /// A file in llem's own cache, downloaded when it is not there, at most `max_bytes` long.
     pub fn own_file(&self, file: &HubFile<'_>, cache_root: &Path, max_bytes: u64) -> Result<LocalFile, HubError> {
         file.check()?;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use llem_model::safetensors::{INDEX_FILE, SINGLE_FILE};
 use serde::Deserialize;
 
-use super::ModelError;
+use super::offline::listed_bytes;
+use super::{ModelError, OfflineModel};
 use crate::hub::{Hub, HubError, HubFile, LocalFile, RepoKind};
 
 /// Largest weight file that is downloaded, in bytes.
@@ -86,18 +87,41 @@ impl<'a> Repository<'a> {
             Some(Err(lack)) => self.download().map_err(|error| incomplete(self.id, lack, error))?,
             None => self.download()?,
         };
-        let dir = found.path.parent().unwrap_or(Path::new(".")).to_owned();
-        Ok((dir, found.commit))
+        Ok((directory(&found), found.commit))
     }
 
-    /// Brings the description alone, so that what cannot be had at all is known before anything large is downloaded.
-    pub(super) fn look_up(&self) -> Result<(), ModelError> {
+    /// Brings the description alone, so that what cannot be had at all is known before anything large is downloaded. Returns its directory.
+    pub(super) fn look_up(&self) -> Result<PathBuf, ModelError> {
         let first = || self.hub.own_file(&self.file(self.layout.description()), self.cache_root, MAX_DESCRIPTION_BYTES);
-        match self.in_user_cache()? {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(lack)) => first().map(drop).map_err(|error| incomplete(self.id, lack, error.into())),
-            None => Ok(first().map(drop)?),
+        let found = match self.in_user_cache()? {
+            Some(Ok(found)) => found,
+            Some(Err(lack)) => first().map_err(|error| incomplete(self.id, lack, error.into()))?,
+            None => first()?,
+        };
+        Ok(found.path.parent().unwrap_or(Path::new(".")).to_owned())
+    }
+
+    /// What is on this machine. In offline mode, what is not is an error.
+    pub(super) fn look_up_offline(&self) -> Result<OfflineModel, ModelError> {
+        let here = |found: LocalFile| OfflineModel::Here { dir: directory(&found), revision: Some(found.commit) };
+        let users = match self.in_user_cache()? {
+            Some(Ok(found)) => return Ok(here(found)),
+            Some(Err(lack)) => Some(lack.dir),
+            None => None,
+        };
+        let own = Hub::own_cached(&self.file(self.layout.description()), self.cache_root);
+        if let Some(found) = &own
+            && self.lacks(&directory(found))?.is_empty()
+        {
+            return Ok(here(found.clone()));
         }
+        if self.hub.settings().offline {
+            // The same words as at the start of the study.
+            self.resolve()?;
+        }
+        let description = users.or_else(|| own.as_ref().map(directory));
+        let bytes = description.as_deref().and_then(listed_bytes);
+        Ok(OfflineModel::ToDownload { description, bytes })
     }
 
     fn file(&self, file: &'a str) -> HubFile<'a> {
@@ -107,11 +131,16 @@ impl<'a> Repository<'a> {
     /// The description in the user's cache when all weights are beside it, else what is not; nothing without a description.
     fn in_user_cache(&self) -> Result<Option<Result<LocalFile, Incomplete>>, ModelError> {
         let Some(found) = self.hub.cached(&self.file(self.layout.description())) else { return Ok(None) };
-        let dir = found.path.parent().unwrap_or(Path::new(".")).to_owned();
+        let dir = directory(&found);
+        let missing = self.lacks(&dir)?;
+        Ok(Some(if missing.is_empty() { Ok(found) } else { Err(Incomplete { dir, missing }) }))
+    }
+
+    /// The weights that are not in a directory with a description.
+    fn lacks(&self, dir: &Path) -> Result<Vec<String>, ModelError> {
         let index = self.layout.index().map(|name| dir.join(name)).filter(|path| path.is_file());
         let names = self.weight_files(index.as_deref())?;
-        let missing: Vec<String> = names.into_iter().filter(|name| !dir.join(name).is_file()).collect();
-        Ok(Some(if missing.is_empty() { Ok(found) } else { Err(Incomplete { dir, missing }) }))
+        Ok(names.into_iter().filter(|name| !dir.join(name).is_file()).collect())
     }
 
     /// Downloads what is missing in llem's own cache, all of it from the commit that the description resolves to.
@@ -134,6 +163,10 @@ impl<'a> Repository<'a> {
     fn weight_files(&self, index: Option<&Path>) -> Result<BTreeSet<String>, ModelError> {
         index.map_or_else(|| Ok(BTreeSet::from([self.layout.single_file().to_owned()])), weight_names)
     }
+}
+
+fn directory(file: &LocalFile) -> PathBuf {
+    file.path.parent().unwrap_or(Path::new(".")).to_owned()
 }
 
 /// A repository without safetensors has its weights in a form that runs code when it is read.

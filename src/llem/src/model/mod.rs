@@ -3,15 +3,17 @@
 
 mod beside;
 mod hub_model;
+mod offline;
 
 use std::path::{Path, PathBuf};
 
-use llem_model::{Geometry, GeometryError, SyntheticError};
+use llem_model::{Checkpoint, Geometry, GeometryError, ModelConfig, Parameters, SyntheticError};
 use thiserror::Error;
 
 pub use beside::{BesideKind, BesideWeights};
+pub use offline::{OfflineModel, look_up_offline};
 
-use crate::config::ModelSource;
+use crate::config::{Backend, ModelSource};
 use crate::hub::{Hub, HubError};
 use crate::workload::TokenizerSource;
 use hub_model::{Layout, Repository};
@@ -27,8 +29,12 @@ pub struct LocalModel {
     pub source: String,
     /// Content id of a synthetic model, commit of a hub model.
     pub revision: Option<String>,
-    /// The model's shape.
-    pub geometry: Geometry,
+    /// What its `config.json` says.
+    pub config: ModelConfig,
+    /// How many parameters it has, where that can be told.
+    pub parameters: Option<Parameters>,
+    /// Number of token ids that it knows.
+    pub vocab_size: u32,
 }
 
 /// A model that cannot be had.
@@ -43,6 +49,15 @@ pub enum ModelError {
     /// The model's description.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
+    /// A model that the embedded backend does not compute.
+    #[error("{0}; backend `candle` computes no other; set `backend: pytorch`, `vllm` or `tensorrt` for this model")]
+    NotForCandle(#[source] GeometryError),
+    /// A description without the size of the vocabulary.
+    #[error(
+        "{}: `vocab_size` is missing, and no safetensors file beside it has an embedding table by a usual name",
+        .0.join("config.json").display()
+    )]
+    NoVocabulary(PathBuf),
     /// A directory that is not there.
     #[error("{0}: no such model directory; `model:` takes a directory with config.json and safetensors files")]
     Missing(PathBuf),
@@ -111,6 +126,8 @@ impl ModelError {
             Self::Hub(error) => error.is_config(),
             Self::Incomplete { source, .. } => source.is_config(),
             Self::Geometry(_)
+            | Self::NotForCandle(_)
+            | Self::NoVocabulary(_)
             | Self::Missing(_)
             | Self::MissingBeside { .. }
             | Self::Adapter { .. }
@@ -126,32 +143,39 @@ impl LocalModel {
         match source {
             ModelSource::Synthetic(spec) => {
                 let model = llem_model::ensure(spec, cache_root)?;
-                Ok(Self {
-                    root: model.dir,
-                    subdirectory: PathBuf::new(),
-                    source: "synthetic".to_owned(),
-                    revision: Some(model.id),
-                    geometry: model.geometry,
-                })
+                Self::read((model.dir, PathBuf::new()), "synthetic".to_owned(), Some(model.id))
             }
-            ModelSource::Directory(dir) => Self::in_directory(&base_dir.join(dir)),
+            ModelSource::Directory(dir) => {
+                let dir = base_dir.join(dir);
+                let dir = fs_err::canonicalize(&dir).map_err(|_| ModelError::Missing(dir))?;
+                Self::read(hub_model::cache_folder(&dir), dir.display().to_string(), None)
+            }
             ModelSource::Hub { id, revision } => {
                 let revision = revision.as_deref();
                 let repository = Repository { hub, cache_root, id, revision, layout: Layout::Model };
                 let (dir, commit) = repository.resolve()?;
-                let geometry = Geometry::read(&dir)?;
-                let (root, subdirectory) = hub_model::cache_folder(&dir);
-                Ok(Self { root, subdirectory, source: id.clone(), revision: Some(commit), geometry })
+                Self::read(hub_model::cache_folder(&dir), id.clone(), Some(commit))
             }
         }
     }
 
-    fn in_directory(dir: &Path) -> Result<Self, ModelError> {
-        let root = fs_err::canonicalize(dir).map_err(|_| ModelError::Missing(dir.to_owned()))?;
-        let geometry = Geometry::read(&root)?;
-        let source = root.display().to_string();
-        let (root, subdirectory) = hub_model::cache_folder(&root);
-        Ok(Self { root, subdirectory, source, revision: None, geometry })
+    fn read(
+        (root, subdirectory): (PathBuf, PathBuf),
+        source: String,
+        revision: Option<String>,
+    ) -> Result<Self, ModelError> {
+        let dir = root.join(&subdirectory);
+        let config = ModelConfig::read(&dir)?;
+        let parameters = Parameters::of(&dir, &config);
+        let stored = || Checkpoint::open(&dir).ok()?.embedding_rows();
+        let vocab_size = config.vocab_size.or_else(stored).ok_or_else(|| ModelError::NoVocabulary(dir.clone()))?;
+        let vocab_size = u32::try_from(vocab_size).unwrap_or(u32::MAX);
+        Ok(Self { root, subdirectory, source, revision, config, parameters, vocab_size })
+    }
+
+    /// Refuses what a backend cannot compute, as far as that is llem's to know: engines in images know their own.
+    pub fn check_for(&self, backend: Backend) -> Result<(), ModelError> {
+        check_for(backend, &self.dir())
     }
 
     /// The model's directory on this machine.
@@ -164,15 +188,33 @@ impl LocalModel {
         let path = self.dir().join("tokenizer.json");
         TokenizerSource {
             tokenizer_json: path.exists().then_some(path),
-            vocab_size: u32::try_from(self.geometry.vocab).unwrap_or(u32::MAX),
-            excluded_ids: self.geometry.eos_ids.clone(),
+            vocab_size: self.vocab_size,
+            excluded_ids: [self.config.eos_ids.as_slice(), &self.config.other_media_ids].concat(),
         }
     }
 }
 
-/// Whether what a reference names can be had at all, by its smallest file; whatever is on this machine or made on it, can.
-pub fn look_up(kind: Option<BesideKind>, source: &ModelSource, cache_root: &Path, hub: &Hub) -> Result<(), ModelError> {
+fn check_for(backend: Backend, dir: &Path) -> Result<(), ModelError> {
+    if backend != Backend::Candle {
+        return Ok(());
+    }
+    Geometry::read(dir).map(drop).map_err(|error| match error {
+        GeometryError::Architecture { .. } | GeometryError::Unsupported { .. } => ModelError::NotForCandle(error),
+        other => other.into(),
+    })
+}
+
+/// Whether what a reference names can be had at all and is for the backend, by its smallest file; what is on this machine or made on it is
+/// looked at when it is resolved.
+pub fn look_up(
+    kind: Option<BesideKind>,
+    source: &ModelSource,
+    backend: Backend,
+    cache_root: &Path,
+    hub: &Hub,
+) -> Result<(), ModelError> {
     let ModelSource::Hub { id, revision } = source else { return Ok(()) };
     let layout = if kind == Some(BesideKind::Adapter) { Layout::Adapter } else { Layout::Model };
-    Repository { hub, cache_root, id, revision: revision.as_deref(), layout }.look_up()
+    let dir = Repository { hub, cache_root, id, revision: revision.as_deref(), layout }.look_up()?;
+    if kind.is_none() { check_for(backend, &dir) } else { Ok(()) }
 }

@@ -1,3 +1,4 @@
-//! What is run, and in which order.
+//! What is run, in which order, and what it will cost.
 
+pub mod estimate;
 pub mod order;

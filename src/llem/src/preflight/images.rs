@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config::{Backend, UserConfig};
+use crate::files::write_atomic;
 use crate::runner::docker::{Engine, EngineError, ImageError, ImageFacts, PROBE_SCRIPT, ProbeSpec, probe, sha256_of};
 
 /// Version of an entry.
@@ -145,11 +146,7 @@ impl Images {
         let (probed, facts) = (Timestamp::now().to_string(), facts.clone());
         let entry = Entry { schema_version: SCHEMA_VERSION, key, probed, facts };
         fs_err::create_dir_all(&self.directory)?;
-        let temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(&self.directory)?;
-        fs_err::write(temporary.path(), serde_json::to_vec_pretty(&entry)?)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(path).map_err(|error| error.error)?;
-        Ok(())
+        write_atomic(&path, &serde_json::to_vec_pretty(&entry)?)
     }
 
     fn path(&self, key: &Key) -> PathBuf {

@@ -1,14 +1,22 @@
-//! What is found out before the first run: what each image is, and whether every experiment can run in its own.
+//! What is found out before the first run: what each image is, whether every experiment can run in its own, and how the machine is.
 
+mod check;
+mod disk;
 mod floor;
 mod images;
+mod machine;
+mod missing;
 mod rules;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use check::{Check, CheckState};
+pub(crate) use disk::LEAST_FREE_BYTES;
 pub use images::{Images, KnownImage};
+pub use machine::{Directories, machine};
+pub use missing::MissingImages;
 
 use crate::config::{Backend, ConfigError, StudyConfig, UserConfig};
 use crate::runner::docker::ImageFacts;
@@ -17,11 +25,11 @@ use rules::Subject;
 /// What is known of the images of a study, by backend and reference: the same image may have another Python for another backend.
 pub type KnownFacts = BTreeMap<(Backend, String), Arc<ImageFacts>>;
 
-/// The images that a study's experiments name or get from the user config, each once. The embedded backend's own is not among them.
-pub fn images_of(study: &StudyConfig, user: &UserConfig) -> Vec<(Backend, String)> {
+/// The images that a study's experiments name or get from the user config, each once. Where none is named for the embedded backend, llem
+/// makes its image.
+pub fn named_images(study: &StudyConfig, user: &UserConfig) -> Vec<(Backend, String)> {
     let mut found: Vec<(Backend, String)> = Vec::new();
-    let configs = study.experiments.iter().map(|experiment| &experiment.config);
-    for config in configs.filter(|config| config.backend != Backend::Candle) {
+    for config in study.experiments.iter().map(|experiment| &experiment.config) {
         let Some(reference) = config.image().or_else(|| user.images.get(&config.backend).map(String::as_str)) else {
             continue;
         };
@@ -30,6 +38,11 @@ pub fn images_of(study: &StudyConfig, user: &UserConfig) -> Vec<(Backend, String
         }
     }
     found
+}
+
+/// As [`named_images`], of the engines in Python: those that a probe can look into.
+pub fn images_of(study: &StudyConfig, user: &UserConfig) -> Vec<(Backend, String)> {
+    named_images(study, user).into_iter().filter(|(backend, _)| *backend != Backend::Candle).collect()
 }
 
 /// Whether every experiment can run in its image, as far as that is known. `agent` is llem's agent on this machine.

@@ -4,6 +4,7 @@ use llem_protocol::{
     BaselineRecord, CrossCheck, CurveKind, DeviceEnergy, EdgeRecord, EnergyMethod, EnergyReport, Phase, PhaseRecord,
     PowerDomain, PowerScope, PowerSourceKind, PrefillRecord, WindowRecord,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::plausible::impossible_phase;
@@ -16,7 +17,7 @@ const J_PER_KWH: f64 = 3.6e6;
 
 /// Energy of the window. Sums are over the GPUs of the experiment, or over processor packages and memory for a run on the processor; one
 /// that is missing makes a sum null, never smaller.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EnergyFigures {
     /// Energy in joules as the sensors give it.
@@ -53,7 +54,7 @@ pub struct EnergyFigures {
 }
 
 /// Energy of one sensor in the window: what the agent measured, and what the host makes of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DomainEnergy {
     /// What the sensor covers.
     pub domain: PowerDomain,
@@ -102,7 +103,7 @@ pub struct DomainEnergy {
 }
 
 /// Energy of one phase.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PhaseEnergy {
     /// Which.
     pub phase: Phase,
@@ -122,7 +123,7 @@ pub struct EnergyContext<'a> {
     pub gpus: &'a [String],
     /// Idle power.
     pub baseline: Option<&'a BaselineRecord>,
-    /// Whether somebody else was on the GPUs while that was measured: then nothing is derived from it.
+    /// Whether somebody else was on the GPUs while that was measured, or it did not hold still: then nothing is derived from it.
     pub baseline_disturbed: bool,
     /// The passes that generated one token per request.
     pub prefill: Option<&'a PrefillRecord>,

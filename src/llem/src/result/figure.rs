@@ -4,12 +4,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use llem_statistics::Direction;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Metrics;
 
 /// One number of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Figure {
     /// [`super::EnergyFigures::energy_per_output_token_j`].

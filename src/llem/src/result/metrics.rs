@@ -1,6 +1,7 @@
 //! From stamps and counters to figures.
 
 use llem_protocol::{Phase, PowerDomain, PowerSourceKind, RequestRecord, WindowRecord};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -9,7 +10,7 @@ use super::energy::{EnergyContext, EnergyFigures, Work, energy_figures};
 use super::plausible::impossible;
 
 /// The figures of one run. All of them are about the window; padding is never counted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Metrics {
     /// Length of the window in seconds.
     pub window_s: f64,

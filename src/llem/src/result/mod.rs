@@ -20,6 +20,8 @@ mod collect;
 mod energy;
 mod figure;
 mod flops;
+mod history;
+mod identity;
 mod journal;
 mod metrics;
 mod pareto;
@@ -38,8 +40,11 @@ pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
 };
 pub use figure::Figure;
-pub use flops::{FlopsReference, ParametersSource};
+pub use flops::FlopsReference;
+pub use history::{EarlierRun, earlier_runs};
+pub use identity::{GpuIdentity, RunIdentity};
 pub use journal::{Journal, JournalEvent};
+pub use llem_model::ParametersSource;
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
 pub use pareto::{ExperimentStanding, Objective, ParetoFrontier};
 pub use record::{

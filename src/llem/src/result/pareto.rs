@@ -1,12 +1,13 @@
 //! Which experiments of a study no other beats at everything.
 
 use llem_statistics::{Bootstrap, Direction, Estimate, Sample, Standing, frontier, mean_interval};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ExperimentResult, Figure, RunRow};
 
 /// A figure to be compared by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Objective {
     /// Which.
     pub figure: Figure,
@@ -21,7 +22,7 @@ impl From<Figure> for Objective {
 }
 
 /// The experiments of a study, compared by several figures at once. Only valid runs count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ParetoFrontier {
     /// What they are compared by.
     pub objectives: Vec<Objective>,
@@ -30,7 +31,7 @@ pub struct ParetoFrontier {
 }
 
 /// Where an experiment stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExperimentStanding {
     /// The experiment.
     pub experiment_id: String,

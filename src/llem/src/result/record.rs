@@ -6,10 +6,14 @@ use llem_protocol::{
     BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, PhaseRecord, PrefillRecord, Reason, Severity,
     ThermalGateRecord, WarmupRecord, WindowRecord,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Figure, FlopsReference, MeanUncertainty, Metrics, ParetoFrontier, PhaseEnergy, SameWork, Spread};
+use super::{
+    Figure, FlopsReference, MeanUncertainty, Metrics, ParetoFrontier, PhaseEnergy, RunIdentity, SameWork, Spread,
+};
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
+use crate::engine_cache::CacheRecord;
 use crate::gpu_watch::GpuProcess;
 use crate::host::HostSnapshot;
 use crate::runner::ContainerRecord;
@@ -17,7 +21,7 @@ use crate::runner::docker::ImageVersions;
 use crate::workload::DatasetProvenance;
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunStatus {
     /// Measured to the end.
@@ -40,7 +44,7 @@ impl RunStatus {
 }
 
 /// Everything about one run: `result.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunResult {
     /// [`super::SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -97,6 +101,9 @@ pub struct RunResult {
     /// Processes that were on any GPU of the machine while the run lasted; empty for a run without GPUs.
     #[serde(default)]
     pub gpu_processes: Vec<GpuProcess>,
+    /// The compiled engine: from the cache, or built; null for a run that compiles nothing.
+    #[serde(default)]
+    pub engine_cache: Option<CacheRecord>,
     /// Every phase with its times and energy.
     pub phases: Vec<PhaseRecord>,
     /// Energy of every phase, summed over the sensors that count.
@@ -142,7 +149,7 @@ impl RunResult {
 }
 
 /// Which prompts were run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkloadIdentity {
     /// SHA-256 of the tokenised workload.
     pub sha256: String,
@@ -157,20 +164,20 @@ pub struct WorkloadIdentity {
 }
 
 /// Which weights were run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelIdentity {
     /// `synthetic`, a directory, or a hub id.
     pub source: String,
     /// Content id of a synthetic model, commit of a hub model; null for a directory.
     pub revision: Option<String>,
-    /// Architecture in the model's config.
-    pub architecture: String,
-    /// Parameters by the model's config.
-    pub parameters: u64,
+    /// Architecture in the model's config; null where it names none.
+    pub architecture: Option<String>,
+    /// Parameters by the headers of its files, else by its config; null where neither tells.
+    pub parameters: Option<u64>,
 }
 
 /// Which weights were used beside the model's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WeightsIdentity {
     /// A directory, or a hub id.
     pub source: String,
@@ -179,7 +186,7 @@ pub struct WeightsIdentity {
 }
 
 /// How a study ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StudyStatus {
     /// Every run was measured.
@@ -191,7 +198,7 @@ pub enum StudyStatus {
 }
 
 /// Everything about a study: `study.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StudyResult {
     /// [`super::SCHEMA_VERSION`].
     pub schema_version: u32,
@@ -238,7 +245,7 @@ pub struct StudyResult {
 }
 
 /// An image of a study.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageRecord {
     /// Backend that ran in it.
     pub backend: Backend,
@@ -263,7 +270,7 @@ impl StudyResult {
 }
 
 /// One experiment of a study with its runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExperimentResult {
     /// Identity of the experiment.
     pub experiment_id: String,
@@ -280,7 +287,7 @@ pub struct ExperimentResult {
 }
 
 /// A run in a study's list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunRow {
     /// The run, and its directory under `runs/`.
     pub run_id: String,
@@ -298,10 +305,16 @@ pub struct RunRow {
     pub failure: Option<Failure>,
     /// Its figures.
     pub metrics: Option<Metrics>,
+    /// Its compiled engine.
+    #[serde(default)]
+    pub engine_cache: Option<CacheRecord>,
+    /// What it was made of, and where.
+    #[serde(default)]
+    pub identity: Option<RunIdentity>,
 }
 
 /// Mean and spread over the runs of an experiment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExperimentSummary {
     /// Runs that went in.
     pub runs: u64,

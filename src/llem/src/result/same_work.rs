@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use llem_protocol::RequestRecord;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -70,7 +71,7 @@ pub fn check_work(asked: &[Asked], passes: usize, requests: &[RequestRecord], ex
 }
 
 /// Who generated, and how exactly it computed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Variant {
     /// The backend.
     pub backend: String,
@@ -157,7 +158,7 @@ impl Output {
 }
 
 /// Runs of one workload and one model by several backends: a part of `study.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SameWork {
     /// Hash of the workload.
     pub workload_sha256: String,
@@ -189,7 +190,7 @@ impl SameWork {
 }
 
 /// A request that two runs carried out with different lengths.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LengthDifference {
     /// Position in the workload.
     pub request_index: u64,
@@ -202,7 +203,7 @@ pub struct LengthDifference {
 }
 
 /// Greedy outputs of two backends.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OutputComparison {
     /// The backends with their precision.
     pub variants: [Variant; 2],

@@ -1,13 +1,14 @@
 //! Energy of prefill and decode: by the stamps of the tokens where batches are static, else by passes that only prefill.
 
 use llem_protocol::{EnergySplit, PrefillRecord, WindowRecord};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::energy::{DomainEnergy, EnergyContext, Sums, Work, total_energy};
 use super::uncertainty::{UncertaintyBudget, gain_relative, root_sum_of_squares};
 
 /// How prefill and decode were told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SplitMethod {
     /// The power curve between the stamps of the tokens.
@@ -17,7 +18,7 @@ pub enum SplitMethod {
 }
 
 /// Energy of prefill and decode in the window, calibrated.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PrefillDecodeEnergy {
     /// How it was found.
     pub method: SplitMethod,

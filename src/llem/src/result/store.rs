@@ -36,6 +36,9 @@ pub enum StoreError {
         /// The library's account.
         source: parquet::errors::ParquetError,
     },
+    /// A column that has no form as text.
+    #[error("column `{0}` of experiments.csv cannot be written as text")]
+    NoText(&'static str),
     /// All names are taken.
     #[error("{0}: this directory and {COLLISIONS} numbered ones beside it exist; choose another output directory")]
     Taken(PathBuf),
@@ -103,6 +106,11 @@ impl StudyDirectory {
         write_atomic(&self.path.join("study.yaml"), text.as_bytes())
     }
 
+    /// Writes `study.lock.json`: what the study is run with.
+    pub fn write_lock(&self, lock: &impl Serialize) -> Result<(), StoreError> {
+        write_json(&self.path.join("study.lock.json"), lock)
+    }
+
     /// Opens the journal of this new study.
     pub fn journal(&self) -> Result<Journal, StoreError> {
         Journal::create(&self.path.join("journal.jsonl"))
@@ -117,9 +125,9 @@ impl StudyDirectory {
         Ok(RunDirectory { path, volume })
     }
 
-    /// Writes `study.json`, `experiments.parquet` and `runs.parquet`.
+    /// Writes `study.json`, `experiments.parquet` with the same as CSV, and `runs.parquet`.
     pub fn write_result(&self, result: &StudyResult) -> Result<(), StoreError> {
-        super::parquet::write_experiments(&self.path.join("experiments.parquet"), result)?;
+        super::parquet::write_experiments(&self.path, result)?;
         super::parquet::write_runs(&self.path.join("runs.parquet"), result)?;
         write_json(&self.path.join("study.json"), result)
     }
@@ -151,6 +159,12 @@ impl RunDirectory {
     /// What the agent writes to. Nothing in it is trusted.
     pub fn volume(&self) -> &Path {
         &self.volume
+    }
+
+    /// An empty volume in place of what an agent has left.
+    pub fn renew_volume(&self) -> Result<(), StoreError> {
+        crate::files::remove_tree(&self.volume)?;
+        Ok(fs_err::create_dir(&self.volume)?)
     }
 
     /// `job.json`.

@@ -1,12 +1,13 @@
 //! Small statistics: enough to describe, not to infer.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A sample described by its moments and percentiles.
 ///
 /// Percentiles interpolate linearly between order statistics (definition 7 of Hyndman and Fan, *Sample Quantiles in Statistical
 /// Packages*, The American Statistician 50, 1996), as NumPy does by default.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Distribution {
     /// Number of values.
     pub n: u64,
@@ -55,7 +56,7 @@ fn percentile(sorted: &[f64], p: f64) -> f64 {
 }
 
 /// Mean and spread of one figure over the runs of an experiment.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Spread {
     /// Number of runs that have the figure.
     pub n: u64,

@@ -4,6 +4,7 @@
 //! bound of ±a without further knowledge counts as a/√3 (4.3.7); independent components combine as the root of their sum of squares
 //! (5.1.2), fully correlated ones as their sum (5.2.2). `docs/uncertainty.md` tells all of it with an example.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Figure, Metrics, Spread};
@@ -21,7 +22,7 @@ pub const GAIN_BOUND: f64 = 0.05;
 pub const COVERAGE_FACTOR: f64 = 2.0;
 
 /// Uncertainty of one energy, in joules unless said otherwise. All but `expanded_*` are standard uncertainties.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UncertaintyBudget {
     /// From the sensor's gain: of the calibration, or of a bound of ±5 % where there is none. The same in all runs on the same device.
     pub gain_j: f64,
@@ -104,7 +105,7 @@ pub(super) fn root_sum_of_squares(values: impl IntoIterator<Item = f64>) -> f64 
 }
 
 /// Uncertainty of a mean over the runs of an experiment, in the unit of the figure. All but `expanded` are standard uncertainties.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MeanUncertainty {
     /// From the sensors' gain: the mean of the runs', for more runs do not make it smaller.
     pub gain: f64,

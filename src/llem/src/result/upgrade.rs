@@ -175,6 +175,7 @@ mod tests {
         let measurement = &result.config.measurement;
         assert!(measurement.thermal_floor_seconds.abs() < f64::EPSILON && !measurement.allow_mig);
         assert_eq!((result.baseline, result.thermal_gate, result.flops), (None, None, None));
+        assert_eq!(result.engine_cache, None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use llem_protocol::{DriverCommand, Event, Failure, FailureClass, Job, Phase};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,17 @@ pub struct HostFiles {
     pub agent: PathBuf,
     /// The backend's driver.
     pub driver: DriverFiles,
+    /// A compiled engine, or the place of one that is to be built.
+    pub engine: Option<EngineMount>,
+}
+
+/// The directory of a compiled engine on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineMount {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Whether the run may only read it.
+    pub read_only: bool,
 }
 
 /// A backend's driver on this machine.
@@ -97,6 +109,8 @@ pub struct Places {
     pub adapter_dir: Option<PathBuf>,
     /// Directory of the model that drafts tokens.
     pub draft_dir: Option<PathBuf>,
+    /// Directory of the compiled engine.
+    pub engine_dir: Option<PathBuf>,
     /// How the driver is started.
     pub driver: DriverCommand,
     /// The kernel's RAPL zones, where the machine has them.
@@ -122,9 +136,7 @@ pub struct RunSpec {
     pub env: BTreeMap<String, String>,
     /// What the container may use.
     pub limits: Limits,
-    /// Whether the run needs the network, e.g. to fetch a model.
-    pub network: bool,
-    /// What is known about the image, where it was probed.
+    /// What is known about the image, where it was probed. A run with a compiled engine is for exactly this image.
     pub facts: Option<Arc<ImageFacts>>,
 }
 
@@ -168,7 +180,7 @@ pub struct RunOutcome {
 }
 
 /// What a result says about its container.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerRecord {
     /// The engine's id of the container.
     pub id: String,

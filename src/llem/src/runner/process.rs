@@ -41,6 +41,7 @@ impl Runner for ProcessRunner {
             model_dir: files.model_dir.clone(),
             adapter_dir: files.adapter_dir.clone(),
             draft_dir: files.draft_dir.clone(),
+            engine_dir: files.engine.as_ref().map(|engine| engine.dir.clone()),
             driver: driver(&files.driver),
             powercap: Some(POWERCAP.into()),
         }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Programs, StudyError};
 use crate::config::{Backend, UserConfig};
+use crate::files::write_atomic;
 use crate::runner::DriverFiles;
 
 /// Makes name and content of a file of `images/`.
@@ -32,6 +33,7 @@ const PYTORCH: &[(&str, &str)] = &[
     script!("pytorch", "llem_settings.py"),
     script!("pytorch", "llem_speculation.py"),
     script!("common", "llem_channel.py"),
+    script!("common", "llem_sampling.py"),
     script!("common", "llem_torch.py"),
 ];
 
@@ -47,6 +49,7 @@ const TENSORRT: &[(&str, &str)] = &[
     script!("tensorrt", "llem_stream.py"),
     script!("tensorrt", "llem_tensorrt.py"),
     script!("common", "llem_channel.py"),
+    script!("common", "llem_sampling.py"),
 ];
 
 /// The driver of vLLM; likewise.
@@ -58,6 +61,7 @@ const VLLM: &[(&str, &str)] = &[
     script!("vllm", "llem_vllm.py"),
     script!("vllm", "llem_worker.py"),
     script!("common", "llem_channel.py"),
+    script!("common", "llem_sampling.py"),
     script!("common", "llem_torch.py"),
 ];
 
@@ -99,11 +103,7 @@ fn write(path: &Path, content: &str) -> io::Result<()> {
     if fs_err::read(path).is_ok_and(|present| present == content.as_bytes()) {
         return Ok(());
     }
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory)?;
-    fs_err::write(temporary.path(), content)?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    write_atomic(path, content.as_bytes())
 }
 
 #[cfg(test)]

@@ -105,7 +105,8 @@ async fn reap(engine: &Engine, notify: &impl Fn(StudyEvent)) {
     }
 }
 
-fn choice(backend: Backend, options: &RunOptions) -> RunnerKind {
+/// The kind of runner that is asked for.
+pub(super) fn choice(backend: Backend, options: &RunOptions) -> RunnerKind {
     let user = &options.user;
     options.runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner)
 }

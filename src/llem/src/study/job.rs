@@ -9,6 +9,7 @@ use llem_protocol::{
 
 use serde_json::{Map, Value};
 
+use super::engine::RunEngine;
 use super::run::RunContext;
 use crate::config::{ExperimentConfig, GpuAccess, UserConfig};
 use crate::model::BesideWeights;
@@ -19,7 +20,7 @@ use crate::runner::{HostFiles, Limits, Places, RunSpec, host_gpus};
 const GIB: f64 = 1024.0 * 1024.0 * 1024.0;
 
 /// What a runner needs to carry out a run.
-pub(super) fn run_spec(context: &RunContext<'_>, directory: &RunDirectory) -> RunSpec {
+pub(super) fn run_spec(context: &RunContext<'_>, directory: &RunDirectory, engine: &RunEngine) -> RunSpec {
     let prepared = context.prepared;
     let host = HostFiles {
         output_dir: directory.volume().to_owned(),
@@ -29,8 +30,10 @@ pub(super) fn run_spec(context: &RunContext<'_>, directory: &RunDirectory) -> Ru
         draft_dir: prepared.weights.draft.as_ref().map(|weights| weights.root.clone()),
         agent: context.programs.agent.clone(),
         driver: prepared.driver.clone(),
+        engine: engine.mount(),
     };
-    let places = context.runner.places(&host);
+    let mut places = context.runner.places(&host);
+    places.driver.env.extend(engine.variables(places.engine_dir.as_deref()));
     let execution = context.execution;
     let bytes = |gib: f64| (gib * GIB) as u64;
     RunSpec {
@@ -45,7 +48,6 @@ pub(super) fn run_spec(context: &RunContext<'_>, directory: &RunDirectory) -> Ru
             pids: execution.pids_limit,
         },
         env: context.user.env.clone(),
-        network: false,
         facts: prepared.facts.clone(),
         files: host,
     }
@@ -100,7 +102,7 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
 }
 
 /// The GPUs that an experiment's runs get: those that the machine's owner names, else all; none for one that computes on the processor.
-fn gpus(config: &ExperimentConfig, user: &UserConfig) -> Vec<String> {
+pub(super) fn gpus(config: &ExperimentConfig, user: &UserConfig) -> Vec<String> {
     let mut gpus: Vec<String> = match user.gpu.access {
         GpuAccess::None => Vec::new(),
         _ if user.gpu.devices.is_empty() => host_gpus().into_iter().map(|gpu| gpu.uuid).collect(),

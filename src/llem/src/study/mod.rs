@@ -1,9 +1,14 @@
 //! Carries out a study: prepares everything, runs the plan, keeps what it measured.
 
 mod drivers;
+mod engine;
 mod event;
 mod fleet;
+mod forecast;
+mod gpus;
 mod job;
+mod judge;
+mod lock;
 mod prepare;
 mod programs;
 mod references;
@@ -15,7 +20,10 @@ use std::path::PathBuf;
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 
+pub use engine::{Effort, EngineLookup, look_up_engines};
 pub use event::StudyEvent;
+pub use forecast::{DiskForecast, ExperimentForecast, Forecast, ForecastOptions, PlannedGpus, WeightsForecast};
+pub use lock::{Drift, LOCK_SCHEMA_VERSION, LockError, LockedImage, LockedPrograms, LockedWeights, StudyLock};
 pub use programs::{Programs, ProgramsError};
 pub use references::WeightsProblems;
 pub use session::run_study;
@@ -38,6 +46,8 @@ pub struct RunOptions {
     pub user: UserConfig,
     /// The agent and the embedded driver; absent: beside the running program.
     pub programs: Option<Programs>,
+    /// Lock file that the study must be as; absent: whatever is found is run.
+    pub locked: Option<PathBuf>,
     /// Receives what happens.
     pub events: Option<UnboundedSender<StudyEvent>>,
     /// Stops the study.
@@ -51,6 +61,7 @@ impl Default for RunOptions {
             runner: None,
             user: UserConfig::default(),
             programs: None,
+            locked: None,
             events: None,
             stop: Stop::default(),
         }
@@ -75,6 +86,9 @@ pub enum StudyError {
          or use the `process` runner (`--runner process`), which takes the engine that is installed on this machine"
     )]
     NoImage(Backend),
+    /// The container engine lacks images.
+    #[error(transparent)]
+    MissingImages(#[from] crate::preflight::MissingImages),
     /// The files of a driver cannot be laid into the cache.
     #[error("the driver's files cannot be written to {}: {source}; set `cache_dir` in the user config", directory.display())]
     DriverUnwritable {
@@ -102,6 +116,12 @@ pub enum StudyError {
     /// llem's own binaries.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
+    /// Weights that have no commit and cannot be read to the end.
+    #[error("the weights cannot be identified: {0}")]
+    UnreadableWeights(std::io::Error),
+    /// The lock file.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The container engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -126,6 +146,12 @@ pub enum StudyError {
         /// The mount's directory on this machine.
         mount: PathBuf,
     },
+    /// GPUs do not get into containers.
+    #[error("{0}")]
+    Gpus(String),
+    /// A disk without room.
+    #[error("{0}; make room, or name another directory, then run the study again")]
+    NoSpace(String),
     /// A workload.
     #[error("workload of experiment {experiment}: {source}")]
     Workload {

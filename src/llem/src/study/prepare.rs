@@ -9,12 +9,16 @@ use tokio::sync::Mutex;
 use tracing::debug;
 
 use super::drivers::driver;
+use super::engine::compiled_kind;
 use super::fleet::Fleet;
+use super::forecast::disk_forecasts;
+use super::gpus::prove_access;
 use super::references::{Larder, Weights, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
     Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, tensorrt_checkpoint,
 };
+use crate::engine_cache::CacheSettings;
 use crate::hub::Hub;
 use crate::model::LocalModel;
 use crate::preflight::{self, Images, KnownFacts, KnownImage};
@@ -49,10 +53,12 @@ pub(super) async fn prepare(
     let drivers = drivers(study, options, programs)?;
     refuse_images_without_containers(study, fleet)?;
     refuse_containers_without_images(study, options, fleet)?;
+    refuse_missing_images(study, options, fleet).await?;
     for shared in [&options.output, &options.user.cache_root()] {
         fleet.paths().on_host(shared)?;
     }
     let cache_root = options.user.cache_root();
+    refuse_full_disks(study, options)?;
     let base_dir = base_dir(study);
     let hub = Hub::from_env()?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
@@ -61,20 +67,28 @@ pub(super) async fn prepare(
     }
     let known = known_images(study, options, programs, fleet, probing, notify).await?;
     preflight::check(study, &options.user, &known, &programs.agent)?;
+    {
+        // As with the probes of images: whoever ends the study waits until the container is gone.
+        let _busy = probing.lock().await;
+        prove_access(study, options, programs, fleet, &known, notify).await?;
+    }
     let candle_image =
         if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
-    let mut kitchen = Kitchen { base_dir, cache_root, hub, workloads: HashMap::new() };
+    let mut kitchen = Kitchen::new(base_dir, cache_root, hub);
     let mut prepared = Vec::with_capacity(study.experiments.len());
     for (experiment, weights) in study.experiments.iter().zip(stocked) {
         refuse_unread_weights(experiment, &weights.model)?;
         let workload = kitchen.workload(experiment, &weights.model, notify).await?;
-        let (tokens, positions) = (workload.max_total_tokens, weights.model.geometry.max_positions as u64);
-        if tokens > positions {
+        let tokens = workload.max_total_tokens;
+        if let Some(positions) = weights.model.config.max_positions.filter(|positions| tokens > *positions) {
             return Err(StudyError::TooLong { experiment: experiment.id.clone(), tokens, positions });
         }
         let image = image(&experiment.config, options, candle_image.as_deref());
         for root in weights.roots() {
             fleet.paths().on_host(root)?;
+        }
+        if compiled_kind(&experiment.config, &options.user).is_some() {
+            fleet.paths().on_host(&CacheSettings::of(&options.user).dir)?;
         }
         let driver = drivers[&experiment.config.backend].clone();
         let facts = known.get(&(experiment.config.backend, image.clone())).cloned();
@@ -84,9 +98,20 @@ pub(super) async fn prepare(
     Ok(prepared)
 }
 
+/// Room for the first results, and for the weights whose size is known before they are there.
+fn refuse_full_disks(study: &StudyConfig, options: &RunOptions) -> Result<(), StudyError> {
+    for mut disk in disk_forecasts(study, options)? {
+        disk.known_bytes = disk.known_bytes.max(preflight::LEAST_FREE_BYTES);
+        if let Some(why) = disk.too_full() {
+            return Err(StudyError::NoSpace(why));
+        }
+    }
+    Ok(())
+}
+
 /// Weights that the engine does not read, of models that only the hub could tell of.
 fn refuse_unread_weights(experiment: &Experiment, model: &LocalModel) -> Result<(), StudyError> {
-    let method = model.geometry.quantization.as_deref().filter(|_| experiment.config.backend == Backend::Tensorrt);
+    let method = model.config.quantization.as_deref().filter(|_| experiment.config.backend == Backend::Tensorrt);
     match method.and_then(tensorrt_checkpoint) {
         Some(finding) => Err(ConfigError { problems: vec![finding.without_file()] }.into()),
         None => Ok(()),
@@ -116,7 +141,7 @@ async fn known_images(
         }
         match images.probe(engine, &reference, Some(backend), false, &options.stop.soft).await {
             Ok(Some(facts)) => drop(known.insert((backend, reference), Arc::new(facts))),
-            // Its runs fail and say that the image is missing.
+            // It went since it was looked for: its runs fail and say so.
             Ok(None) => {}
             Err(ImageError::Stopped) => return Err(StudyError::Stopped),
             Err(ImageError::Engine(error)) if error.is_lost() => return Err(error.into()),
@@ -180,8 +205,19 @@ fn refuse_containers_without_images(
     }
 }
 
+/// Before anything is downloaded, and at once for all images.
+async fn refuse_missing_images(study: &StudyConfig, options: &RunOptions, fleet: &Fleet) -> Result<(), StudyError> {
+    let Some(engine) = fleet.engine() else { return Ok(()) };
+    let mut wanted = preflight::named_images(study, &options.user);
+    wanted.retain(|(backend, _)| fleet.runner(*backend).has_images());
+    match preflight::MissingImages::of(engine, wanted).await? {
+        Some(missing) => Err(missing.into()),
+        None => Ok(()),
+    }
+}
+
 /// Relative paths in a study are relative to its file.
-fn base_dir(study: &StudyConfig) -> PathBuf {
+pub(super) fn base_dir(study: &StudyConfig) -> PathBuf {
     let parent = study.source.as_ref().and_then(|source| source.path.parent());
     parent.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
@@ -190,7 +226,8 @@ fn image(config: &ExperimentConfig, options: &RunOptions, candle_image: Option<&
     asked_image(config, options).or(candle_image).unwrap_or_default().to_owned()
 }
 
-fn asked_image<'a>(config: &'a ExperimentConfig, options: &'a RunOptions) -> Option<&'a str> {
+/// The image that the study or the machine names.
+pub(super) fn asked_image<'a>(config: &'a ExperimentConfig, options: &'a RunOptions) -> Option<&'a str> {
     config.image().or_else(|| options.user.images.get(&config.backend).map(String::as_str))
 }
 
@@ -210,7 +247,7 @@ async fn candle_image(
 }
 
 /// Makes workloads, each once.
-struct Kitchen {
+pub(super) struct Kitchen {
     base_dir: PathBuf,
     cache_root: PathBuf,
     hub: Hub,
@@ -218,7 +255,11 @@ struct Kitchen {
 }
 
 impl Kitchen {
-    async fn workload(
+    pub(super) fn new(base_dir: PathBuf, cache_root: PathBuf, hub: Hub) -> Self {
+        Self { base_dir, cache_root, hub, workloads: HashMap::new() }
+    }
+
+    pub(super) async fn workload(
         &mut self,
         experiment: &Experiment,
         model: &Arc<LocalModel>,

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::prepare::blocking;
 use super::{StudyError, StudyEvent};
-use crate::config::{Experiment, ExperimentConfig, ModelSource, Mount, Problem, StudyConfig, weights_source};
+use crate::config::{Backend, Experiment, ExperimentConfig, ModelSource, Mount, Problem, StudyConfig, weights_source};
 use crate::hub::Hub;
 use crate::model::{BesideKind, BesideWeights, LocalModel, ModelError, look_up};
 
@@ -25,6 +25,30 @@ impl Weights {
         let beside = [&self.adapter, &self.draft].into_iter().flatten().map(|weights| weights.root.as_path());
         std::iter::once(self.model.root.as_path()).chain(beside)
     }
+
+    /// The directories of the weights themselves.
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
+        let beside = [&self.adapter, &self.draft].into_iter().flatten();
+        let beside = beside.map(|weights| weights.root.join(&weights.subdirectory));
+        std::iter::once(self.model.dir()).chain(beside).collect()
+    }
+}
+
+/// The weights of an experiment as far as `hub` gives them without asking: made, or on this machine.
+pub(super) fn weights_here(
+    config: &ExperimentConfig,
+    base_dir: &Path,
+    cache_root: &Path,
+    hub: &Hub,
+) -> Result<Weights, ModelError> {
+    let (adapter, draft) = (BesideKind::Adapter, BesideKind::Draft);
+    let beside = |wanted: BesideKind| {
+        let found = references(config).into_iter().find(|reference| reference.kind == Some(wanted));
+        let make = |r: Reference| BesideWeights::resolve(wanted, &r.source, base_dir, cache_root, hub).map(Arc::new);
+        found.map(make).transpose()
+    };
+    let model = LocalModel::resolve(&config.model_source(), base_dir, cache_root, hub)?;
+    Ok(Weights { model: Arc::new(model), adapter: beside(adapter)?, draft: beside(draft)? })
 }
 
 /// What is wrong with the weights that a study names, each with its place in the file.
@@ -46,11 +70,11 @@ impl fmt::Display for WeightsProblems {
 }
 
 /// One thing that an experiment names: what for, its dotted key, the text, what it means.
-struct Reference {
-    kind: Option<BesideKind>,
-    key: String,
-    text: String,
-    source: ModelSource,
+pub(super) struct Reference {
+    pub(super) kind: Option<BesideKind>,
+    pub(super) key: String,
+    pub(super) text: String,
+    pub(super) source: ModelSource,
 }
 
 /// What is known by kind and meaning.
@@ -83,13 +107,18 @@ impl<'a> Larder<'a> {
 
     async fn look_up_all(&self, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
         let (mut seen, mut problems, mut is_config) = (HashSet::new(), Vec::new(), false);
-        for reference in self.study.experiments.iter().flat_map(|experiment| references(&experiment.config)) {
-            if !matches!(reference.source, ModelSource::Hub { .. }) || !seen.insert(known_as(&reference)) {
+        let configs = self.study.experiments.iter().map(|experiment| &experiment.config);
+        for (backend, reference) in
+            configs.flat_map(|config| references(config).into_iter().map(|r| (config.backend, r)))
+        {
+            let is_candle = backend == Backend::Candle;
+            if !matches!(reference.source, ModelSource::Hub { .. }) || !seen.insert((is_candle, known_as(&reference))) {
                 continue;
             }
             let (kind, source) = (reference.kind, reference.source.clone());
             let (cache_root, hub) = (self.cache_root.to_owned(), self.hub.clone());
-            let found = blocking(reference.text.clone(), notify, move || look_up(kind, &source, &cache_root, &hub));
+            let found =
+                blocking(reference.text.clone(), notify, move || look_up(kind, &source, backend, &cache_root, &hub));
             if let Err(error) = found.await? {
                 is_config |= error.is_config();
                 problems.push(self.problem(&reference, &error));
@@ -102,7 +131,12 @@ impl<'a> Larder<'a> {
         let (mut model, mut adapter, mut draft) = (None, None, None);
         for reference in references(&experiment.config) {
             match reference.kind {
-                None => model = Some(self.model(&reference, notify).await?),
+                None => {
+                    let found = self.model(&reference, notify).await?;
+                    let fits = found.check_for(experiment.config.backend);
+                    fits.map_err(|error| self.refusal(&reference, &error))?;
+                    model = Some(found);
+                }
                 Some(BesideKind::Adapter) => {
                     adapter = Some(self.beside(BesideKind::Adapter, &reference, notify).await?);
                 }
@@ -156,12 +190,17 @@ impl<'a> Larder<'a> {
     }
 
     fn problem(&self, reference: &Reference, error: &ModelError) -> Problem {
-        self.study.problem_with(&reference.key, &reference.text, error.to_string())
+        without_weights(self.study, reference, error)
     }
 }
 
+/// Why what a study names cannot be had, with its place.
+pub(super) fn without_weights(study: &StudyConfig, reference: &Reference, error: &ModelError) -> Problem {
+    study.problem_with(&reference.key, &reference.text, error.to_string())
+}
+
 /// Everything that an experiment names, its model first.
-fn references(config: &ExperimentConfig) -> Vec<Reference> {
+pub(super) fn references(config: &ExperimentConfig) -> Vec<Reference> {
     let text = serde_json::to_value(&config.model).ok().and_then(|model| model.as_str().map(str::to_owned));
     let source = config.model_source();
     let mut references =

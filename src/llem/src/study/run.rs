@@ -1,31 +1,27 @@
-//! One run: job, runner, files, verdict.
+//! One run: engine, job, runner, files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use llem_protocol::{
-    Failure, FailureClass, Job, Phase, PrefillRecord, Reason, ReasonCode, Report, RequestRecord, Severity, files,
-};
+use llem_protocol::{Failure, Job, RequestRecord};
 
 use tracing::debug;
 
+use super::engine::{RunEnd, RunEngine};
 use super::job::run_spec;
+use super::judge::{conclude, judge};
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
-use crate::config::{Calibration, ExecutionConfig, Experiment, UserConfig};
+use crate::config::{ExecutionConfig, Experiment, UserConfig};
+use crate::engine_cache::EngineCache;
 use crate::gpu_watch::{Expected, GpuWatch, Owner, Verdict};
-use crate::host::{HostSnapshot, LLEM_COMMIT};
-use crate::model::{BesideWeights, LocalModel};
-use crate::printable::printable;
+use crate::host::{GpusSnapshot, HostSnapshot};
 use crate::result::{
-    Asked, Collected, EnergyContext, FlopsReference, Metrics, ModelIdentity, Output, RunDirectory, RunResult, RunRow,
-    RunStatus, RunWork, SCHEMA_VERSION, StudyDirectory, Variant, WeightsIdentity, WorkloadIdentity, check_work,
-    collect, phase_energy, run_metrics, unmatched_calibrations,
+    Collected, Output, RunDirectory, RunResult, RunRow, RunStatus, RunWork, StudyDirectory, Variant, collect,
 };
 use crate::runner::{RunOutcome, RunSpec, Runner, Stop};
-use crate::workload::Workload;
 
 /// Everything that one run needs.
 pub(super) struct RunContext<'a> {
@@ -40,6 +36,7 @@ pub(super) struct RunContext<'a> {
     pub(super) runner: Arc<dyn Runner>,
     pub(super) directory: &'a StudyDirectory,
     pub(super) user: &'a UserConfig,
+    pub(super) cache: &'a EngineCache,
     pub(super) stop: &'a Stop,
 }
 
@@ -53,18 +50,78 @@ pub(super) struct Ended {
 
 /// When a run began and how long it took.
 #[derive(Clone, Copy)]
-struct Times {
-    started: Timestamp,
-    wall_s: f64,
+pub(super) struct Times {
+    pub(super) started: Timestamp,
+    pub(super) wall_s: f64,
+}
+
+/// One start of a run's container, with what it left.
+struct Attempt {
+    outcome: RunOutcome,
+    collected: Collected,
+    failure: Option<Failure>,
+    /// The GPUs that it was given.
+    gpus: Vec<String>,
+    verdict: Verdict,
+    /// Those GPUs as the machine saw them.
+    nvidia: Option<GpusSnapshot>,
 }
 
 /// Carries out one run and writes its files. Only results that cannot be written are an error.
 pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEvent)) -> Result<Ended, StudyError> {
     let directory = context.directory.run(context.run_id)?;
-    let spec = run_spec(context, &directory);
+    let (started, clock) = (Timestamp::now(), Instant::now());
+    let (attempt, engine) = attempts(context, &directory, notify).await?;
+    let Attempt { outcome, collected, failure, gpus, verdict, nvidia } = attempt;
+    let (measured, container_left) = (outcome.report_sha256.is_some() && failure.is_none(), outcome.container_left);
+    let times = Times { started, wall_s: clock.elapsed().as_secs_f64() };
+    let mut result = judge(context, outcome, &collected, failure, &gpus, verdict, times);
+    if let (Some(nvidia), Some(host)) = (nvidia, &mut result.host) {
+        host.nvidia = Some(nvidia);
+    }
+    result.engine_cache = engine.conclude(&RunEnd { result: &result, measured, container_left }, notify).await;
+    conclude(&mut result, context.execution);
+    directory.write_tables(&collected.requests, &collected.samples)?;
+    directory.finish(&result)?;
+    let work = (result.status == RunStatus::Completed).then(|| run_work(&result, &collected.requests, context));
+    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
+}
+
+/// Gets the run's compiled engine and starts the run; a second time, when it does not load, with one that is built anew.
+async fn attempts(
+    context: &RunContext<'_>,
+    directory: &RunDirectory,
+    notify: &impl Fn(StudyEvent),
+) -> Result<(Attempt, RunEngine), StudyError> {
+    let mut engine = match RunEngine::acquire(context, directory, notify).await {
+        Ok(engine) => engine,
+        Err(failure) => return Ok((Attempt::without_container(failure), RunEngine::None)),
+    };
+    let first = attempt(context, directory, &engine, notify).await?;
+    let Some(refusal) = first.failure.as_ref().filter(|failure| engine.is_refused(failure)) else {
+        return Ok((first, engine));
+    };
+    engine = match engine.replace(context, directory, refusal, notify).await {
+        Ok(engine) => engine,
+        Err(failure) => return Ok((Attempt::without_container(failure), RunEngine::None)),
+    };
+    if engine.mount().is_none() || first.outcome.container_left {
+        return Ok((first, engine));
+    }
+    directory.renew_volume()?;
+    Ok((attempt(context, directory, &engine, notify).await?, engine))
+}
+
+/// Starts the run once and takes what it leaves.
+async fn attempt(
+    context: &RunContext<'_>,
+    directory: &RunDirectory,
+    engine: &RunEngine,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Attempt, StudyError> {
+    let spec = run_spec(context, directory, engine);
     directory.write_job(&spec.job)?;
     directory.write_nonce(&spec.job.nonce)?;
-    let (started, clock) = (Timestamp::now(), Instant::now());
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
     let watch = GpuWatch::start(&spec.job.gpus);
     let outcome = drive(context, &spec, notify).await;
@@ -75,27 +132,27 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
     if outcome.container_left {
         context.directory.keep_lock_file();
     }
-    let (collected, failure) = take_files(&directory, &spec.job, &outcome);
+    let (collected, failure) = take_files(directory, &spec.job, &outcome);
     let expected = collected.report.as_ref().and_then(Expected::of);
     let verdict = watched.as_ref().map(|watched| watched.judge(owner(&outcome).as_ref(), expected));
-    let verdict = verdict.unwrap_or_default();
-    let times = Times { started, wall_s: clock.elapsed().as_secs_f64() };
-    let mut result = judge(context, outcome, &collected, failure, &spec.job.gpus, verdict, times);
-    if let (Some(watched), Some(host)) = (watched, &mut result.host) {
-        host.nvidia = watched.gpus;
+    let (verdict, nvidia) = (verdict.unwrap_or_default(), watched.and_then(|watched| watched.gpus));
+    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia })
+}
+
+impl Attempt {
+    /// The user stopped the study before there was a container.
+    fn without_container(failure: Failure) -> Self {
+        let outcome = RunOutcome { failure: Some(failure.clone()), ..RunOutcome::default() };
+        let (collected, verdict) = (Collected::default(), Verdict::default());
+        Self { outcome, collected, failure: Some(failure), gpus: Vec::new(), verdict, nvidia: None }
     }
-    conclude(&mut result, context.execution);
-    directory.write_tables(&collected.requests, &collected.samples)?;
-    directory.finish(&result)?;
-    let work = (result.status == RunStatus::Completed).then(|| run_work(&result, &collected.requests, context));
-    Ok(Ended { row: row(&result, &context.experiment.label), directory: directory.path().to_owned(), work })
 }
 
 /// What a measured run did, for the comparison with others.
 fn run_work(result: &RunResult, requests: &[RequestRecord], context: &RunContext<'_>) -> RunWork {
     let config = &result.config;
     let dtype = result.engine.as_ref().and_then(|engine| engine.dtype.clone());
-    let checkpoint = context.prepared.weights.model.geometry.quantization.clone();
+    let checkpoint = context.prepared.weights.model.config.quantization.clone();
     let name = |source: &str, revision: Option<&str>| format!("{source}@{}", revision.unwrap_or("-"));
     let model = name(&result.model.source, result.model.revision.as_deref());
     let adapter = result.adapter.as_ref().map(|adapter| name(&adapter.source, adapter.revision.as_deref()));
@@ -130,16 +187,6 @@ async fn drive(context: &RunContext<'_>, spec: &RunSpec, notify: &impl Fn(StudyE
     outcome
 }
 
-/// A reason that the container wrote: as severe as its code, whatever it says, and as a terminal can show it.
-fn trusted(reason: &Reason) -> Reason {
-    Reason { code: reason.code, severity: reason.code.severity(), message: printable(&reason.message) }
-}
-
-/// The passes of prefill alone with such reasons.
-fn trusted_prefill(record: &PrefillRecord) -> PrefillRecord {
-    PrefillRecord { reasons: record.reasons.iter().map(trusted).collect(), ..record.clone() }
-}
-
 /// Takes the agent's files; a run that claims to be whole and is not has failed.
 fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Collected, Option<Failure>) {
     let announced = outcome.report_sha256.as_deref().filter(|_| outcome.failure.is_none());
@@ -154,213 +201,10 @@ fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Col
     (collected, failure)
 }
 
-fn judge(
-    context: &RunContext<'_>,
-    outcome: RunOutcome,
-    collected: &Collected,
-    failure: Option<Failure>,
-    gpus: &[String],
-    verdict: Verdict,
-    times: Times,
-) -> RunResult {
-    let report = collected.report.as_ref();
-    let energy = EnergyContext {
-        gpus,
-        baseline: report.and_then(|r| r.baseline.as_ref()),
-        baseline_disturbed: verdict.baseline_disturbed,
-        prefill: report.and_then(|r| r.prefill.as_ref()),
-        prefill_disturbed: verdict.prefill_disturbed,
-        phases: report.map(|r| r.phases.as_slice()).unwrap_or_default(),
-        calibrations: &context.user.calibration,
-        carbon: context.user.carbon.as_ref(),
-    };
-    let announced = outcome.report_sha256.is_some();
-    let (metrics, failure) = figures(report, &collected.requests, failure, &energy, announced);
-    let (metrics, failure) = only_of_this_work(context, &collected.requests, metrics, failure);
-    let mut reasons = report.map(|r| r.reasons.iter().map(trusted).collect::<Vec<_>>()).unwrap_or_default();
-    reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
-    reasons.extend(metrics.as_ref().and_then(|m| calibration_unmatched(&context.user.calibration, m)));
-    reasons.extend(verdict.reasons);
-    let status = match &failure {
-        None => RunStatus::Completed,
-        Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
-        Some(_) => RunStatus::Failed,
-    };
-    let prepared = context.prepared;
-    let flops = metrics
-        .as_ref()
-        .map(|m| FlopsReference::of(&prepared.weights.model.dir(), &prepared.weights.model.geometry, m));
-    RunResult {
-        schema_version: SCHEMA_VERSION,
-        upgraded_from: None,
-        run_id: context.run_id.to_owned(),
-        study_id: context.directory.study_id(),
-        experiment_id: context.experiment.id.clone(),
-        cycle: context.cycle,
-        status,
-        valid: false,
-        reasons,
-        failure,
-        started: times.started.to_string(),
-        finished: Timestamp::now().to_string(),
-        wall_s: times.wall_s,
-        metrics,
-        config: context.experiment.config.clone(),
-        workload: workload_identity(&prepared.workload),
-        model: model_identity(&prepared.weights.model),
-        adapter: prepared.weights.adapter.as_deref().map(identity),
-        draft_model: prepared.weights.draft.as_deref().map(identity),
-        engine: report.and_then(|r| r.engine.clone()),
-        runner: context.runner.kind().to_owned(),
-        container: outcome.container,
-        environment: report.map(|r| r.environment.clone()),
-        phase_energy: phase_energy(&energy),
-        host: Some(context.host.clone()),
-        gpu_processes: verdict.processes,
-        phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
-        baseline: report.and_then(|r| r.baseline.clone()),
-        warmup: report.and_then(|r| r.warmup),
-        thermal_gate: report.and_then(|r| r.thermal_gate.clone()),
-        window: report.and_then(|r| r.window.clone()),
-        prefill: report.and_then(|r| r.prefill.as_ref()).map(trusted_prefill),
-        flops,
-        clock_start: report.map(|r| r.clock_start),
-        clock_end: report.map(|r| r.clock_end),
-        agent_version: report.map(|r| r.agent_version.clone()),
-        agent_sha256: context.agent_sha256.to_owned(),
-        llem_version: env!("CARGO_PKG_VERSION").to_owned(),
-        llem_commit: LLEM_COMMIT.map(str::to_owned),
-    }
-}
-
-fn workload_identity(workload: &Workload) -> WorkloadIdentity {
-    WorkloadIdentity {
-        sha256: workload.sha256.clone(),
-        requests: workload.requests,
-        prompt_tokens: workload.prompt_tokens,
-        output_tokens: workload.output_tokens,
-        dataset: workload.dataset.clone(),
-    }
-}
-
-fn model_identity(model: &LocalModel) -> ModelIdentity {
-    ModelIdentity {
-        source: model.source.clone(),
-        revision: model.revision.clone(),
-        architecture: model.geometry.architecture.class_name().to_owned(),
-        parameters: model.geometry.parameters(),
-    }
-}
-
-fn identity(weights: &BesideWeights) -> WeightsIdentity {
-    WeightsIdentity { source: weights.source.clone(), revision: weights.revision.clone() }
-}
-
 /// How the processes of a run are known on this machine.
 fn owner(outcome: &RunOutcome) -> Option<Owner> {
     let container = outcome.container.as_ref().map(|container| Owner::Container(container.id.clone()));
     container.or(outcome.agent_pid.map(Owner::Agent))
-}
-
-/// The figures of a whole run; a run without them has failed even when nobody said so.
-fn figures(
-    report: Option<&Report>,
-    requests: &[RequestRecord],
-    failure: Option<Failure>,
-    energy: &EnergyContext<'_>,
-    announced: bool,
-) -> (Option<Metrics>, Option<Failure>) {
-    let protocol = |message: String| {
-        Some(Failure { class: FailureClass::Protocol, phase: Phase::Write, message, log_tail: Vec::new() })
-    };
-    if let Some(failure) = failure {
-        return (None, Some(failure));
-    }
-    let Some((report, window)) = report.filter(|_| announced).and_then(|r| r.window.as_ref().map(|w| (r, w))) else {
-        return (None, protocol(format!("the agent ended without a whole `{}`", files::REPORT)));
-    };
-    if let Some(failure) = &report.failure {
-        return (None, Some(failure.clone()));
-    }
-    let peak = report.engine.as_ref().and_then(|e| e.peak_memory_bytes);
-    match run_metrics(window, requests, energy, peak) {
-        Ok(metrics) => (Some(metrics), None),
-        Err(error) => (None, protocol(error.to_string())),
-    }
-}
-
-/// The figures unless they are of other work than asked.
-fn only_of_this_work(
-    context: &RunContext<'_>,
-    requests: &[RequestRecord],
-    metrics: Option<Metrics>,
-    failure: Option<Failure>,
-) -> (Option<Metrics>, Option<Failure>) {
-    match metrics.as_ref().and_then(|metrics| other_work(context, metrics, requests)) {
-        Some(failure) => (None, Some(failure)),
-        None => (metrics, failure),
-    }
-}
-
-/// The failure of a run whose records are not those of its workload. The agent checks them, too, but from inside the container.
-fn other_work(context: &RunContext<'_>, metrics: &Metrics, requests: &[RequestRecord]) -> Option<Failure> {
-    let failed = |class, message| Some(Failure { class, phase: Phase::Collect, message, log_tail: Vec::new() });
-    let lengths = match context.prepared.workload.lengths() {
-        Ok(lengths) => lengths,
-        Err(error) => return failed(FailureClass::WorkloadCorrupt, error.to_string()),
-    };
-    let asked: Vec<_> =
-        lengths.into_iter().map(|(prompt_tokens, output_tokens)| Asked { prompt_tokens, output_tokens }).collect();
-    let exact = context.experiment.config.workload.ignore_eos;
-    let mismatch = check_work(&asked, metrics.passes as usize, requests, exact).err()?;
-    failed(FailureClass::WrongWork, mismatch.to_string())
-}
-
-/// Energy without a carbon intensity leaves CO2 null.
-fn no_carbon_intensity(metrics: &Metrics) -> Option<Reason> {
-    let energy = &metrics.energy;
-    let is_missing = energy.energy_j.is_some() && energy.carbon.is_none();
-    is_missing.then(|| Reason::new(ReasonCode::NoCarbonIntensity, "the user config has no `carbon`"))
-}
-
-/// A calibration for a sensor that the run did not have may be one with a wrong name.
-fn calibration_unmatched(calibrations: &[Calibration], metrics: &Metrics) -> Option<Reason> {
-    let sensors = &metrics.energy.domains;
-    let unmatched: Vec<&str> =
-        unmatched_calibrations(calibrations, sensors).into_iter().map(|c| c.device.as_str()).collect();
-    let sensors: Vec<&str> = sensors.iter().map(|sensor| sensor.domain.id.as_str()).collect();
-    let had = if sensors.is_empty() { "none".to_owned() } else { printable(&sensors.join(", ")) };
-    let happened = format!(
-        "the user config's calibration of {} is for no sensor of this run, which had {had}",
-        unmatched.join(", ")
-    );
-    (!unmatched.is_empty()).then(|| Reason::new(ReasonCode::CalibrationUnmatched, happened))
-}
-
-/// The last word, when all reasons are known: whether the run is valid, and whether a run that is not has failed.
-fn conclude(result: &mut RunResult, execution: &ExecutionConfig) {
-    let against: Vec<&str> =
-        result.reasons.iter().filter(|r| r.severity == Severity::Invalid).map(|r| r.code.code()).collect();
-    if execution.strict && result.status == RunStatus::Completed && !against.is_empty() {
-        let message = format!("`execution.strict` is set and the run has reasons against it: {}", against.join(", "));
-        let (class, phase) = (FailureClass::NotValid, Phase::Window);
-        result.failure = Some(Failure { class, phase, message, log_tail: Vec::new() });
-        result.status = RunStatus::Failed;
-    }
-    result.valid = RunResult::judge(result.status, &result.reasons);
-}
-
-fn row(result: &RunResult, label: &str) -> RunRow {
-    RunRow {
-        run_id: result.run_id.clone(),
-        label: label.to_owned(),
-        cycle: result.cycle,
-        status: result.status,
-        valid: result.valid,
-        reasons: result.reasons.clone(),
-        failure: result.failure.clone(),
-        metrics: result.metrics.clone(),
-    }
 }
 
 #[cfg(test)]

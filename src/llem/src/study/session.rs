@@ -7,10 +7,12 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
-use super::prepare::{Prepared, prepare};
+use super::lock::StudyLock;
+use super::prepare::{Prepared, blocking, prepare};
 use super::run::{Ended, RunContext, carry_out};
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
+use crate::engine_cache::{CacheSettings, EngineCache};
 use crate::host::HostSnapshot;
 use crate::plan::order::{PlannedRun, order};
 use crate::result::{
@@ -56,7 +58,9 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         ready = make_ready(&study, &options, &programs, &probing, &notify) => ready?,
         () = stopped => return Err(StudyError::Stopped),
     };
+    let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
     let mut session = Session::open(study, options, programs, fleet, prepared)?;
+    session.directory.write_lock(&lock)?;
     session.run(&notify).await
 }
 
@@ -71,6 +75,24 @@ async fn make_ready(
     let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
     Ok((fleet, prepared))
+}
+
+/// What the study is run with, if a lock file does not ask for something else.
+async fn lock(
+    study: &StudyConfig,
+    options: &RunOptions,
+    programs: &Programs,
+    prepared: &[Prepared],
+    notify: &impl Fn(StudyEvent),
+) -> Result<StudyLock, StudyError> {
+    let (study, prepared, programs) = (study.clone(), prepared.to_vec(), programs.clone());
+    let cache_root = options.user.cache_root();
+    let what = "hashes of the weights".to_owned();
+    let lock = blocking(what, notify, move || StudyLock::of(&study, &prepared, &programs, &cache_root)).await??;
+    if let Some(path) = &options.locked {
+        lock.check(path)?;
+    }
+    Ok(lock)
 }
 
 /// A study that is under way.
@@ -88,6 +110,7 @@ struct Session {
     started: Timestamp,
     rows: Vec<Vec<RunRow>>,
     same_work: SameWorkLedger,
+    cache: EngineCache,
     /// What the user has been told of the machine's config already.
     told: BTreeSet<String>,
 }
@@ -117,6 +140,7 @@ impl Session {
         let rows = vec![Vec::new(); study.experiments.len()];
         let agent_sha256 = programs.agent_sha256()?;
         let host = HostSnapshot::read();
+        let cache = EngineCache::open(CacheSettings::of(&options.user));
         Ok(Self {
             study,
             options,
@@ -131,6 +155,7 @@ impl Session {
             started,
             rows,
             same_work: SameWorkLedger::default(),
+            cache,
             told: BTreeSet::new(),
         })
     }
@@ -203,6 +228,7 @@ impl Session {
             runner: self.fleet.runner(experiment.config.backend),
             directory: &self.directory,
             user: &self.options.user,
+            cache: &self.cache,
             stop: &self.options.stop,
         };
         let Ended { row, directory, work } = carry_out(&context, notify).await?;

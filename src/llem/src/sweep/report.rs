@@ -38,7 +38,7 @@ impl PointProblems {
     pub(super) fn into_problems(self, source: &Source, all: usize, problems: &mut Vec<Problem>) {
         for Entry { path, mut finding, first, points } in self.order {
             finding.message = match points {
-                _ if first.is_empty() || points == all => finding.message,
+                _ if first.is_empty() || points == all || finding.is_secret => finding.message,
                 1 => format!("{} ({first})", finding.message),
                 more => format!("{} ({first}, and {} more)", finding.message, more - 1),
             };

@@ -24,6 +24,7 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::Hub;
@@ -100,7 +101,7 @@ impl Workload {
 }
 
 /// Where a workload's prompts come from and what was done to them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DatasetProvenance {
     /// As the experiment names it.
     pub name: String,

@@ -4,7 +4,8 @@ use std::ffi::{c_char, c_int, c_uint};
 
 use nvml_wrapper_sys::bindings::{
     nvmlPciInfo_t, nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT,
-    nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND, nvmlReturn_t,
+    nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND, nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED,
+    nvmlReturn_t,
 };
 
 use super::boundary::{Answer, Handle, Out, TextIn, export, fixed_text};
@@ -47,6 +48,9 @@ export! {
         let capability = handle.scene(Affected::Settings)?.device.compute_capability;
         major.put(capability.0)?;
         minor.put(capability.1)
+    }
+    fn nvmlDeviceGetNumGpuCores(handle: Handle, cores: Out<c_uint>) {
+        cores.put(handle.scene(Affected::Settings)?.device.cuda_cores.ok_or(NOT_SUPPORTED)?)
     }
     fn nvmlDeviceGetPciInfo_v3(handle: Handle, info: Out<nvmlPciInfo_t>) {
         info.put(pci_info(&handle.scene(Affected::Settings)?.device.pci_bus_id)?)

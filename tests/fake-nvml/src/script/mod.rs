@@ -67,6 +67,8 @@ pub struct Device {
     pub pci_bus_id: String,
     /// CUDA compute capability. A counter is another switch: a GPU before Volta needs `counter.supported: false` too.
     pub compute_capability: (i32, i32),
+    /// CUDA cores; absent, the driver does not tell.
+    pub cuda_cores: Option<u32>,
     /// Power of the GPU, while it does not follow `load`.
     pub power: Power,
     /// Power that follows the program under test.
@@ -163,6 +165,7 @@ impl Default for Device {
             vbios: "96.00.74.00.0D".to_owned(),
             pci_bus_id: "00000000:0A:00.0".to_owned(),
             compute_capability: (9, 0),
+            cuda_cores: Some(16_896),
             power: Power::default(),
             load: None,
             temperature_c: Curve::constant(30.0),

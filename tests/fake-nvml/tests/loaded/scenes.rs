@@ -61,6 +61,7 @@ fn everything() {
         (0xC1, "00000000:C1:00.0")
     );
     assert_eq!(device.cuda_compute_capability().unwrap().major, 9);
+    assert_eq!(device.num_cores().unwrap(), 16_896);
     assert_eq!(device.temperature(TemperatureSensor::Gpu).unwrap(), 61);
     let clocks = [device.clock_info(Clock::SM), device.clock_info(Clock::Memory), device.max_clock_info(Clock::SM)];
     assert_eq!(clocks.map(Result::unwrap), [1755, 2619, 1980]);

@@ -9,6 +9,7 @@ mod measurement;
 mod model;
 mod pytorch;
 mod sampling;
+mod secrets;
 mod tensorrt;
 mod tensorrt_extra;
 mod user;
@@ -50,6 +51,7 @@ pub(crate) fn experiment(config: &ExperimentConfig, surroundings: Surroundings<'
     sampling::rules(config, &mut findings);
     lora::rules(config, &mut findings);
     image_rule(config, &mut findings);
+    secrets::rules(config, &mut findings);
     match config.backend {
         Backend::Candle => {}
         Backend::Pytorch => pytorch::rules(config, &mut findings),

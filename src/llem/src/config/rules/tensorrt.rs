@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llem_model::Geometry;
+use llem_model::ModelConfig;
 
 use super::super::backend::{
     CudaGraphConfig, KvCacheConfig, SchedulerConfig, SpeculativeType, TensorrtConfig, TensorrtEngine,
@@ -26,7 +26,7 @@ const FOREIGN: [&str; 7] = ["bitsandbytes", "awq", "gptq", "hqq", "quanto", "aql
 
 pub(super) fn rules(config: &ExperimentConfig, study_dir: &Path, findings: &mut Vec<Finding>) {
     if let ModelSource::Directory(directory) = config.model_source() {
-        let method = Geometry::read(&study_dir.join(directory)).ok().and_then(|geometry| geometry.quantization);
+        let method = ModelConfig::read(&study_dir.join(directory)).ok().and_then(|model| model.quantization);
         findings.extend(method.as_deref().and_then(checkpoint));
     }
     let Some(section) = &config.tensorrt else { return };

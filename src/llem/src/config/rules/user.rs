@@ -105,7 +105,7 @@ fn environment(config: &UserConfig, findings: &mut Vec<Finding>) {
         if TOKEN_VARIABLES.contains(&name.as_str()) {
             let message = format!("`{name}` is for the access token, which `docker inspect` would show");
             let finding = Finding::key(pointer, message);
-            findings.push(finding.hint(
+            findings.push(finding.secret().hint(
                 "remove it: llem downloads models itself, with HF_TOKEN of its own environment or the token file; engines need none",
             ));
         }

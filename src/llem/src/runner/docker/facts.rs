@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bollard::models::ImageInspect;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -45,7 +46,7 @@ pub struct ImageFacts {
 }
 
 /// Versions of what an image holds; null for what it lacks or does not tell. Read from files: no engine is imported.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ImageVersions {
     /// PyTorch, with its build, e.g. `2.13.0+cu130`.

@@ -22,7 +22,7 @@ pub use client::{Engine, EngineError};
 pub use facts::{AgentStart, Baked, ImageFacts, ImageVersions};
 pub use image::{CandleImage, ImageError, ImageRow, build_candle, images};
 pub use neighbour::{HostPaths, NotShared, OwnMount};
-pub use probe::{ProbeSpec, probe};
+pub use probe::{GpuProbeSpec, ProbeSpec, probe, probe_gpus};
 pub use reaper::{Reaped, remove_all, remove_orphans};
 
 use super::{
@@ -117,13 +117,23 @@ impl DockerRunner {
         let labels = image.config.as_ref().and_then(|config| config.labels.as_ref());
         let embedded = labels.and_then(|labels| labels.get(LABEL_IMAGE)).is_some_and(|backend| backend == "candle");
         let gpus = self.gpu_plan(&spec.job)?;
-        let body = spec::container(spec, &self.machine, &gpus, &self.user)
-            .map_err(|error| runner_failure(FailureClass::ContainerRefused, Phase::Start, error.to_string()))?;
-        let name = container_name(spec);
-        let (id, warnings) = self.engine.create(&name, body).await.map_err(|e| engine_failure(&e))?;
         let seen = ImageFacts::of_image(&image);
         // A tag may have moved since the image was probed.
         let facts = spec.facts.as_deref().filter(|facts| facts.id == seen.id);
+        let refused = |text: String| runner_failure(FailureClass::ContainerRefused, Phase::Start, text);
+        let mut body =
+            spec::container(spec, &self.machine, &gpus, &self.user).map_err(|error| refused(error.to_string()))?;
+        if spec.files.engine.is_some() {
+            if facts.is_none() {
+                let happened = format!("image {} is another one than when the study began", spec.image);
+                return Err(refused(format!(
+                    "{happened}, and the run's compiled engine is for that; run the study again"
+                )));
+            }
+            body.image = Some(seen.id.clone());
+        }
+        let name = container_name(spec);
+        let (id, warnings) = self.engine.create(&name, body).await.map_err(|e| engine_failure(&e))?;
         let brings = Brings { embedded, baked: facts.is_some_and(|facts| self.is_baked(facts, &spec.files)) };
         let record = ContainerRecord {
             id,
@@ -216,11 +226,15 @@ impl DockerRunner {
             })
         });
         let gpus = chosen.collect::<Result<Vec<_>, _>>()?;
-        let access = match self.machine.gpu_access {
+        Ok(GpuPlan { access: self.gpu_access(), gpus })
+    }
+
+    /// How GPUs get into containers: as the machine's owner says, else by the first way that the engine offers.
+    pub fn gpu_access(&self) -> GpuAccess {
+        match self.machine.gpu_access {
             GpuAccess::Auto => self.detect_access(),
             set => set,
-        };
-        Ok(GpuPlan { access, gpus })
+        }
     }
 
     fn detect_access(&self) -> GpuAccess {
@@ -269,6 +283,7 @@ impl Runner for DockerRunner {
             model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
             adapter_dir: files.adapter_dir.as_ref().map(|_| inside::ADAPTER.into()),
             draft_dir: files.draft_dir.as_ref().map(|_| inside::DRAFT.into()),
+            engine_dir: files.engine.as_ref().map(|_| inside::ENGINE.into()),
             driver: spec::driver(&files.driver),
             powercap: self.machine.powercap.as_ref().map(|_| inside::POWERCAP.into()),
         }

@@ -1,5 +1,6 @@
 //! Starts an image once to see what is in it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,16 +9,16 @@ use bollard::models::ContainerCreateBody;
 use bytes::Bytes;
 use fs_err::File;
 use futures_util::StreamExt;
-use llem_protocol::Message;
+use llem_protocol::{Message, VisibleGpus};
 use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
 use super::client::{Engine, EngineError};
 use super::facts::{AgentStart, Answer, ImageFacts};
 use super::image::{CANDLE_DRIVER, ImageError};
-use super::spec::confinement;
+use super::spec::{GpuPlan, confinement, device_requests, gpu_devices, visible_devices};
 use super::{LABEL_IMAGE, LABEL_LOCK, LABEL_RUN, LABEL_STUDY, container_user};
-use crate::runner::Limits;
+use crate::runner::{Gpu, Limits};
 
 /// The script that looks around.
 pub(crate) const SCRIPT: &str = include_str!("../../../../../images/common/llem_probe.py");
@@ -83,6 +84,40 @@ pub async fn probe(
     Ok(facts)
 }
 
+/// How GPUs are handed over to a container, to see whether they arrive.
+#[derive(Clone, Debug)]
+pub struct GpuProbeSpec<'a> {
+    /// Image, Python and agent.
+    pub image: ProbeSpec<'a>,
+    /// The mechanism; never [`crate::config::GpuAccess::Auto`].
+    pub access: crate::config::GpuAccess,
+    /// The GPUs.
+    pub gpus: Vec<Gpu>,
+    /// Variables that the machine's owner sets for engines.
+    pub env: &'a BTreeMap<String, String>,
+}
+
+/// Starts a container that is given GPUs as a run's would be, and asks NVML inside which are there. The inner error is why the engine
+/// or the image could not start it.
+///
+/// # Errors
+///
+/// The engine cannot do it, or `stop` was given.
+pub async fn probe_gpus(
+    engine: &Engine,
+    spec: &GpuProbeSpec<'_>,
+    stop: &CancellationToken,
+) -> Result<Result<VisibleGpus, String>, ImageError> {
+    let mut room = Room::new(engine, &spec.image, stop)?;
+    let env = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    room.gpus = Some((GpuPlan { access: spec.access, gpus: spec.gpus.clone() }, env));
+    let said = room.command(&[AGENT_PLACE, "--gpus"]).await?;
+    Ok(said.and_then(|text| {
+        let line = text.lines().last().unwrap_or_default();
+        serde_json::from_str(line).map_err(|error| format!("the agent's answer is not what llem asked for: {error}"))
+    }))
+}
+
 /// The script's answer is its last line; what start-up files of the image print is before it.
 fn answer(text: &str) -> Result<Answer, String> {
     let line = text.lines().rev().find_map(|line| line.strip_prefix(MARK));
@@ -104,6 +139,8 @@ struct Room<'a> {
     reference: &'a str,
     files: Bytes,
     stop: &'a CancellationToken,
+    /// GPUs that its containers get, and variables beside those.
+    gpus: Option<(GpuPlan, Vec<String>)>,
     /// Held until the probe is over: tells other controllers that its containers are looked after.
     lock: (tempfile::TempPath, File),
 }
@@ -120,7 +157,7 @@ impl<'a> Room<'a> {
         let path = tempfile::Builder::new().prefix("llem-probe-").tempfile().map_err(problem)?.into_temp_path();
         let file = File::open(&path).map_err(problem)?;
         file.file().lock().map_err(problem)?;
-        Ok(Self { engine, reference: spec.reference, files, stop, lock: (path, file) })
+        Ok(Self { engine, reference: spec.reference, files, stop, gpus: None, lock: (path, file) })
     }
 
     async fn agent(&self) -> Result<AgentStart, ImageError> {
@@ -150,15 +187,23 @@ impl<'a> Room<'a> {
     fn body(&self, command: &[&str]) -> ContainerCreateBody {
         let lock = self.lock.0.display().to_string();
         let labels = [(LABEL_RUN, "probe".to_owned()), (LABEL_STUDY, "probe".to_owned()), (LABEL_LOCK, lock)];
+        let mut env = vec!["HOME=/tmp".to_owned()];
+        let mut host = confinement(&LIMITS);
+        if let Some((plan, variables)) = &self.gpus {
+            env.extend(visible_devices(plan));
+            env.extend(variables.iter().cloned());
+            host.devices = Some(gpu_devices(plan));
+            host.device_requests = device_requests(plan);
+        }
         ContainerCreateBody {
             image: Some(self.reference.to_owned()),
             entrypoint: Some(command.iter().map(|&part| part.to_owned()).collect()),
             cmd: Some(Vec::new()),
-            env: Some(vec!["HOME=/tmp".to_owned()]),
+            env: Some(env),
             labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into()),
             user: Some(container_user(self.engine)),
             working_dir: Some("/tmp".to_owned()),
-            host_config: Some(confinement(&LIMITS, false)),
+            host_config: Some(host),
             ..ContainerCreateBody::default()
         }
     }

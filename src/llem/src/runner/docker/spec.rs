@@ -33,6 +33,8 @@ pub(super) mod inside {
     pub(in super::super) const ADAPTER: &str = "/llem/adapter";
     /// The directory of the model that drafts tokens.
     pub(in super::super) const DRAFT: &str = "/llem/draft";
+    /// The directory of the compiled engine.
+    pub(in super::super) const ENGINE: &str = "/llem/engine";
     /// The results volume.
     pub(in super::super) const OUT: &str = "/llem/out";
     /// The host's RAPL zones.
@@ -103,12 +105,18 @@ fn environment(spec: &RunSpec, gpus: &GpuPlan) -> Vec<String> {
         .chain([("HOME", "/tmp")])
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    if gpus.access == GpuAccess::Devices {
-        let uuids: Vec<_> = gpus.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect();
-        env.insert("CUDA_VISIBLE_DEVICES".to_owned(), uuids.join(","));
-    }
+    env.extend(
+        visible_devices(gpus)
+            .and_then(|text| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))),
+    );
     env.extend(spec.env.clone());
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+/// With raw device nodes nothing else tells CUDA which GPUs are the container's.
+pub(super) fn visible_devices(gpus: &GpuPlan) -> Option<String> {
+    let uuids = || gpus.gpus.iter().map(|gpu| gpu.uuid.as_str()).collect::<Vec<_>>().join(",");
+    (gpus.access == GpuAccess::Devices).then(|| format!("CUDA_VISIBLE_DEVICES={}", uuids()))
 }
 
 fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> Result<HostConfig, NotShared> {
@@ -117,16 +125,16 @@ fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> Resul
         cap_add: (!machine.cap_add.is_empty()).then(|| machine.cap_add.clone()),
         devices: Some(devices(machine, gpus)),
         device_requests: device_requests(gpus),
-        ..confinement(&spec.limits, spec.network)
+        ..confinement(&spec.limits)
     })
 }
 
 /// The least that a container can do with: what every container of llem starts from.
-pub(super) fn confinement(limits: &Limits, network: bool) -> HostConfig {
+pub(super) fn confinement(limits: &Limits) -> HostConfig {
     let memory = limits.memory_bytes.map(|bytes| bytes as i64);
     HostConfig {
         tmpfs: Some(HashMap::from([("/tmp".to_owned(), "mode=1777,exec".to_owned())])),
-        network_mode: Some(if network { "default" } else { "none" }.to_owned()),
+        network_mode: Some("none".to_owned()),
         cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         memory,
@@ -160,6 +168,7 @@ fn mounts(spec: &RunSpec, machine: &MachineConfig) -> Vec<Mount> {
         (&spec.files.draft_dir, inside::DRAFT),
     ];
     mounts.extend(weights.iter().filter_map(|(dir, target)| Some(bind(dir.as_deref()?, Path::new(target), true))));
+    mounts.extend(spec.files.engine.as_ref().map(|e| bind(&e.dir, Path::new(inside::ENGINE), e.read_only)));
     mounts.extend(machine.powercap.as_deref().map(|zones| bind(zones, Path::new(inside::POWERCAP), true)));
     mounts.extend(machine.mounts.iter().map(|m| bind(&m.source, &m.target, m.read_only)));
     mounts
@@ -176,13 +185,17 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Mount {
 }
 
 fn devices(machine: &MachineConfig, gpus: &GpuPlan) -> Vec<DeviceMapping> {
-    let mut nodes: Vec<PathBuf> = machine.devices.clone();
-    if gpus.access == GpuAccess::Devices && !gpus.gpus.is_empty() {
-        nodes.extend(gpus.gpus.iter().map(|gpu| PathBuf::from(format!("/dev/nvidia{}", gpu.minor))));
-        let common = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(PathBuf::from);
-        nodes.extend(common.into_iter().filter(|node| node.exists()));
+    machine.devices.iter().map(|node| device(node)).chain(gpu_devices(gpus)).collect()
+}
+
+/// The raw device nodes of GPUs, where these are how they get in.
+pub(super) fn gpu_devices(gpus: &GpuPlan) -> Vec<DeviceMapping> {
+    if gpus.access != GpuAccess::Devices || gpus.gpus.is_empty() {
+        return Vec::new();
     }
-    nodes.iter().map(|node| device(node)).collect()
+    let own = gpus.gpus.iter().map(|gpu| PathBuf::from(format!("/dev/nvidia{}", gpu.minor)));
+    let common = ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"].map(PathBuf::from);
+    own.chain(common.into_iter().filter(|node| node.exists())).map(|node| device(&node)).collect()
 }
 
 fn device(node: &Path) -> DeviceMapping {
@@ -195,7 +208,7 @@ fn device(node: &Path) -> DeviceMapping {
 }
 
 /// `utility` makes the NVIDIA runtime mount NVML whatever the image asks for.
-fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
+pub(super) fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
     if plan.gpus.is_empty() {
         return None;
     }
@@ -221,7 +234,7 @@ mod tests {
     use super::{GpuPlan, OFFLINE, container, device_requests, driver};
     use crate::config::GpuAccess;
     use crate::runner::docker::{BindMount, MachineConfig};
-    use crate::runner::{DriverFiles, Gpu, HostFiles, Limits, RunSpec};
+    use crate::runner::{DriverFiles, EngineMount, Gpu, HostFiles, Limits, RunSpec};
     use crate::testing::job;
 
     fn spec() -> RunSpec {
@@ -233,6 +246,7 @@ mod tests {
             draft_dir: Some("/c/draft".into()),
             agent: "/b/llem-agent".into(),
             driver: DriverFiles::Program("/b/llem-candle".into()),
+            engine: Some(EngineMount { dir: "/c/engine".into(), read_only: true }),
         };
         RunSpec {
             study_id: "study".into(),
@@ -243,7 +257,6 @@ mod tests {
             job_file: "/s/runs/1/job.json".into(),
             env: [("SITE".to_owned(), "x".to_owned())].into(),
             limits: Limits { memory_bytes: Some(1 << 30), shm_bytes: 1 << 20, pids: 99 },
-            network: false,
             facts: None,
         }
     }
@@ -300,6 +313,7 @@ mod tests {
             ("/llem/model", true),
             ("/llem/adapter", true),
             ("/llem/draft", true),
+            ("/llem/engine", true),
             ("/llem/powercap", true),
             ("/data", true),
         ];

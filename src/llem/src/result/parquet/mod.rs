@@ -1,5 +1,7 @@
-//! Writes the Parquet tables. Units are in the column names; unit and meaning of every column are in its field metadata.
+//! Parquet tables, and the same as CSV. Units are in the column names; unit and meaning of every column are in its field metadata.
 
+mod csv;
+mod experiments;
 mod runs;
 
 use std::collections::HashMap;
@@ -16,9 +18,10 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::metrics::{domain_name, e2e_ms, itl_ms, ttft_ms};
-use super::record::ExperimentResult;
 use super::store::write_atomic;
-use super::{Distribution, MeanUncertainty, SCHEMA_VERSION, Spread, StoreError, StudyResult};
+use super::{Distribution, SCHEMA_VERSION, StoreError, StudyResult};
+
+pub(super) use experiments::write_experiments;
 
 /// A column: name, meaning, values.
 type Column = (&'static str, &'static str, ArrayRef);
@@ -67,64 +70,6 @@ pub(super) fn write_samples(path: &Path, samples: &[PowerSample]) -> Result<(), 
         ("memory_used_bytes", "memory in use on the device", u64s(samples, |s| s.memory_used_bytes)),
     ];
     write(path, columns)
-}
-
-/// Writes one row per experiment of a study.
-pub(super) fn write_experiments(path: &Path, study: &StudyResult) -> Result<(), StoreError> {
-    let rows = &study.experiments;
-    let config = |e: &ExperimentResult| serde_json::to_string(&e.config).unwrap_or_default();
-    let varied = |e: &ExperimentResult| {
-        serde_json::to_string(&e.varied.iter().cloned().collect::<serde_json::Map<_, _>>()).unwrap_or_default()
-    };
-    let mut columns: Vec<Column> = vec![
-        ("experiment_id", "identity of the experiment", texts(rows, |e| e.experiment_id.clone())),
-        ("label", "what distinguishes it in its study", texts(rows, |e| e.label.clone())),
-        ("backend", "engine", texts(rows, |e| e.config.backend.name().to_owned())),
-        ("varied_json", "swept keys and values, JSON", texts(rows, varied)),
-        ("config_json", "the experiment with defaults, JSON", texts(rows, config)),
-        ("runs_planned_done", "runs that were carried out", u64s(rows, |e| Some(e.runs.len() as u64))),
-        ("runs_summarised", "runs behind mean and sd", u64s(rows, |e| Some(e.summary.runs))),
-        ("runs_valid", "valid runs", u64s(rows, |e| Some(e.runs.iter().filter(|r| r.valid).count() as u64))),
-    ];
-    let mut spread = |mean, sd, meaning, figure: fn(&ExperimentResult) -> Option<Spread>| {
-        columns.push((mean, meaning, f64s(rows, |e| figure(e).map(|s| s.mean))));
-        columns.push((sd, "sample standard deviation over runs", f64s(rows, |e| figure(e).and_then(|s| s.sd))));
-    };
-    let s = "generated tokens per second of window, mean over runs";
-    spread("output_tokens_per_s", "output_tokens_per_s_sd", s, |e| e.summary.output_tokens_per_s);
-    spread("ttft_p50_ms", "ttft_p50_ms_sd", "median time to first token, mean over runs", |e| e.summary.ttft_p50_ms);
-    spread("itl_p50_ms", "itl_p50_ms_sd", "median inter-token latency, mean over runs", |e| e.summary.itl_p50_ms);
-    spread("e2e_p50_ms", "e2e_p50_ms_sd", "median end-to-end latency, mean over runs", |e| e.summary.e2e_p50_ms);
-    spread("energy_j", "energy_j_sd", "energy of the window, mean over runs", |e| e.summary.energy_j);
-    let j = "energy per generated token, mean over runs";
-    spread("energy_per_output_token_j", "energy_per_output_token_j_sd", j, |e| e.summary.energy_per_output_token_j);
-    let net = "energy of the window less that of idling, mean over runs";
-    spread("energy_net_j", "energy_net_j_sd", net, |e| e.summary.energy_net_j);
-    let net = "energy per generated token less that of idling, mean over runs";
-    spread("energy_net_per_output_token_j", "energy_net_per_output_token_j_sd", net, |e| {
-        e.summary.energy_net_per_output_token_j
-    });
-    spread("mean_power_w", "mean_power_w_sd", "mean power, mean over runs", |e| e.summary.mean_power_w);
-    spread("co2_g", "co2_g_sd", "CO2 equivalent of energy_j, mean over runs", |e| e.summary.co2_g);
-    columns.extend(uncertainties(rows));
-    write(path, columns)
-}
-
-/// How sure the means of the energies are.
-fn uncertainties(rows: &[ExperimentResult]) -> Vec<Column> {
-    let total =
-        |figure: fn(&MeanUncertainty) -> f64| f64s(rows, |e| e.summary.energy_j_uncertainty.as_ref().map(figure));
-    let per_token = |figure: fn(&MeanUncertainty) -> f64| {
-        f64s(rows, |e| e.summary.energy_per_output_token_j_uncertainty.as_ref().map(figure))
-    };
-    let expanded = "expanded uncertainty (k = 2) of the mean, the sensors' gain included";
-    let comparison = "standard uncertainty of the mean without the sensors' gain, for comparisons on the same device";
-    vec![
-        ("energy_j_expanded_u", expanded, total(|u| u.expanded)),
-        ("energy_j_comparison_u", comparison, total(|u| u.comparison)),
-        ("energy_per_output_token_j_expanded_u", expanded, per_token(|u| u.expanded)),
-        ("energy_per_output_token_j_comparison_u", comparison, per_token(|u| u.comparison)),
-    ]
 }
 
 /// Writes one row per run of a study.
@@ -260,12 +205,13 @@ mod tests {
     fn every_column_has_its_unit_and_meaning() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let old = StudyResult::from_json(include_bytes!("../../../../tests/old-results/schema-1/study.json")).unwrap();
+        let old =
+            StudyResult::from_json(include_bytes!("../../../../../tests/old-results/schema-1/study.json")).unwrap();
         write_requests(&path("requests"), &[]).unwrap();
         write_samples(&path("samples"), &[]).unwrap();
         write_runs(&path("runs"), &old).unwrap();
-        super::write_experiments(&path("experiments"), &old).unwrap();
-        for name in ["requests", "samples", "runs", "experiments"] {
+        super::write_experiments(dir.path(), &old).unwrap();
+        for name in ["requests", "samples", "runs", "experiments.parquet"] {
             let file = fs_err::File::open(path(name)).unwrap().into_file();
             let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
             for field in builder.schema().fields() {

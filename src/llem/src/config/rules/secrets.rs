@@ -1,0 +1,69 @@
+//! Access tokens in what goes to an engine verbatim: it would be in `job.json`, in results and in every copy of the study.
+
+use serde_json::Value;
+
+use super::super::backend::Extra;
+use super::super::check::Finding;
+use super::super::document::pointer_segment;
+use super::super::experiment::ExperimentConfig;
+
+/// Names of settings, in lower case, that hold secrets and nothing else.
+const NAMES: [&str; 11] = [
+    "token",
+    "hf_token",
+    "use_auth_token",
+    "auth_token",
+    "access_token",
+    "huggingface_token",
+    "hugging_face_hub_token",
+    "api_key",
+    "hf_api_key",
+    "password",
+    "secret",
+];
+
+/// How tokens of Hugging Face begin, and how many letters and digits follow at least.
+const HUB_TOKEN: (&str, usize) = ("hf_", 20);
+
+pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
+    let extras: [(&str, Option<&Extra>); 3] = [
+        ("pytorch", config.pytorch.as_ref().map(|section| &section.extra)),
+        ("vllm", config.vllm.as_ref().map(|section| &section.extra)),
+        ("tensorrt", config.tensorrt.as_ref().map(|section| &section.extra)),
+    ];
+    for (section, extra) in extras {
+        for (key, value) in extra.into_iter().flatten() {
+            look(&format!("/{section}/extra/{}", pointer_segment(key)), key, value, findings);
+        }
+    }
+}
+
+fn look(pointer: &str, name: &str, value: &Value, findings: &mut Vec<Finding>) {
+    // `token: false` asks for no token.
+    let is_named = NAMES.contains(&name.to_lowercase().as_str()) && value.as_str().is_some_and(|text| !text.is_empty());
+    if is_named || value.as_str().is_some_and(is_hub_token) {
+        let finding = Finding::value(pointer, "looks like an access token, which results and logs would repeat");
+        findings.push(finding.secret().hint(
+            "remove it, and take the token back if the file was shared; llem downloads models itself, with HF_TOKEN of its own environment \
+             or the token file (`hf auth login`), and engines need none",
+        ));
+        return;
+    }
+    match value {
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(at, item)| look(&format!("{pointer}/{at}"), name, item, findings));
+        }
+        Value::Object(map) => {
+            map.iter().for_each(|(key, item)| {
+                look(&format!("{pointer}/{}", pointer_segment(key)), key, item, findings);
+            });
+        }
+        _ => {}
+    }
+}
+
+fn is_hub_token(text: &str) -> bool {
+    let (prefix, least) = HUB_TOKEN;
+    let rest = text.trim().strip_prefix(prefix);
+    rest.is_some_and(|rest| rest.len() >= least && rest.chars().all(|c| c.is_ascii_alphanumeric()))
+}

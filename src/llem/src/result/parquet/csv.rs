@@ -1,0 +1,57 @@
+//! A table as comma-separated values (RFC 4180, lines end in LF).
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, UInt64Type};
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
+
+use super::Column;
+use crate::result::StoreError;
+
+/// The table with a line of column names. Null is an empty cell; numbers have as many digits as it takes to read the same number back.
+pub(super) fn text(columns: &[Column]) -> Result<String, StoreError> {
+    let rows = columns.first().map_or(0, |(_, _, values)| values.len());
+    let mut lines = vec![columns.iter().map(|(name, _, _)| (*name).to_owned()).collect::<Vec<_>>().join(",")];
+    for row in 0..rows {
+        let cells = columns.iter().map(|(name, _, values)| cell(name, values, row));
+        lines.push(cells.collect::<Result<Vec<_>, _>>()?.join(","));
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+fn cell(name: &'static str, values: &ArrayRef, row: usize) -> Result<String, StoreError> {
+    if values.is_null(row) {
+        return Ok(String::new());
+    }
+    match values.data_type() {
+        DataType::Utf8 => Ok(quoted(values.as_string::<i32>().value(row))),
+        DataType::Float64 => Ok(values.as_primitive::<Float64Type>().value(row).to_string()),
+        DataType::UInt64 => Ok(values.as_primitive::<UInt64Type>().value(row).to_string()),
+        _ => Err(StoreError::NoText(name)),
+    }
+}
+
+/// A text in quotes where a reader would else take a part of it for the end of a cell.
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{quoted, text};
+    use crate::result::parquet::{f64s, texts, u64s};
+
+    #[test]
+    fn numbers_read_back_equal_and_null_is_empty() {
+        let rows = [Some(0.1 + 0.2), None];
+        let columns = vec![
+            ("label", "", texts(&rows, |row| format!("a=\"{}\", b", row.is_some()))),
+            ("figure", "", f64s(&rows, |row| *row)),
+            ("runs", "", u64s(&rows, |row| row.map(|_| u64::MAX))),
+        ];
+        let expected = "label,figure,runs\n\"a=\"\"true\"\", b\",0.30000000000000004,18446744073709551615\n\
+                        \"a=\"\"false\"\", b\",,\n";
+        assert_eq!(text(&columns).unwrap(), expected);
+        assert_eq!((quoted("a b"), quoted("a\nb")), ("a b".to_owned(), "\"a\nb\"".to_owned()));
+    }
+}

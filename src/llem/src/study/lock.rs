@@ -1,0 +1,298 @@
+//! What a study was run with, and whether it is still the same: `study.lock.json`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::prepare::Prepared;
+use super::{Programs, StudyError};
+use crate::config::StudyConfig;
+use crate::engine_cache::ModelIdentity;
+use crate::host::LLEM_COMMIT;
+
+/// Version of the file.
+pub const LOCK_SCHEMA_VERSION: u32 = 1;
+
+/// The largest lock file that is read, in bytes.
+const MAX_LOCK_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Everything that a study depends on beside its file and the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudyLock {
+    /// [`LOCK_SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Identity of the set of experiments.
+    pub design_hash: String,
+    /// llem.
+    pub llem: LockedPrograms,
+    /// Images by backend and reference, `vllm repo:tag`.
+    pub images: BTreeMap<String, LockedImage>,
+    /// Models, adapters and draft models by what the study calls them.
+    pub weights: BTreeMap<String, LockedWeights>,
+    /// SHA-256 of the tokenised requests by experiment: data set, lengths, order and tokenizer in one.
+    pub workloads: BTreeMap<String, String>,
+}
+
+/// llem's own programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedPrograms {
+    /// Version.
+    pub version: String,
+    /// Commit that the controller was built from; null when it was not built from a clone.
+    pub commit: Option<String>,
+    /// SHA-256 of the agent.
+    pub agent_sha256: String,
+}
+
+/// An image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedImage {
+    /// Content id; null where the engine's answer is not known: the embedded backend's own image is named by its content.
+    pub image_id: Option<String>,
+    /// Registry digests; empty for an image that never was in a registry.
+    pub image_digests: Vec<String>,
+}
+
+/// Weights, by one of both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedWeights {
+    /// Commit of a hub repository.
+    pub commit: Option<String>,
+    /// Hash of all files of a directory.
+    pub content_sha256: Option<String>,
+}
+
+/// One thing that is not as it was locked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// What, e.g. `image vllm repo:tag`.
+    pub what: String,
+    /// As the lock file has it; `-` for what it does not have.
+    pub locked: String,
+    /// As it was found; `-` for what is not there any more.
+    pub found: String,
+}
+
+/// Why a lock file does not let a study start.
+#[derive(Debug, Error)]
+pub enum LockError {
+    /// The file is not there or cannot be read.
+    #[error(
+        "{source}; a study's lock file is `study.lock.json` in its directory: copy that of the run to repeat, or name it with `--locked FILE`"
+    )]
+    Unreadable {
+        /// With the file's name.
+        source: std::io::Error,
+    },
+    /// The file is something else.
+    #[error("{}: no lock file of this version of llem: {source}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// Something changed.
+    #[error("{} is not kept, nothing was started:\n{}", path.display(), list(drift))]
+    Drifted {
+        /// The lock file.
+        path: PathBuf,
+        /// Every difference.
+        drift: Vec<Drift>,
+    },
+}
+
+fn list(drift: &[Drift]) -> String {
+    drift.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, locked, found } = self;
+        write!(f, "  {what}\n    locked  {locked}\n    found   {found}")
+    }
+}
+
+impl StudyLock {
+    /// The lock of a study that is ready to run. Reads the files of weights that have no commit; what was read before is noted in the
+    /// cache.
+    pub(super) fn of(
+        study: &StudyConfig,
+        prepared: &[Prepared],
+        programs: &Programs,
+        cache_root: &Path,
+    ) -> Result<Self, StudyError> {
+        let mut lock = Self {
+            schema_version: LOCK_SCHEMA_VERSION,
+            design_hash: study.design_hash(),
+            llem: LockedPrograms {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                commit: LLEM_COMMIT.map(str::to_owned),
+                agent_sha256: programs.agent_sha256()?,
+            },
+            images: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            workloads: BTreeMap::new(),
+        };
+        for (experiment, ready) in study.experiments.iter().zip(prepared) {
+            if !ready.image.is_empty() {
+                let facts = ready.facts.as_deref();
+                let image = LockedImage {
+                    image_id: facts.map(|facts| facts.id.clone()),
+                    image_digests: facts.map(|facts| facts.digests.clone()).unwrap_or_default(),
+                };
+                lock.images.insert(format!("{} {}", experiment.config.backend, ready.image), image);
+            }
+            lock.workloads.insert(experiment.id.clone(), ready.workload.sha256.clone());
+            let model = &ready.weights.model;
+            lock.add_weights(format!("model {}", model.source), || ModelIdentity::of(model, cache_root))?;
+            for (kind, weights) in [("adapter", &ready.weights.adapter), ("draft model", &ready.weights.draft)] {
+                let Some(weights) = weights.as_deref() else { continue };
+                lock.add_weights(format!("{kind} {}", weights.source), || {
+                    ModelIdentity::of_beside(weights, cache_root)
+                })?;
+            }
+        }
+        Ok(lock)
+    }
+
+    fn add_weights(
+        &mut self,
+        name: String,
+        identity: impl FnOnce() -> std::io::Result<ModelIdentity>,
+    ) -> Result<(), StudyError> {
+        if let std::collections::btree_map::Entry::Vacant(entry) = self.weights.entry(name) {
+            let ModelIdentity { commit, content_sha256, .. } = identity().map_err(StudyError::UnreadableWeights)?;
+            entry.insert(LockedWeights { commit, content_sha256 });
+        }
+        Ok(())
+    }
+
+    /// Reads a lock file.
+    pub fn read(path: &Path) -> Result<Self, LockError> {
+        use std::io::Read;
+        let unreadable = |source| LockError::Unreadable { source };
+        let mut bytes = Vec::new();
+        let file = fs_err::File::open(path).map_err(unreadable)?;
+        file.take(MAX_LOCK_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
+        serde_json::from_slice(&bytes).map_err(|source| LockError::Malformed { path: path.to_owned(), source })
+    }
+
+    /// Every difference of what was found from what was locked.
+    pub fn drift(&self, found: &Self) -> Vec<Drift> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let pairs = [
+            ("llem version", self.llem.version.clone(), found.llem.version.clone()),
+            ("llem commit", text(&self.llem.commit), text(&found.llem.commit)),
+            ("llem-agent sha256", self.llem.agent_sha256.clone(), found.llem.agent_sha256.clone()),
+            ("experiments (design_hash)", self.design_hash.clone(), found.design_hash.clone()),
+        ];
+        let mut drift: Vec<Drift> = pairs
+            .into_iter()
+            .filter(|(_, locked, found)| locked != found)
+            .map(|(what, locked, found)| Drift { what: what.to_owned(), locked, found })
+            .collect();
+        drift.extend(differences("image", &self.images, &found.images, image));
+        drift.extend(differences("", &self.weights, &found.weights, weights));
+        drift.extend(differences("workload of experiment", &self.workloads, &found.workloads, Clone::clone));
+        drift
+    }
+
+    /// Refuses a study that is not what the lock file says.
+    pub(super) fn check(&self, path: &Path) -> Result<(), LockError> {
+        let drift = Self::read(path)?.drift(self);
+        if drift.is_empty() { Ok(()) } else { Err(LockError::Drifted { path: path.to_owned(), drift }) }
+    }
+}
+
+/// The content id says everything; a digest is what a registry can be asked for.
+fn image(image: &LockedImage) -> String {
+    let id = image.image_id.as_deref().unwrap_or("named by its content");
+    if image.image_digests.is_empty() { id.to_owned() } else { format!("{id} ({})", image.image_digests.join(", ")) }
+}
+
+fn weights(weights: &LockedWeights) -> String {
+    match (&weights.commit, &weights.content_sha256) {
+        (Some(commit), _) => format!("commit {commit}"),
+        (None, Some(sha256)) => format!("content sha256 {sha256}"),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+fn differences<T: PartialEq>(
+    kind: &str,
+    locked: &BTreeMap<String, T>,
+    found: &BTreeMap<String, T>,
+    shown: impl Fn(&T) -> String,
+) -> Vec<Drift> {
+    let names: std::collections::BTreeSet<&String> = locked.keys().chain(found.keys()).collect();
+    let differs = names.into_iter().filter(|name| locked.get(*name) != found.get(*name));
+    let text = |side: Option<&T>| side.map_or_else(|| "-".to_owned(), &shown);
+    differs
+        .map(|name| Drift {
+            what: format!("{kind} {name}").trim_start().to_owned(),
+            locked: text(locked.get(name)),
+            found: text(found.get(name)),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{LOCK_SCHEMA_VERSION, LockedImage, LockedPrograms, LockedWeights, StudyLock};
+
+    fn lock() -> StudyLock {
+        let image = LockedImage { image_id: Some("sha256:1".into()), image_digests: vec!["r@sha256:9".into()] };
+        let weights = LockedWeights { commit: Some("abc".into()), content_sha256: None };
+        StudyLock {
+            schema_version: LOCK_SCHEMA_VERSION,
+            design_hash: "d".into(),
+            llem: LockedPrograms { version: "1".into(), commit: None, agent_sha256: "a".into() },
+            images: BTreeMap::from([("vllm r:t".into(), image)]),
+            weights: BTreeMap::from([("model o/n".into(), weights)]),
+            workloads: BTreeMap::from([("e1".into(), "w".into())]),
+        }
+    }
+
+    #[test]
+    fn every_difference_is_named_with_both_sides() {
+        assert!(lock().drift(&lock()).is_empty());
+        let mut found = lock();
+        found.llem.agent_sha256 = "b".into();
+        found.design_hash = "e".into();
+        found.images.get_mut("vllm r:t").unwrap().image_id = Some("sha256:2".into());
+        found.weights.get_mut("model o/n").unwrap().commit = Some("def".into());
+        found.workloads = BTreeMap::from([("e2".into(), "w".into())]);
+        let said: Vec<String> = lock().drift(&found).iter().map(ToString::to_string).collect();
+        let expected = [
+            "  llem-agent sha256\n    locked  a\n    found   b",
+            "  experiments (design_hash)\n    locked  d\n    found   e",
+            "  image vllm r:t\n    locked  sha256:1 (r@sha256:9)\n    found   sha256:2 (r@sha256:9)",
+            "  model o/n\n    locked  commit abc\n    found   commit def",
+            "  workload of experiment e1\n    locked  w\n    found   -",
+            "  workload of experiment e2\n    locked  -\n    found   w",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s.lock.json");
+        let error = |path: &std::path::Path| StudyLock::read(path).unwrap_err().to_string();
+        assert!(error(&path).contains("study.lock.json"), "{}", error(&path));
+        fs_err::write(&path, "{\"schema_version\": 1}").unwrap();
+        assert!(error(&path).contains("no lock file of this version of llem: missing field"), "{}", error(&path));
+        fs_err::write(&path, serde_json::to_vec(&lock()).unwrap()).unwrap();
+        assert_eq!(StudyLock::read(&path).unwrap(), lock());
+    }
+}
