@@ -19,7 +19,7 @@ use crate::config::Backend;
 use crate::result::{ExperimentResult, Figure, RunResult, RunRow, RunStatus};
 
 /// Stretches of all curves of a study together.
-const STRETCHES: usize = 400_000;
+const STRETCHES: usize = 250_000;
 
 /// Fewest and most stretches of one curve.
 const STRETCHES_OF_ONE: std::ops::RangeInclusive<usize> = 24..=300;

@@ -207,7 +207,7 @@
     if (own && own.length) plot.root.append(svg("path", { d: stepsPath(plot, own), fill: "none", stroke: "var(--accent)", "stroke-width": 2.4 }));
     const label = data.experiments[chosen].l;
     plot.root.setAttribute("aria-label", `Distribution of ${data.latencies[latency]} over requests, ${label} among ${others.length} experiments`);
-    const note = every > 1 ? `; of the others, every ${every}th` : "";
+    const note = every > 1 ? `; of the others, one in ${every}` : "";
     box.replaceChildren(html("figure", {}, html("figcaption", {}, `${label}, before all others${note}`), plot.root));
     const p = data.experiments[chosen].p[latency];
     if (!p.length) return;
