@@ -34,12 +34,13 @@ fn site(name: &str) -> Option<Bench> {
     bench.study["backend"] = json!("tensorrt");
     bench.study["dtype"] = json!("bfloat16");
     bench.study["tensorrt"] = json!({"engine": "tensorrt", "build": {"max_batch_size": 4, "max_seq_len": 64}});
-    for directory in ["log", "nvml"] {
+    for directory in ["log", "nvml", "locks"] {
         fs_err::create_dir(bench.path(directory)).unwrap();
     }
     bench.user = json!({
         "images": {"tensorrt": tensorrt_image("1.2.1")},
-        "gpu": {"access": "nvidia", "devices": [GPU]},
+        // Each site is a machine of its own, with the same GPU.
+        "gpu": {"access": "nvidia", "devices": [GPU], "lock_dir": bench.path("locks")},
         "engine_cache_dir": bench.path("engines"),
         "mounts": [{"source": bench.path("log"), "target": "/log", "read_only": false}],
     });

@@ -187,9 +187,14 @@ impl StudyDirectory {
         Ok(crate::files::sync_directory(self.path())?)
     }
 
+    /// What the study is run with.
+    pub fn lock_file(&self) -> PathBuf {
+        self.path().join("study.lock.json")
+    }
+
     /// Writes `study.lock.json`: what the study is run with.
     pub fn write_lock(&self, lock: &impl Serialize) -> Result<(), StoreError> {
-        let path = self.path().join("study.lock.json");
+        let path = self.lock_file();
         let mut text = serde_json::to_vec_pretty(lock).map_err(|source| StoreError::json(&path, source))?;
         text.push(b'\n');
         write_atomic(&path, &text)

@@ -207,7 +207,23 @@ impl StudyLock {
 
     /// Refuses a study that is not what the lock file says.
     pub(super) fn check(&self, path: &Path) -> Result<(), LockError> {
-        let drift = Self::read(path)?.drift(self);
+        self.compare_with(&Self::read(path)?, path)
+    }
+
+    /// Refuses to go on with a study whose images, weights, workloads or llem are others than those that its finished runs had. What an
+    /// extension adds is no difference.
+    pub(super) fn check_extends(&self, path: &Path) -> Result<(), LockError> {
+        let locked = Self::read(path)?;
+        let mut found = self.clone();
+        found.design_hash.clone_from(&locked.design_hash);
+        found.images.retain(|name, _| locked.images.contains_key(name));
+        found.weights.retain(|name, _| locked.weights.contains_key(name));
+        found.workloads.retain(|name, _| locked.workloads.contains_key(name));
+        found.compare_with(&locked, path)
+    }
+
+    fn compare_with(&self, locked: &Self, path: &Path) -> Result<(), LockError> {
+        let drift = locked.drift(self);
         if drift.is_empty() { Ok(()) } else { Err(LockError::Drifted { path: path.to_owned(), drift }) }
     }
 }
@@ -282,6 +298,24 @@ mod tests {
             "  workload of experiment e2\n    locked  -\n    found   w",
         ];
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_study_goes_on_with_more_and_not_with_other_things() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("study.lock.json");
+        fs_err::write(&path, serde_json::to_vec(&lock()).unwrap()).unwrap();
+        let mut more = lock();
+        more.design_hash = "e".into();
+        more.workloads.insert("e2".into(), "w".into());
+        more.images.insert("vllm r:u".into(), LockedImage { image_id: None, image_digests: Vec::new() });
+        more.check_extends(&path).unwrap();
+        more.images.get_mut("vllm r:t").unwrap().image_id = Some("sha256:2".into());
+        let error = more.check_extends(&path).unwrap_err().to_string();
+        assert!(
+            error.ends_with("  image vllm r:t\n    locked  sha256:1 (r@sha256:9)\n    found   sha256:2 (r@sha256:9)"),
+            "{error}"
+        );
     }
 
     #[test]

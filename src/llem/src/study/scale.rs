@@ -141,9 +141,9 @@ fn in_two_halves(root: &Path, experiments: usize) -> [Told; 2] {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let runs = 3 * experiments;
-        let (first, directory) = controller(root, experiments, None, runs / 2).await;
+        let (first, directory) = Box::pin(controller(root, experiments, None, runs / 2)).await;
         assert_eq!((first.status, first.between_s.len()), (StudyStatus::Interrupted, runs / 2));
-        let (second, again) = controller(root, experiments, Some(&directory), usize::MAX).await;
+        let (second, again) = Box::pin(controller(root, experiments, Some(&directory), usize::MAX)).await;
         assert_eq!((second.status, second.between_s.len()), (StudyStatus::Completed, runs - runs / 2));
         assert_eq!(directory, again);
         [first, second]

@@ -66,11 +66,16 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         () = stopped => return Err(StudyError::Stopped),
     };
     let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
+    // A controller that died early may not have come to write it.
+    let kept = resumed.as_ref().map(|resumed| resumed.directory.lock_file()).filter(|path| path.exists());
+    if let Some(path) = &kept {
+        lock.check_extends(path)?;
+    }
     let mut session = Session::open(study, options, programs, fleet, prepared, resumed)?;
-    if session.is_new_design {
+    if session.is_new_design || kept.is_none() {
         session.directory.write_lock(&lock)?;
     }
-    let outcome = session.run(&notify).await;
+    let outcome = Box::pin(session.run(&notify)).await;
     outcome.map_err(|error| error.with_space(session.directory.path()))
 }
 

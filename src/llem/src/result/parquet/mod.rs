@@ -249,8 +249,8 @@ mod tests {
         write_requests(&path("requests"), &[]).unwrap();
         write_samples(&path("samples"), &[]).unwrap();
         write_runs(&path("runs"), &old).unwrap();
-        super::write_experiments(&path("experiments"), &old).unwrap();
-        for name in ["requests", "samples", "runs", "experiments"] {
+        super::write_experiments(dir.path(), &old).unwrap();
+        for name in ["requests", "samples", "runs", "experiments.parquet"] {
             let file = fs_err::File::open(path(name)).unwrap().into_file();
             let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
             for field in builder.schema().fields() {
