@@ -17,9 +17,35 @@ fn blocks_of(file: &str, language: &str) -> Vec<String> {
     text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
+/// The README and the documents that it names.
+fn documents() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let files =
+        fs_err::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut documents: Vec<String> =
+        files.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")).collect();
+    documents.sort();
+    documents.insert(0, "README.md".to_owned());
+    documents
+}
+
 #[test]
-fn the_studies_of_the_readme_resolve() {
-    let studies: Vec<_> = blocks("yaml").into_iter().filter(|block| block.contains("backend:")).collect();
+fn what_documents_link_to_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    for document in documents() {
+        let text = fs_err::read_to_string(root.join(&document)).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_here =
+                link.is_empty() || link.starts_with("http") || root.join(&document).with_file_name(link).exists();
+            assert!(is_here, "{document} links to {link}");
+        }
+    }
+}
+
+#[test]
+fn the_studies_of_the_documents_resolve() {
+    let all = documents().into_iter().flat_map(|document| blocks_of(&document, "yaml"));
+    let studies: Vec<_> = all.filter(|block| block.contains("backend:")).collect();
     // Four batch sizes by four lengths, one combination excluded; two images by three sizes.
     let experiments: Vec<usize> = studies.iter().map(|text| resolved(text).experiments.len()).collect();
     assert_eq!(experiments, [15, 6]);
