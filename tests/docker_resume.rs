@@ -246,10 +246,10 @@ struct Left {
 
 /// As [`killed`]; no other test's `llem` may remove the container before it is adopted.
 fn alone_for(bench: &Bench) -> Left {
-    let mut program = bench.start(&["--runner", "docker"]);
+    let alone = alone();
+    let mut program = bench.start_alone(&alone, &["--runner", "docker"]);
     program.until_window();
     let killed = (program.study_dir(), program.container());
-    let alone = alone();
     program.kill();
     Left { killed, alone }
 }

@@ -1,4 +1,4 @@
-//! Results volumes that are too small.
+//! Results volumes that fill up.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,16 @@ use serde_json::json;
 
 use crate::support::{Bench, containers_of};
 
-/// A file system of its own, as small as wanted.
+/// A file system of its own, a little larger than what a study asks for at its start.
 struct SmallVolume(PathBuf);
+
+const SIZE_KIB: u32 = 128 * 1024;
 
 impl SmallVolume {
     /// `None`, with a line that says so, for a user who may not mount.
-    fn mount(path: &Path, kib: u32) -> Option<Self> {
+    fn mount(path: &Path) -> Option<Self> {
         fs_err::create_dir_all(path).unwrap();
-        let size = format!("size={kib}k");
+        let size = format!("size={SIZE_KIB}k");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "llem-test"]).arg(path).output().unwrap();
         if !mounted.status.success() {
             let _ = writeln!(
@@ -27,6 +29,25 @@ impl SmallVolume {
             return None;
         }
         Some(Self(path.to_owned()))
+    }
+
+    /// Takes all of its space but this.
+    fn fill(&self, free_bytes: u64) {
+        let mut ballast = fs_err::File::create(self.ballast()).unwrap();
+        let block = vec![0; 64 * 1024];
+        let mut written = 0;
+        while let Ok(taken @ 1..) = ballast.write(&block) {
+            written += taken as u64;
+        }
+        ballast.set_len(written.saturating_sub(free_bytes)).unwrap();
+    }
+
+    fn empty(&self) {
+        fs_err::remove_file(self.ballast()).unwrap();
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
     }
 }
 
@@ -41,25 +62,46 @@ fn talkative(name: &str) -> Option<Bench> {
     let mut bench = Bench::docker(name)?;
     bench.study["workload"] = json!({"dataset": "synthetic", "n": 400, "input_tokens": 8, "output_tokens": 32});
     bench.study["candle"] = json!({"batch_size": 100});
+    // Long enough to fill the disk meanwhile.
+    bench.study["measurement"]["min_seconds"] = json!(3);
     Some(bench)
 }
 
 #[test]
 fn an_agent_without_space_says_so_and_the_result_is_kept() {
     let Some(bench) = talkative("full") else { return };
-    let Some(_volume) = SmallVolume::mount(&bench.output, 256) else { return };
-    let finished = bench.run(&["--runner", "docker"]);
+    let Some(volume) = SmallVolume::mount(&bench.output) else { return };
+    let mut program = bench.start(&["--runner", "docker"]);
+    program.until_window();
+    volume.fill(256 * 1024);
+    let finished = program.finish();
     let failure = finished.fails_with(FailureClass::OutputUnwritable, Phase::Write);
     assert!(failure.message.contains("requests.jsonl") && failure.message.contains("No space"), "{failure}");
     finished.says(&["hint: free space or fix the permissions of the study directory"]);
 }
 
 #[test]
-fn a_controller_without_space_stops_the_study_and_names_the_file() {
+fn a_controller_without_space_stops_the_study_which_goes_on_when_there_is_some() {
     let Some(bench) = talkative("crammed") else { return };
-    // Enough for the study file and the journal, not for a run's files.
-    let Some(_volume) = SmallVolume::mount(&bench.output, 16) else { return };
-    let finished = bench.run(&["--runner", "docker"]);
+    let Some(volume) = SmallVolume::mount(&bench.output) else { return };
+    let mut program = bench.start(&["--runner", "docker"]);
+    program.until_window();
+    volume.fill(0);
+    let finished = program.finish();
     finished.exits(1).says(&["error: results cannot be written", "/results/crammed_", "No space left", "free space"]);
-    assert!(containers_of(&finished.study_dir()).is_empty());
+    let study = finished.study_dir();
+    assert!(containers_of(&study).is_empty());
+    volume.empty();
+    let mended = bench.run(&["--runner", "docker", "--resume", &study.display().to_string()]);
+    mended.exits(0).leaves_no_container();
+    assert_eq!(mended.study().experiments[0].runs.len(), 1);
+}
+
+#[test]
+fn a_study_does_not_start_where_there_is_no_room() {
+    let Some(bench) = talkative("narrow") else { return };
+    let Some(volume) = SmallVolume::mount(&bench.output) else { return };
+    volume.fill(1024 * 1024);
+    let finished = bench.run(&["--runner", "docker"]);
+    finished.exits(1).says(&["error: results need 0.1 GB in", "make room, or name another directory"]);
 }

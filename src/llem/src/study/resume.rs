@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::difference::Differences;
 use super::ledger::{Ledger, Recovery};
+use super::lock::StudyLock;
 use super::{RunOptions, StudyError};
 use crate::config::{ConfigError, StudyConfig};
 use crate::result::{Design, NumberedRuns, StoreError, StudyDirectory, StudyFiles, number_runs};
@@ -42,8 +43,20 @@ impl Resumed {
         (!last.is_same(&design)).then_some(design)
     }
 
+    /// Refuses to go on with other means than the finished runs had. Whether the study has a lock file: a controller that died early may
+    /// not have come to write it.
+    pub(super) fn keeps(&self, design: &Design, lock: &StudyLock) -> Result<bool, StudyError> {
+        self.refuse_other_runner(design)?;
+        let path = self.directory.lock_file();
+        let is_locked = path.exists();
+        if is_locked {
+            lock.check_extends(&path)?;
+        }
+        Ok(is_locked)
+    }
+
     /// Figures of one study come from one kind of runner.
-    pub(super) fn refuse_other_runner(&self, design: &Design) -> Result<(), StudyError> {
+    fn refuse_other_runner(&self, design: &Design) -> Result<(), StudyError> {
         match self.designs.last() {
             Some(last) if !last.runner.contains(&design.runner) => {
                 let (had, has) = (last.runner.clone(), design.runner.clone());

@@ -66,13 +66,12 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
         () = stopped => return Err(StudyError::Stopped),
     };
     let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
-    // A controller that died early may not have come to write it.
-    let kept = resumed.as_ref().map(|resumed| resumed.directory.lock_file()).filter(|path| path.exists());
-    if let Some(path) = &kept {
-        lock.check_extends(path)?;
-    }
+    let is_locked = match &resumed {
+        Some(resumed) => resumed.keeps(&Design::of(&study, &fleet.names()), &lock)?,
+        None => false,
+    };
     let mut session = Session::open(study, options, programs, fleet, prepared, resumed)?;
-    if session.is_new_design || kept.is_none() {
+    if session.is_new_design || !is_locked {
         session.directory.write_lock(&lock)?;
     }
     let outcome = Box::pin(session.run(&notify)).await;
@@ -318,7 +317,6 @@ impl Begun {
     }
 
     fn again(resumed: Resumed, design: &Design, study: &StudyConfig) -> Result<Self, StudyError> {
-        resumed.refuse_other_runner(design)?;
         let extension = resumed.extension(design.clone());
         let Resumed { directory, mut designs, ledger, recovery } = resumed;
         let mut journal = directory.open_journal()?;
