@@ -20,10 +20,10 @@ fn blocks_of(file: &str, language: &str) -> Vec<String> {
 /// The README and the documents that it names.
 fn documents() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let files =
-        fs_err::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let files = fs_err::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let mut documents: Vec<String> =
-        files.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")).collect();
+        pages.map(|path| format!("docs/{}", path.file_name().unwrap().to_str().unwrap())).collect();
     documents.sort();
     documents.insert(0, "README.md".to_owned());
     documents

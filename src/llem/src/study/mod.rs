@@ -329,6 +329,6 @@ pub async fn run_experiment(
     options: RunOptions,
 ) -> Result<ExperimentResult, StudyError> {
     let study = StudyConfig::single(name, experiment, execution)?;
-    let mut result = Box::pin(run_study(study, options)).await?;
+    let mut result = run_study(study, options).await?;
     result.experiments.pop().ok_or_else(|| StudyError::Task("the study has no experiment".to_owned()))
 }

@@ -62,7 +62,7 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
     };
     // The locks last as long as the study: what happens between its runs is in its measurement, too.
     let (fleet, prepared, _locks) = tokio::select! {
-        ready = make_ready(&study, &options, &programs, &probing, &notify) => ready?,
+        ready = Box::pin(make_ready(&study, &options, &programs, &probing, &notify)) => ready?,
         () = stopped => return Err(StudyError::Stopped),
     };
     let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
