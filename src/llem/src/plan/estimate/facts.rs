@@ -130,7 +130,7 @@ impl ModelFacts {
         }
     }
 
-    /// The facts in a model's description. What its family alone tells is known for the families of [`FAMILIES`].
+    /// The facts in a model's description. What its family alone tells is known for the families of `FAMILIES`.
     pub fn of_config(config: &ModelConfig) -> Self {
         let family = FAMILIES.iter().find(|family| Some(family.model_type) == config.model_type.as_deref());
         let experts = config.num_experts.or(family.map(|_| 1));
