@@ -52,6 +52,21 @@ fn other(field: &str) {
             bench.user = json!({"gpu": {"devices": ["GPU-1b2c"]}});
             assert_eq!(job(&bench)["gpus"], json!(["GPU-1b2c"]));
         }
+        "gpu.lock_dir" => {
+            let bench = with_gpu_locks();
+            bench.run(&[]);
+            assert!(bench.path("locks/GPU-1b2c.lock").is_file());
+        }
+        "gpu.when_busy" => {
+            let mut bench = with_gpu_locks();
+            bench.user["gpu"]["when_busy"] = json!("refuse");
+            fs_err::create_dir(bench.path("locks")).unwrap();
+            let busy = std::fs::File::create(bench.path("locks/GPU-1b2c.lock")).unwrap();
+            busy.lock().unwrap();
+            let output = bench.run(&[]);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.code() == Some(1) && said.contains("GPU GPU-1b2c is in use by"), "{said}");
+        }
         "cache_dir" => {
             let said = found(json!({"runner": "process", "cache_dir": "/tmp/a/b"}), "cache");
             assert!(said.starts_with("/tmp/a/b, "), "{said}");
@@ -70,6 +85,13 @@ fn other(field: &str) {
         }
         _ => panic!("no case for `{field}`: show what it changes"),
     }
+}
+
+fn with_gpu_locks() -> Bench {
+    let mut bench = Bench::new();
+    bench.study["backend"] = json!("pytorch");
+    bench.user = json!({"gpu": {"devices": ["GPU-1b2c"], "lock_dir": bench.path("locks")}});
+    bench
 }
 
 /// One of the checks that `llem config` prints.
