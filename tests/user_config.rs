@@ -61,8 +61,8 @@ fn other(field: &str) {
             let mut bench = with_gpu_locks();
             bench.user["gpu"]["when_busy"] = json!("refuse");
             fs_err::create_dir(bench.path("locks")).unwrap();
-            let busy = std::fs::File::create(bench.path("locks/GPU-1b2c.lock")).unwrap();
-            busy.lock().unwrap();
+            let busy = fs_err::File::create(bench.path("locks/GPU-1b2c.lock")).unwrap();
+            busy.file().lock().unwrap();
             let output = bench.run(&[]);
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(output.status.code() == Some(1) && said.contains("GPU GPU-1b2c is in use by"), "{said}");
