@@ -1,5 +1,6 @@
 //! Small statistics: enough to describe, not to infer.
 
+use llem_statistics::quantile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,22 +38,13 @@ impl Distribution {
             n: n as u64,
             mean: values.iter().sum::<f64>() / n as f64,
             min: first,
-            p50: percentile(&values, 0.50),
-            p90: percentile(&values, 0.90),
-            p95: percentile(&values, 0.95),
-            p99: percentile(&values, 0.99),
+            p50: quantile(&values, 0.50)?,
+            p90: quantile(&values, 0.90)?,
+            p95: quantile(&values, 0.95)?,
+            p99: quantile(&values, 0.99)?,
             max: last,
         })
     }
-}
-
-/// Percentile of ascending values; `p` from 0 to 1.
-fn percentile(sorted: &[f64], p: f64) -> f64 {
-    let position = p * (sorted.len().saturating_sub(1)) as f64;
-    let below = position.floor() as usize;
-    let low = sorted.get(below).copied().unwrap_or(f64::NAN);
-    let high = sorted.get(below + 1).copied().unwrap_or(low);
-    low + (high - low) * (position - below as f64)
 }
 
 /// Mean and spread of one figure over the runs of an experiment.
