@@ -102,6 +102,29 @@ fn what_cannot_be_probed_is_told_by_the_exit_code() {
     assert!(table.contains("does not start") && table.contains("no Python answers: `python3`"), "{table}");
 }
 
+/// An engine may be in a directory that the machine's owner adds to every container. No id covers what is in there.
+#[test]
+fn a_probe_sees_what_the_user_config_adds_to_containers() {
+    let Some(mut bench) = bench("probe-additions", &[PYTORCH]) else { return };
+    let site = bench.path("site");
+    bench.user["mounts"] = json!([{"source": site, "target": "/extra"}]);
+    bench.user["env"] = json!({"PYTHONPATH": "/extra"});
+    for version in ["99.1", "99.2"] {
+        let package = site.join("peft-1.dist-info");
+        fs_err::create_dir_all(&package).unwrap();
+        fs_err::write(package.join("METADATA"), format!("Metadata-Version: 2.1\nName: peft\nVersion: {version}\n"))
+            .unwrap();
+        let (code, json, stderr) =
+            text(&bench.command(&["image", "probe", PYTORCH, "--format", "json"]).output().unwrap());
+        assert_eq!(code, Some(0), "{stderr}");
+        let facts: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(facts["versions"]["peft"], version, "{json}");
+    }
+    bench.user["env"] = json!({});
+    let (_, json, _) = text(&bench.command(&["image", "probe", PYTORCH, "--format", "json"]).output().unwrap());
+    assert!(!json.contains("99.2"), "without the variable, Python does not find it: {json}");
+}
+
 /// Its Python never comes to an end.
 #[test]
 fn a_signal_ends_a_probe_and_its_container() {

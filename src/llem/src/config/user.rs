@@ -180,6 +180,7 @@ struct ImagesShape {
 #[expect(dead_code, reason = "names the keys of a map in the JSON Schema; never constructed")]
 struct PythonShape {
     pytorch: String,
+    vllm: String,
     tensorrt: String,
 }
 

@@ -6,20 +6,24 @@
 //!   <id>-<hash>.json      the same with another Python than the usual one
 //! ```
 //!
-//! An entry counts only while image, script, agent and Python are the same; what the engine itself tells of an image (digests, labels,
-//! size) is always asked anew.
+//! An entry counts only while image, script, agent, Python and what the user config adds to containers are the same; what the engine
+//! itself tells of an image (digests, labels, size) is always asked anew. No id covers what is in added directories: where there are any,
+//! every study looks again.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::config::{Backend, UserConfig};
 use crate::files::write_atomic;
-use crate::runner::docker::{Engine, EngineError, ImageError, ImageFacts, PROBE_SCRIPT, ProbeSpec, probe, sha256_of};
+use crate::runner::docker::{
+    BindMount, Engine, EngineError, ImageError, ImageFacts, PROBE_SCRIPT, ProbeSpec, probe, sha256_of,
+};
 
 /// Version of an entry.
 const SCHEMA_VERSION: u32 = 1;
@@ -43,6 +47,8 @@ struct Key {
     interpreters: Vec<String>,
     script_sha256: String,
     agent_sha256: String,
+    /// Of the directories and variables that the machine's owner adds: variables may be nobody else's business.
+    additions_sha256: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -93,11 +99,17 @@ impl Images {
     ) -> Result<Option<ImageFacts>, ImageError> {
         let image = match self.known(engine, reference, backend).await? {
             KnownImage::Missing => return Ok(None),
-            KnownImage::Probed(facts) if !refresh => return Ok(Some(facts)),
+            KnownImage::Probed(facts) if !refresh && self.user.mounts.is_empty() => return Ok(Some(facts)),
             KnownImage::Probed(image) | KnownImage::Unprobed(image) => ImageFacts::default().with_identity_of(image),
         };
         let key = self.key(&image, backend);
-        let spec = ProbeSpec { reference: &image.id, interpreters: &key.interpreters, agent: &self.agent };
+        let spec = ProbeSpec {
+            reference: &image.id,
+            interpreters: &key.interpreters,
+            agent: &self.agent,
+            mounts: &BindMount::all_of(&self.user),
+            env: &self.user.env,
+        };
         let facts = probe(engine, image.clone(), &spec, stop).await?;
         // What may be another time's accident is not kept.
         if facts.problem.is_none() && facts.agent.problem.is_none() {
@@ -127,6 +139,7 @@ impl Images {
             interpreters: self.user.interpreters(backend),
             script_sha256: sha256_of(PROBE_SCRIPT.as_bytes()),
             agent_sha256: self.agent_sha256.clone(),
+            additions_sha256: sha256_of(json!([self.user.mounts, self.user.env]).to_string().as_bytes()),
         }
     }
 

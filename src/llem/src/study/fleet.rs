@@ -148,11 +148,7 @@ async fn connect(
 fn machine(user: &UserConfig, paths: HostPaths) -> MachineConfig {
     MachineConfig {
         gpu_access: user.gpu.access,
-        mounts: user
-            .mounts
-            .iter()
-            .map(|m| BindMount { source: m.source.clone(), target: m.target.clone(), read_only: m.read_only })
-            .collect(),
+        mounts: BindMount::all_of(user),
         devices: user.devices.iter().map(PathBuf::from).collect(),
         cap_add: user.cap_add.clone(),
         powercap: host_powercap(),

@@ -9,7 +9,7 @@ use super::job::gpus;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{GpuAccess, StudyConfig};
 use crate::preflight::KnownFacts;
-use crate::runner::docker::{DockerRunner, GpuProbeSpec, ImageError, MachineConfig, ProbeSpec, probe_gpus};
+use crate::runner::docker::{BindMount, DockerRunner, GpuProbeSpec, ImageError, MachineConfig, ProbeSpec, probe_gpus};
 use crate::runner::{Gpu, host_gpus};
 
 /// Starts each image whose runs compute on GPUs once with all of them, and refuses the study when one is not there. Without a container
@@ -26,14 +26,20 @@ pub(super) async fn prove_access(
     let present = host_gpus();
     let machine = MachineConfig { gpu_access: options.user.gpu.access, ..MachineConfig::default() };
     let access = DockerRunner::new(engine.clone(), machine).gpu_access();
+    let mounts = BindMount::all_of(&options.user);
     for ((backend, image), wanted) in wanted(study, options, known) {
         let asked = find(&wanted, &present).map_err(StudyError::Gpus)?;
         let interpreters = options.user.interpreters(Some(backend));
         let spec = GpuProbeSpec {
-            image: ProbeSpec { reference: &image, interpreters: &interpreters, agent: &programs.agent },
+            image: ProbeSpec {
+                reference: &image,
+                interpreters: &interpreters,
+                agent: &programs.agent,
+                mounts: &mounts,
+                env: &options.user.env,
+            },
             access,
             gpus: asked,
-            env: &options.user.env,
         };
         let seen = match probe_gpus(engine, &spec, &options.stop.soft).await {
             Ok(seen) => seen,

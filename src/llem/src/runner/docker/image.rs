@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::LABEL_IMAGE;
 use super::archive::Archive;
 use super::client::{Engine, EngineError};
+use super::neighbour::NotShared;
 
 /// Where the embedded backend's driver is in its image.
 pub(super) const CANDLE_DRIVER: &str = "/usr/local/bin/llem-candle";
@@ -37,6 +38,9 @@ pub enum ImageError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A directory of the machine's owner that the engine does not see.
+    #[error(transparent)]
+    NotShared(#[from] NotShared),
 }
 
 /// The embedded backend's image, as it must be for the binaries at hand.

@@ -31,7 +31,7 @@ use super::{
     ContainerRecord, DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus,
     runner_failure,
 };
-use crate::config::GpuAccess;
+use crate::config::{GpuAccess, UserConfig};
 use archive::Archive;
 pub(crate) use facts::sha256_of;
 pub(crate) use probe::SCRIPT as PROBE_SCRIPT;
@@ -89,6 +89,14 @@ pub struct BindMount {
     pub target: PathBuf,
     /// Whether the container may only read it.
     pub read_only: bool,
+}
+
+impl BindMount {
+    /// What the machine's owner adds to every container.
+    pub fn all_of(user: &UserConfig) -> Vec<Self> {
+        let own = user.mounts.iter();
+        own.map(|m| Self { source: m.source.clone(), target: m.target.clone(), read_only: m.read_only }).collect()
+    }
 }
 
 /// Runs agents in containers.

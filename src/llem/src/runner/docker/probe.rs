@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bollard::container::LogOutput;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, Mount};
 use bytes::Bytes;
 use fs_err::File;
 use futures_util::StreamExt;
@@ -16,8 +16,9 @@ use super::archive::Archive;
 use super::client::{Engine, EngineError};
 use super::facts::{AgentStart, Answer, ImageFacts};
 use super::image::{CANDLE_DRIVER, ImageError};
-use super::spec::{GpuPlan, confinement, device_requests, gpu_devices, visible_devices};
-use super::{LABEL_IMAGE, LABEL_LOCK, LABEL_RUN, LABEL_STUDY, container_user};
+use super::neighbour::HostPaths;
+use super::spec::{GpuPlan, confinement, device_requests, gpu_devices, machine_mounts, on_host, visible_devices};
+use super::{BindMount, LABEL_IMAGE, LABEL_LOCK, LABEL_RUN, LABEL_STUDY, container_user};
 use crate::runner::{Gpu, Limits};
 
 /// The script that looks around.
@@ -48,10 +49,14 @@ pub struct ProbeSpec<'a> {
     pub interpreters: &'a [String],
     /// llem's agent on this machine.
     pub agent: &'a Path,
+    /// Directories that the machine's owner adds to every container: the engine may be in one.
+    pub mounts: &'a [BindMount],
+    /// Variables that the machine's owner sets for engines: they may say where an engine is.
+    pub env: &'a BTreeMap<String, String>,
 }
 
-/// Adds to what the engine tells of an image what is in it: in a container as confined as that of a run, without network, mounts or graphics processors. Whatever
-/// happens, the container is removed; `stop` cuts it short.
+/// Adds to what the engine tells of an image what is in it: in a container as confined as that of a run, with what the machine's owner
+/// adds to every container, without network or graphics processors. Whatever happens, the container is removed; `stop` cuts it short.
 ///
 /// # Errors
 ///
@@ -63,7 +68,7 @@ pub async fn probe(
     stop: &CancellationToken,
 ) -> Result<ImageFacts, ImageError> {
     let mut facts = image;
-    let room = Room::new(engine, spec, stop)?;
+    let room = Room::new(engine, spec, stop).await?;
     if facts.labels.get(LABEL_IMAGE).is_some_and(|backend| backend == "candle") {
         facts.agent = room.agent().await?;
         facts.embedded = room.command(&[CANDLE_DRIVER]).await?.ok().and_then(|text| text.lines().find_map(hello));
@@ -93,8 +98,6 @@ pub struct GpuProbeSpec<'a> {
     pub access: crate::config::GpuAccess,
     /// The GPUs.
     pub gpus: Vec<Gpu>,
-    /// Variables that the machine's owner sets for engines.
-    pub env: &'a BTreeMap<String, String>,
 }
 
 /// Starts a container that is given GPUs as a run's would be, and asks NVML inside which are there. The inner error is why the engine
@@ -108,9 +111,8 @@ pub async fn probe_gpus(
     spec: &GpuProbeSpec<'_>,
     stop: &CancellationToken,
 ) -> Result<Result<VisibleGpus, String>, ImageError> {
-    let mut room = Room::new(engine, &spec.image, stop)?;
-    let env = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    room.gpus = Some((GpuPlan { access: spec.access, gpus: spec.gpus.clone() }, env));
+    let mut room = Room::new(engine, &spec.image, stop).await?;
+    room.gpus = Some(GpuPlan { access: spec.access, gpus: spec.gpus.clone() });
     let said = room.command(&[AGENT_PLACE, "--gpus"]).await?;
     Ok(said.and_then(|text| {
         let line = text.lines().last().unwrap_or_default();
@@ -139,14 +141,17 @@ struct Room<'a> {
     reference: &'a str,
     files: Bytes,
     stop: &'a CancellationToken,
-    /// GPUs that its containers get, and variables beside those.
-    gpus: Option<(GpuPlan, Vec<String>)>,
+    /// What the machine's owner adds, by the names that the engine has for it.
+    mounts: Vec<Mount>,
+    env: &'a BTreeMap<String, String>,
+    /// GPUs that its containers get.
+    gpus: Option<GpuPlan>,
     /// Held until the probe is over: tells other controllers that its containers are looked after.
     lock: (tempfile::TempPath, File),
 }
 
 impl<'a> Room<'a> {
-    fn new(engine: &'a Engine, spec: &ProbeSpec<'a>, stop: &'a CancellationToken) -> Result<Self, ImageError> {
+    async fn new(engine: &'a Engine, spec: &ProbeSpec<'a>, stop: &'a CancellationToken) -> Result<Self, ImageError> {
         let problem =
             |error: std::io::Error| ImageError::File { path: spec.agent.to_owned(), problem: error.to_string() };
         let mut archive = Archive::new();
@@ -157,7 +162,20 @@ impl<'a> Room<'a> {
         let path = tempfile::Builder::new().prefix("llem-probe-").tempfile().map_err(problem)?.into_temp_path();
         let file = File::open(&path).map_err(problem)?;
         file.file().lock().map_err(problem)?;
-        Ok(Self { engine, reference: spec.reference, files, stop, gpus: None, lock: (path, file) })
+        let mounts = match spec.mounts {
+            [] => Vec::new(),
+            own => on_host(machine_mounts(own).collect(), &HostPaths::find(engine).await?)?,
+        };
+        Ok(Self {
+            engine,
+            reference: spec.reference,
+            files,
+            stop,
+            mounts,
+            env: spec.env,
+            gpus: None,
+            lock: (path, file),
+        })
     }
 
     async fn agent(&self) -> Result<AgentStart, ImageError> {
@@ -189,12 +207,13 @@ impl<'a> Room<'a> {
         let labels = [(LABEL_RUN, "probe".to_owned()), (LABEL_STUDY, "probe".to_owned()), (LABEL_LOCK, lock)];
         let mut env = vec!["HOME=/tmp".to_owned()];
         let mut host = confinement(&LIMITS);
-        if let Some((plan, variables)) = &self.gpus {
+        host.mounts = Some(self.mounts.clone());
+        if let Some(plan) = &self.gpus {
             env.extend(visible_devices(plan));
-            env.extend(variables.iter().cloned());
             host.devices = Some(gpu_devices(plan));
             host.device_requests = device_requests(plan);
         }
+        env.extend(self.env.iter().map(|(name, value)| format!("{name}={value}")));
         ContainerCreateBody {
             image: Some(self.reference.to_owned()),
             entrypoint: Some(command.iter().map(|&part| part.to_owned()).collect()),

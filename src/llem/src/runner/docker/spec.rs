@@ -10,7 +10,7 @@ use llem_protocol::DriverCommand;
 
 use super::image::CANDLE_DRIVER;
 use super::neighbour::{HostPaths, NotShared};
-use super::{LABEL_LOCK, LABEL_RUN, LABEL_STUDY, LABEL_VERSION, MachineConfig};
+use super::{BindMount, LABEL_LOCK, LABEL_RUN, LABEL_STUDY, LABEL_VERSION, MachineConfig};
 use crate::config::GpuAccess;
 use crate::runner::offline::OFFLINE;
 use crate::runner::{DriverFiles, Gpu, Limits, RunSpec, driver_command};
@@ -152,7 +152,7 @@ pub(super) fn confinement(limits: &Limits) -> HostConfig {
 }
 
 /// The same mounts by the names that the engine's machine has for their sources.
-fn on_host(mounts: Vec<Mount>, paths: &HostPaths) -> Result<Vec<Mount>, NotShared> {
+pub(super) fn on_host(mounts: Vec<Mount>, paths: &HostPaths) -> Result<Vec<Mount>, NotShared> {
     let translate = |mount: Mount| {
         let source = mount.source.as_ref().map(|source| paths.on_host(Path::new(source))).transpose()?;
         Ok(Mount { source: source.map(|source| source.display().to_string()), ..mount })
@@ -170,8 +170,13 @@ fn mounts(spec: &RunSpec, machine: &MachineConfig) -> Vec<Mount> {
     mounts.extend(weights.iter().filter_map(|(dir, target)| Some(bind(dir.as_deref()?, Path::new(target), true))));
     mounts.extend(spec.files.engine.as_ref().map(|e| bind(&e.dir, Path::new(inside::ENGINE), e.read_only)));
     mounts.extend(machine.powercap.as_deref().map(|zones| bind(zones, Path::new(inside::POWERCAP), true)));
-    mounts.extend(machine.mounts.iter().map(|m| bind(&m.source, &m.target, m.read_only)));
+    mounts.extend(machine_mounts(&machine.mounts));
     mounts
+}
+
+/// What the machine's owner adds to every container.
+pub(super) fn machine_mounts(own: &[BindMount]) -> impl Iterator<Item = Mount> {
+    own.iter().map(|mount| bind(&mount.source, &mount.target, mount.read_only))
 }
 
 fn bind(source: &Path, target: &Path, read_only: bool) -> Mount {
