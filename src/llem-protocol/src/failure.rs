@@ -125,7 +125,9 @@ impl FailureClass {
             Self::UnsupportedArchitecture => "use a newer image of this backend or another backend",
             Self::Unsupported => "choose a data type or quantisation that this device and engine version support",
             Self::InvalidConfig => "compare the settings with the engine's version in this image",
-            Self::EngineMissing => "use an image that contains the engine, or install the missing module in it",
+            Self::EngineMissing => {
+                "use an image that has the engine and, where it compiles, a C and C++ compiler with Python's headers; or install what is missing"
+            }
             Self::NoGpu => "check the GPU driver, the container toolkit and `gpu:` in the user config",
             Self::Communication => "check shared memory (`execution.shm_gib`) and the links between the GPUs",
             Self::EngineStale => {

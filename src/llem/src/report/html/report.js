@@ -38,20 +38,40 @@
     return [fromZero && low === 0 ? 0 : low - pad, high + pad];
   };
 
+  /* As `room`; where values are of different sizes, an axis of their logarithms, on which the small ones can be told apart, too. */
+  const logFrom = 20;
+  const roomByRatio = (values) => {
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return low > 0 && high / low >= logFrom ? [low / 1.3, high * 1.3, true] : room(values);
+  };
+  const along = ([low, high, isLog], from, to) => {
+    const at = isLog ? Math.log10 : (v) => v;
+    return (v) => from + ((at(v) - at(low)) / (at(high) - at(low))) * (to - from);
+  };
+  const ticksOf = ([low, high, isLog], wanted) => {
+    if (!isLog) return ticks(low, high, wanted);
+    const steps = high / low > 300 ? [1] : high / low > 60 ? [1, 3] : [1, 2, 5];
+    const list = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+      list.push(...steps.map((step) => Number((step * 10 ** power).toPrecision(12))).filter((v) => v >= low && v <= high));
+    }
+    return list;
+  };
+
   /* Width of a plot in a place: its own pixels, so that its text has its own size. */
   const widthOf = (box, columns = 1) => Math.max(320, Math.min(1160, Math.floor((box.clientWidth || 1160) / columns) - (columns > 1 ? 16 : 0)));
 
   /* A frame with axes. `x` and `y` map values to places. */
   const frame = (width, height, xs, ys, titles, margin = { left: 62, right: 14, top: 12, bottom: 42 }, xTicks) => {
-    const x = (v) => margin.left + ((v - xs[0]) / (xs[1] - xs[0])) * (width - margin.left - margin.right);
-    const y = (v) => height - margin.bottom - ((v - ys[0]) / (ys[1] - ys[0])) * (height - margin.top - margin.bottom);
+    const x = along(xs, margin.left, width - margin.right);
+    const y = along(ys, height - margin.bottom, margin.top);
     const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, role: "img" });
     const axes = svg("g", { class: "axis", "aria-hidden": "true" });
-    for (const tick of ticks(ys[0], ys[1], 5)) {
+    for (const tick of ticksOf(ys, 5)) {
       axes.append(svg("line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(tick), y2: y(tick) }));
       axes.append(svg("text", { x: margin.left - 7, y: y(tick) + 4, "text-anchor": "end" }, tickText(tick)));
     }
-    for (const tick of xTicks || ticks(xs[0], xs[1], width > 500 ? 7 : 4).map((v) => [v, tickText(v)])) {
+    for (const tick of xTicks || ticksOf(xs, width > 500 ? 7 : 4).map((v) => [v, tickText(v)])) {
       axes.append(svg("text", { x: x(tick[0]), y: height - margin.bottom + 17, "text-anchor": "middle" }, tick[1]));
     }
     axes.append(svg("line", { class: "base", x1: margin.left, x2: width - margin.right, y1: height - margin.bottom, y2: height - margin.bottom }));
@@ -114,13 +134,35 @@
     plot.root.addEventListener("click", (event) => { const place = nearest(event); if (place >= 0) choose(points[place].e); });
   };
 
+  /* Names beside the points, each in the first place where it covers neither a point nor another name; the others are told when chosen. */
+  const nameThem = (plot, shown) => {
+    const taken = shown.map((p) => [plot.x(p.x[0]) - 7, plot.y(p.y[0]) - 7, plot.x(p.x[0]) + 7, plot.y(p.y[0]) + 7]);
+    const meets = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
+    const frontierFirst = [...shown].sort((a, b) => (a.experiment.s ?? 3) - (b.experiment.s ?? 3));
+    for (const p of frontierFirst) {
+      const text = p.experiment.l.length > 34 ? `${p.experiment.l.slice(0, 33)}…` : p.experiment.l;
+      const [x, y, wide] = [plot.x(p.x[0]), plot.y(p.y[0]), text.length * 6.6];
+      const places = [[9, -8], [-9, -8], [9, 15], [-9, 15]].map(([dx, dy]) => {
+        const left = dx > 0 ? x + dx : x + dx - wide;
+        return { x: x + dx, y: y + dy, anchor: dx > 0 ? "start" : "end", box: [left, y + dy - 10, left + wide, y + dy + 3] };
+      });
+      const inside = (box) => box[0] >= plot.margin.left && box[2] <= plot.width && box[1] >= 0 && box[3] <= plot.height - plot.margin.bottom;
+      const free = places.find((place) => inside(place.box) && !taken.some((other) => meets(place.box, other)));
+      if (!free) continue;
+      taken.push(free.box);
+      plot.root.append(svg("text", { class: "label", x: free.x, y: free.y, "text-anchor": free.anchor }, text));
+    }
+  };
+
   /* One figure against another, with intervals; the frontier of the objectives is joined. */
   const tradeOff = (box, xName, yName) => {
     const [xi, yi] = [figureAt(xName), figureAt(yName)];
     if (xi < 0 || yi < 0) return;
     const shown = data.experiments.map((experiment, e) => ({ experiment, e, x: experiment.f[xi], y: experiment.f[yi] })).filter((p) => p.x && p.y);
     if (!shown.length) return;
-    const plot = frame(widthOf(box, box.clientWidth > 900 ? 2 : 1), 360, room(shown.flatMap((p) => p.x)), room(shown.flatMap((p) => p.y)), [axisTitle(data.figures[xi]), axisTitle(data.figures[yi])]);
+    const [xs, ys] = [roomByRatio(shown.flatMap((p) => p.x)), roomByRatio(shown.flatMap((p) => p.y))];
+    const title = (i, range) => `${axisTitle(data.figures[i])}${range[2] ? ", logarithmic" : ""}`;
+    const plot = frame(widthOf(box, box.clientWidth > 900 ? 2 : 1), 360, xs, ys, [title(xi, xs), title(yi, ys)]);
     const compared = data.objectives.length === 2 && data.objectives.includes(xName) && data.objectives.includes(yName);
     if (compared) {
       const front = shown.filter((p) => p.experiment.s === 0).sort((a, b) => a.x[0] - b.x[0]);
@@ -137,14 +179,7 @@
     }
     const order = [...shown].sort((a, b) => (b.experiment.s ?? 3) - (a.experiment.s ?? 3));
     for (const p of order) plot.root.append(mark(markOf(p.experiment), plot.x(p.x[0]), plot.y(p.y[0])));
-    /* Names beside the points where that is readable. */
-    if (shown.length <= 12) {
-      for (const p of shown) {
-        const left = plot.x(p.x[0]) > plot.width * 0.62;
-        const text = p.experiment.l.length > 34 ? `${p.experiment.l.slice(0, 33)}…` : p.experiment.l;
-        plot.root.append(svg("text", { class: "label", x: plot.x(p.x[0]) + (left ? -9 : 9), y: plot.y(p.y[0]) - 8, "text-anchor": left ? "end" : "start" }, text));
-      }
-    }
+    if (shown.length <= 12) nameThem(plot, shown);
     plot.root.setAttribute("aria-label", `${data.figures[yi].title} against ${data.figures[xi].title}, ${shown.length} experiments; arrow keys go through the points`);
     const said = html("p", { class: "said", "aria-live": "polite" });
     const text = (p) => `${p.experiment.l}: ${estimate(p.x)} ${data.figures[xi].unit}, ${estimate(p.y)} ${data.figures[yi].unit} (${markOf(p.experiment).text})`;

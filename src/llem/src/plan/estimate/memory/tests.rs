@@ -5,7 +5,7 @@ use std::path::Path;
 use llem_model::{Checkpoint, ModelConfig};
 use serde_json::{Value, json};
 
-use super::{MemoryEstimate, Surroundings, Verdict, gpu_memory};
+use super::{CONTEXT_BYTES, MemoryEstimate, Surroundings, Verdict, gpu_memory};
 use crate::config::{ExperimentConfig, Profile, StudyConfig};
 use crate::plan::estimate::{ModelFacts, StoredWeights};
 
@@ -188,17 +188,17 @@ fn vllm_takes_its_share_and_makes_a_cache_of_what_is_left() {
     // 16384 tokens · (2·4096 + 3·14336) · 2 bytes + 1024 rows · 128256 · (2 + 8) bytes
     assert_eq!(found.activations_bytes, Some(1_677_721_600 + 1_313_341_440));
     // context and graphs
-    assert_eq!(found.overhead_bytes, GIB / 2 + GIB);
-    assert_eq!(found.needed_bytes, Some(29_251_600_384));
-    // 0.92 · 80 GiB = 79,027,398,246; less 29,251,600,384 − 8 GiB
-    assert_eq!((found.taken_bytes, found.kv_pool_bytes), (Some(79_027_398_246), Some(58_365_732_454)));
+    assert_eq!(found.overhead_bytes, CONTEXT_BYTES + GIB);
+    assert_eq!(found.needed_bytes, Some(29_520_035_840));
+    // 0.92 · 80 GiB = 79,027,398,246; less 29,520,035,840 − 8 GiB
+    assert_eq!((found.taken_bytes, found.kv_pool_bytes), (Some(79_027_398_246), Some(58_097_296_998)));
     assert_eq!((found.verdict, found.why), (Verdict::Fits, None));
     // On 40 GiB the defaults are 8192 tokens and 256 requests, half and a quarter of the activations.
     let small = estimate(&model, text, Some(40 * GIB));
     assert_eq!(small.activations_bytes, Some(838_860_800 + 328_335_360));
     let fixed = format!("{text}vllm: {{kv_cache_memory_bytes: 4294967296, enforce_eager: true}}\n");
     let fixed = estimate(&model, &fixed, Some(80 * GIB));
-    assert_eq!((fixed.kv_pool_bytes, fixed.overhead_bytes), (Some(4 * GIB), GIB / 2));
+    assert_eq!((fixed.kv_pool_bytes, fixed.overhead_bytes), (Some(4 * GIB), CONTEXT_BYTES));
     // 4 GiB hold half of the 64 requests.
     assert_eq!(fixed.verdict, Verdict::Tight);
     assert!(fixed.why.unwrap().contains("holds 32 requests at once; others wait"));
@@ -214,7 +214,7 @@ fn parallel_gpus_share_weights_heads_and_layers() {
     // 141,104,775,168 / 4, and two of eight heads: 2·80·2·128·2 = 81,920 bytes for each of 32 tokens
     let four = of("tensor_parallel_size: 4");
     assert_eq!((four.gpus, four.weights_bytes, four.kv_cache_bytes), (Some(4), Some(35_276_193_792), Some(2_621_440)));
-    assert_eq!(four.overhead_bytes, GIB / 2 + GIB / 2 + GIB, "with NCCL's buffers");
+    assert_eq!(four.overhead_bytes, CONTEXT_BYTES + GIB / 2 + GIB, "with NCCL's buffers");
     // No head can be cut: 16 GPUs hold each of the eight twice. 2·80·1·128·2·32
     assert_eq!(of("tensor_parallel_size: 16").kv_cache_bytes, Some(1_310_720));
     // Three stages: 27 of 80 layers, 68,451,041,280 · 2 · 27/80, and both tables: 2,101,346,304 · 2
@@ -236,10 +236,10 @@ fn tensorrt_takes_its_share_of_what_is_free() {
     let found = estimate(&model, text, Some(80 * GIB));
     // 8192 · 51200 · 2 + 8 · 128256 · 10
     assert_eq!(found.activations_bytes, Some(838_860_800 + 10_260_480));
-    let rest = 16_059_990_016 + 849_121_280 + (GIB + GIB / 2);
+    let rest = 16_059_990_016 + 849_121_280 + (GIB + CONTEXT_BYTES);
     assert_eq!(found.needed_bytes, Some(rest + 8 * 128 * 131_072));
-    // 0.9 · (85,899,345,920 − 18,519,724,032)
-    assert_eq!(found.kv_pool_bytes, Some(60_641_659_699));
+    // 0.9 · (85,899,345,920 − 18,788,159,488)
+    assert_eq!(found.kv_pool_bytes, Some(60_400_067_788));
     let quantised =
         "backend: tensorrt\ntensorrt: {engine: tensorrt, quant: {quant_algo: W4A16_AWQ, kv_cache_quant_algo: INT8}}\n";
     let quantised = estimate(&model, quantised, None);
@@ -263,7 +263,7 @@ fn transformers_has_a_static_batch() {
     assert_eq!(batch.kv_cache_bytes, Some(4 * 128 * 131_072));
     // 4 · 100 · 51200 · 2 + 4 · 128256 · 10
     assert_eq!(batch.activations_bytes, Some(40_960_000 + 5_130_240));
-    assert_eq!((batch.kv_pool_bytes, batch.overhead_bytes), (None, GIB / 2));
+    assert_eq!((batch.kv_pool_bytes, batch.overhead_bytes), (None, CONTEXT_BYTES));
     assert_eq!(of("pytorch: {batch_size: 64}").kv_cache_bytes, Some(8 * 128 * 131_072), "there are 8 requests");
     let long = of("pytorch: {batch_size: 4, cache: {implementation: static, max_cache_len: 1024}}");
     assert_eq!(long.kv_cache_bytes, Some(4 * 1024 * 131_072));
@@ -274,6 +274,44 @@ fn transformers_has_a_static_batch() {
     let four_bits = of("pytorch: {quantization: {load_in_4bit: true}}");
     assert_eq!(four_bits.weights_bytes, Some(3_925_868_544 + 2_101_346_304));
     assert_eq!(of("dtype: float32").weights_bytes, Some(4 * 8_029_995_008));
+}
+
+/// Memory that NVML counted for the engine's process on an H100 of 85,520,809,984 bytes: docs/measurements/2026-11-22-h100-engines.
+#[test]
+fn estimates_are_what_was_measured_on_a_gpu() {
+    let untied = |[hidden, intermediate, layers, heads, kv, vocab]: [u64; 6]| {
+        facts(
+            &json!({"model_type": "qwen2", "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": kv, "vocab_size": vocab, "tie_word_embeddings": false}),
+        )
+    };
+    let half_billion = untied([896, 4864, 24, 14, 2, 151_936]);
+    let seven_billion = untied([3584, 18944, 28, 28, 4, 152_064]);
+    for (model, output, batch, measured_bytes) in [
+        (&half_billion, 128, 1, 2_042_626_048_u64),
+        (&half_billion, 128, 8, 2_111_832_064),
+        (&half_billion, 128, 32, 2_262_827_008),
+        (&half_billion, 128, 256, 4_032_823_296),
+        (&seven_billion, 64, 1, 16_030_629_888),
+        (&seven_billion, 64, 8, 16_242_442_240),
+        (&seven_billion, 64, 32, 16_873_684_992),
+        (&seven_billion, 64, 256, 23_165_140_992),
+    ] {
+        let work = format!("workload: {{n: {batch}, input_tokens: 128, output_tokens: {output}}}");
+        let text = format!("backend: pytorch\ndtype: bfloat16\n{work}\npytorch: {{batch_size: {batch}}}\n");
+        let ratio = estimate(model, &text, None).needed_bytes.unwrap() as f64 / measured_bytes as f64;
+        assert!((0.97..1.25).contains(&ratio), "batch {batch}: {ratio:.3} of what was measured");
+    }
+    for (batch, measured_bytes) in
+        [(1, 78_278_295_552_u64), (8, 76_776_734_720), (32, 77_261_176_832), (256, 79_370_911_744)]
+    {
+        let work = format!("workload: {{n: {batch}, input_tokens: 128, output_tokens: 64}}");
+        let text =
+            format!("backend: vllm\ndtype: bfloat16\n{work}\nvllm: {{max_num_seqs: {batch}, enforce_eager: true}}\n");
+        let taken = estimate(&seven_billion, &text, Some(85_520_809_984)).taken_bytes.unwrap();
+        let ratio = taken as f64 / measured_bytes as f64;
+        assert!((0.97..1.04).contains(&ratio), "{batch} sequences: {ratio:.3} of what was measured");
+    }
 }
 
 #[test]
