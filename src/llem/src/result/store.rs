@@ -39,6 +39,14 @@ pub enum StoreError {
         /// serde's account.
         source: serde_json::Error,
     },
+    /// A file of a study that is not as llem wrote it.
+    #[error("{}: damaged: {problem}; restore it, or run the study anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A Parquet file could not be written.
     #[error("{path}: {source}")]
     Parquet {
