@@ -43,8 +43,7 @@ pub struct ExecutionConfig {
     pub timeouts_s: BTreeMap<Phase, f64>,
     /// Whether a run that is not valid counts as failed.
     pub strict: bool,
-    /// How often a run is tried again when the machine failed and not the run: GPU busy, container engine gone, container ended from
-    /// outside, power sensors lost.
+    /// How often a run is tried again when the machine failed: GPU busy, container engine gone, container ended from outside, sensors lost.
     #[serde(default)]
     #[schemars(range(max = 100))]
     pub max_retries: u32,
