@@ -125,6 +125,19 @@ fn what_is_no_plain_file_is_no_result() {
 }
 
 #[test]
+fn a_run_without_its_tables_is_measured_again() {
+    let measured = Measured::new("no-tables");
+    let runs = measured.study.join("runs");
+    fs_err::remove_file(runs.join(&measured.runs[0]).join("requests.parquet")).unwrap();
+    fs_err::write(runs.join(&measured.runs[1]).join("timeseries.parquet"), "").unwrap();
+    measured
+        .resume()
+        .exits(0)
+        .says(&["(2 measured before)", &format!("the result of {} is damaged", measured.runs[0])]);
+    assert_eq!(attempts(&measured.study).len(), 6, "{:?}", attempts(&measured.study));
+}
+
+#[test]
 fn a_damaged_design_is_refused_with_its_file() {
     let measured = Measured::new("damaged-design");
     let path = measured.study.join("design.json");

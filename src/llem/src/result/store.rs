@@ -314,7 +314,7 @@ impl RunDirectory {
         samples: &[llem_protocol::PowerSample],
     ) -> Result<(), StoreError> {
         super::parquet::write_requests(&self.requests_file(), requests)?;
-        super::parquet::write_samples(&self.path.join("timeseries.parquet"), samples)
+        super::parquet::write_samples(&self.samples_file(), samples)
     }
 
     /// Writes `result.json`, the last file of a run, and removes the volume.
@@ -338,6 +338,17 @@ impl RunDirectory {
     /// `requests.parquet`.
     pub fn requests_file(&self) -> PathBuf {
         self.path.join("requests.parquet")
+    }
+
+    /// `timeseries.parquet`.
+    pub fn samples_file(&self) -> PathBuf {
+        self.path.join("timeseries.parquet")
+    }
+
+    /// Whether the tables are there, which are written before `result.json`. They are not read.
+    pub fn has_tables(&self) -> bool {
+        let is_there = |path| fs_err::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
+        is_there(self.requests_file()) && is_there(self.samples_file())
     }
 
     /// Clears up after an attempt whose controller died before it had a result: what the driver wrote is kept, the volume is not.

@@ -263,17 +263,20 @@ pub(super) fn run_finished(run: &RunId, row: &RunRow, file: &FileIdentity) -> Jo
     }
 }
 
-/// Whether a result is there, by its size. Its content is read, and held against its hash, when the study ends.
+/// Whether a result is there, by its size, with its tables. Its content is read, and held against its hash, when the study ends.
 fn is_there(directory: &StudyFiles, ended: &Ended) -> bool {
-    let found = fs_err::symlink_metadata(directory.run(&ended.run.to_string()).result_file());
-    found.is_ok_and(|found| found.is_file() && ended.file.as_ref().is_none_or(|file| file.bytes == found.len()))
+    let run = directory.run(&ended.run.to_string());
+    let found = fs_err::symlink_metadata(run.result_file());
+    run.has_tables()
+        && found.is_ok_and(|found| found.is_file() && ended.file.as_ref().is_none_or(|file| file.bytes == found.len()))
 }
 
 /// The result of an attempt that the journal does not know to have ended; `None` unless it is whole.
 fn result_of(directory: &StudyFiles, run: &RunId) -> Option<(RunRow, FileIdentity)> {
-    let path = directory.run(&run.to_string()).result_file();
+    let found = directory.run(&run.to_string());
+    let path = found.result_file();
     // What is no file was not written by llem, and reading it may never end.
-    fs_err::symlink_metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+    fs_err::symlink_metadata(&path).ok().filter(|path| path.is_file() && found.has_tables())?;
     let text = fs_err::read(path).ok()?;
     let result = RunResult::from_json(&text).ok().filter(|result| is_of(result, run))?;
     let file = FileIdentity::of(&text);
