@@ -144,10 +144,14 @@ fn obstacle() -> Option<String> {
 }
 
 fn containerd_config(data: &Path, state: &Path) -> String {
-    let (root, run) = (data.join("containerd"), state.join("containerd"));
-    let socket = state.join("containerd.sock");
+    // A JSON text is a TOML text, too.
+    let text = |path: PathBuf| serde_json::json!(path.display().to_string());
+    let (root, run, socket) = (data.join("containerd"), state.join("containerd"), state.join("containerd.sock"));
     format!(
-        "version = 2\nroot = {root:?}\nstate = {run:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {socket:?}\n"
+        "version = 2\nroot = {}\nstate = {}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = {}\n",
+        text(root),
+        text(run),
+        text(socket)
     )
 }
 

@@ -109,7 +109,7 @@ impl Design {
             let path = directory.join(file_name(revision));
             match fs_err::read(&path) {
                 Ok(text) => {
-                    designs.push(Self::from_json(&text).map_err(|problem| StoreError::Damaged { path, problem })?)
+                    designs.push(Self::from_json(&text).map_err(|problem| StoreError::Damaged { path, problem })?);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error.into()),

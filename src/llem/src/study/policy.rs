@@ -170,10 +170,12 @@ mod tests {
             result_sha256: None,
         };
         let failed = |run_id| ended(run_id, RunStatus::Failed, Some(FailureClass::GpuBusy));
-        let count = |events: &[JournalEvent]| {
+        let streak = |events: &[JournalEvent]| {
             let mut streak = Streak::default();
-            events.iter().for_each(|event| streak.take(event));
-            streak.failed
+            for event in events {
+                streak.take(event);
+            }
+            streak
         };
         // Retries of one run are one failure.
         let died = [
@@ -182,14 +184,10 @@ mod tests {
             failed("002-b-c1-r2"),
             failed("003-c-c1"),
         ];
-        assert_eq!(count(&died), 2);
-        let mut breaker = Breaker::new(3, {
-            let mut streak = Streak::default();
-            died.iter().for_each(|event| streak.take(event));
-            streak
-        });
+        assert_eq!(streak(&died).failed, 2);
+        let mut breaker = Breaker::new(3, streak(&died));
         assert_eq!(breaker.count(3, &row(Some(FailureClass::GpuBusy))), Some(3));
         let stopped = JournalEvent::StudyFinished { status: StudyStatus::Failed };
-        assert_eq!(count(&[&died[..], &[stopped]].concat()), 0);
+        assert_eq!(streak(&[&died[..], &[stopped]].concat()), Streak::default());
     }
 }
