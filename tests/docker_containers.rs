@@ -10,6 +10,7 @@ fn disturbed(mut bench: Bench, command: &[&str]) -> Finished {
     // Open for long enough to be disturbed on a busy machine, and no longer than its limit.
     bench.study["measurement"]["min_seconds"] = json!(11.9);
     bench.study["execution"]["timeouts_s"] = json!({"window": 12.0});
+    bench.study["execution"]["max_retries"] = json!(0);
     let mut program = bench.start(&["--runner", "docker"]);
     program.until_window();
     let id = program.container();

@@ -14,7 +14,7 @@ fn an_engine_that_goes_away_ends_the_study_and_the_next_start_clears_up() {
     let Some(mut bench) = Bench::docker("engine-lost").map(Bench::long_window) else { return };
     let proxy = Proxy::start(&bench.path("engine.sock"));
     bench.docker_host = Some(proxy.address());
-    bench.study["execution"]["n_cycles"] = json!(2);
+    bench.study["execution"] = json!({"n_cycles": 2, "retry_wait_seconds": 1});
     let mut program = bench.start(&["--runner", "docker"]);
     program.until_window();
     let id = program.container();

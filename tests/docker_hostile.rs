@@ -9,7 +9,9 @@ use sha2::{Digest, Sha256};
 use crate::support::{Bench, Finished, fault_image};
 
 fn hostile(name: &str, fault: &str) -> Option<Bench> {
-    Bench::docker(name).map(|bench| bench.with_fault(fault_image(), fault))
+    let mut bench = Bench::docker(name)?.with_fault(fault_image(), fault);
+    bench.study["execution"]["max_retries"] = json!(0);
+    Some(bench)
 }
 
 /// The run's directory after its end: the volume is gone, and nothing in it is a link.

@@ -126,6 +126,28 @@ fn results_and_journals_that_are_damaged_cost_their_own_runs_only() {
     assert_eq!(results(&study).len(), 6);
 }
 
+/// Every `LLEM_TORN_STEP`th byte (default 60) of the last three lines; 1 for every one takes minutes.
+#[test]
+fn a_journal_that_is_torn_anywhere_in_its_last_lines_loses_and_repeats_nothing() {
+    let step = std::env::var("LLEM_TORN_STEP").map_or(60, |text| text.parse().unwrap());
+    let bench = grid("torn");
+    let whole = bench.run(&["--runner", "process"]);
+    whole.exits(0);
+    let study = whole.study_dir();
+    let (expected, before) = (identity(&study), results(&study));
+    let path = study.join("journal.jsonl");
+    let text = fs_err::read(&path).unwrap();
+    let ends: Vec<usize> = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
+    let third_last = ends[ends.len() - 4] + 1;
+    for cut in (third_last..text.len()).step_by(step) {
+        fs_err::write(&path, &text[..cut]).unwrap();
+        let resumed = bench.run(&["--runner", "process", "--resume"]);
+        resumed.exits(0).says(&["4 runs (4 measured before)"]);
+        assert!(results(&study) == before && attempts(&study).len() == 4, "cut at {cut}: {:?}", attempts(&study));
+        assert_eq!(identity(&study), expected, "cut at {cut}");
+    }
+}
+
 #[test]
 fn another_config_is_refused_with_what_changed() {
     let mut bench = grid("changed");

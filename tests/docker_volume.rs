@@ -7,6 +7,7 @@ use std::process::Command;
 use llem_protocol::{FailureClass, Phase};
 use serde_json::json;
 
+use crate::docker_resume::identity;
 use crate::support::{Bench, containers_of};
 
 /// A file system of its own, a little larger than what a study asks for at its start.
@@ -84,6 +85,7 @@ fn an_agent_without_space_says_so_and_the_result_is_kept() {
 fn a_controller_without_space_stops_the_study_which_goes_on_when_there_is_some() {
     let Some(bench) = talkative("crammed") else { return };
     let Some(volume) = SmallVolume::mount(&bench.output) else { return };
+    let undisturbed = talkative("crammed").unwrap().run(&["--runner", "docker"]);
     let mut program = bench.start(&["--runner", "docker"]);
     program.until_window();
     volume.fill(0);
@@ -95,6 +97,7 @@ fn a_controller_without_space_stops_the_study_which_goes_on_when_there_is_some()
     let mended = bench.run(&["--runner", "docker", "--resume", &study.display().to_string()]);
     mended.exits(0).leaves_no_container();
     assert_eq!(mended.study().experiments[0].runs.len(), 1);
+    assert_eq!(identity(&study), identity(&undisturbed.study_dir()));
 }
 
 #[test]

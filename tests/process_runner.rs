@@ -4,6 +4,7 @@ use std::path::Path;
 
 use llem_protocol::{FailureClass, Phase};
 use rustix::process::{Pid, Signal};
+use serde_json::json;
 
 use crate::support::{Bench, Finished, Program, eventually, is_alive};
 
@@ -28,7 +29,8 @@ fn children(pid: Pid) -> Vec<Pid> {
 
 /// A study in its window, with its agent and its driver.
 fn in_window(name: &str) -> (Bench, Program, Vec<Pid>) {
-    let bench = Bench::new(name).long_window();
+    let mut bench = Bench::new(name).long_window();
+    bench.study["execution"]["max_retries"] = json!(0);
     let mut program = bench.start(&["--runner", "process"]);
     program.until_window();
     let processes = descendants(program.pid());

@@ -46,6 +46,17 @@ stubborn_in_load)
     trap '' TERM INT
     while :; do sleep 1000; done
     ;;
+gpu_out_of_memory)
+    # Four requests at once are too many.
+    case "$(sed -n '/"batch_size": 4/p' /llem/job.json)" in
+    ?*)
+        "$real" </dev/null
+        echo '{"message":"error","kind":"torch.OutOfMemoryError","text":"CUDA out of memory. Tried to allocate 2.00 GiB.","causes":[]}'
+        exit 1
+        ;;
+    esac
+    exec "$real"
+    ;;
 hang_in_window)
     # The warm-up is pass 0; the answer to the next one never comes.
     "$real" | until_second_pass

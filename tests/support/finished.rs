@@ -48,6 +48,11 @@ impl Finished {
         Self { status, stdout, stderr, place }
     }
 
+    /// The exit code; `None` for a death by a signal.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
     /// Checks the exit code.
     #[track_caller]
     pub(crate) fn exits(&self, code: i32) -> &Self {

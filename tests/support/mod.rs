@@ -6,6 +6,7 @@ mod faults;
 mod finished;
 mod hub;
 mod image;
+mod own_engine;
 mod program;
 mod proxy;
 mod standin;
@@ -20,6 +21,7 @@ pub(crate) use faults::fault_library;
 pub(crate) use finished::Finished;
 pub(crate) use hub::{Access, COMMIT, Repository, StandInHub};
 pub(crate) use image::{bare_image, fault_image};
+pub(crate) use own_engine::OwnEngine;
 pub(crate) use program::{Program, alone, is_alive};
 pub(crate) use proxy::Proxy;
 pub(crate) use standin::{compiler_image, tensorrt_image};
@@ -42,4 +44,10 @@ fn eventually_within<T>(patience: Duration, what: &str, mut condition: impl FnMu
         assert!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether there is a program of that name.
+fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
 }

@@ -80,6 +80,21 @@ impl Program {
         }
     }
 
+    /// Lets other tests be alone: this one works on an engine of its own.
+    pub(crate) fn elsewhere(mut self) -> Self {
+        self.starting = None;
+        self
+    }
+
+    /// Waits until the warm-up of the `n`th run has ended.
+    pub(crate) fn until_run(&mut self, n: usize) {
+        let deadline = Instant::now() + super::PATIENCE;
+        while self.said().matches("  warm-up ").count() < n {
+            assert!(self.is_running() && Instant::now() < deadline, "no run {n}: {}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until the first run's window is open: `-v` tells when the warm-up has ended, the container's log the rest.
     pub(crate) fn until_window(&mut self) {
         self.until("  warm-up ");

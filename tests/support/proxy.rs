@@ -26,10 +26,14 @@ enum Mode {
     Cut,
     Silent,
     WithoutGpus,
+    BusyOnce,
 }
 
 /// The part of a request for a container that asks for GPUs, and a name that no engine knows.
 const GPUS: (&[u8], &[u8]) = (br#""DeviceRequests""#, br#""DeviceRequest_""#);
+
+/// What an engine says that cannot work now.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 22\r\nConnection: close\r\n\r\n{\"message\":\"starting\"}";
 
 impl Proxy {
     /// Listens at `path`, open.
@@ -66,6 +70,11 @@ impl Proxy {
         self
     }
 
+    /// Answers the next request for a container with 503, as an engine that is just starting does.
+    pub(crate) fn be_busy_once(&self) {
+        self.state.lock().unwrap().mode = Mode::BusyOnce;
+    }
+
     /// Keeps and accepts connections, and lets nothing through.
     pub(crate) fn silence(&self) {
         self.state.lock().unwrap().mode = Mode::Silent;
@@ -94,11 +103,22 @@ fn forward(mut from: UnixStream, mut to: UnixStream, state: &Mutex<State>) {
         if mode == Mode::WithoutGpus {
             rename(&mut chunk[..length]);
         }
+        if mode == Mode::BusyOnce && is_create(&chunk[..length]) {
+            state.lock().unwrap().mode = Mode::Open;
+            let _ = from.write_all(BUSY);
+            let _ = from.shutdown(Shutdown::Both);
+            break;
+        }
         if mode != Mode::Silent && to.write_all(&chunk[..length]).is_err() {
             break;
         }
     }
     let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Whether a client asks for a container.
+fn is_create(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"POST ") && bytes.windows(18).take(64).any(|part| part == b"/containers/create")
 }
 
 /// Of the same length, so that the request keeps its own. Small requests come in one piece.

@@ -51,7 +51,7 @@ pub enum FailureClass {
     OutputUnwritable,
     /// The agent could not be started in the image.
     AgentMissing,
-    /// The container ended before the agent had said that it was done or had failed.
+    /// Something outside llem ended the container, or it ended before the agent had said that it was done or had failed.
     ContainerKilled,
     /// The image does not exist.
     ImageMissing,
@@ -148,7 +148,9 @@ impl FailureClass {
             Self::WorkloadCorrupt => "run the study again; the workload is made anew when its file is damaged",
             Self::OutputUnwritable => "free space or fix the permissions of the study directory",
             Self::AgentMissing => "the image must be x86-64 Linux with glibc 2.34 or later",
-            Self::ContainerKilled => "somebody or something outside llem killed the container; run the study again",
+            Self::ContainerKilled => {
+                "somebody or something outside llem killed the container; where retries did not help, run the study again"
+            }
             Self::ImageMissing => "get it with `llem image pull`, or build it",
             Self::ContainerRefused => "read the engine's message; GPU access and limits are set in the user config",
             Self::ContainerEngineLost => {

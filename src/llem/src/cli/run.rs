@@ -41,9 +41,11 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
         let progress = tokio::spawn(Progress::new(printer, &study).follow(received));
         let result = run_study(study, options).await;
         let _ = progress.await;
-        let result = match result {
+        let (result, halted) = match result {
+            Ok(result) => (result, None),
+            Err(StudyError::Halted { cause, result }) => (*result, Some(*cause)),
             Err(StudyError::Stopped) => return Ok(Exit::Interrupted),
-            other => other?,
+            Err(error) => return Err(error.into()),
         };
         match arguments.format {
             Format::Human => printer.result(&table::study(&result))?,
@@ -54,6 +56,9 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
         }
         for line in failures::lines(&result) {
             printer.error_line(&line);
+        }
+        if let Some(cause) = halted {
+            return Err(cause.into());
         }
         Ok(match result.status {
             StudyStatus::Completed => Exit::Success,

@@ -6,13 +6,16 @@ use llem_protocol::Phase;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The most cycles that a study may have.
+pub const MOST_CYCLES: u32 = 10_000;
+
 /// How a study is carried out. Defaults come from the profile.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(transform = super::schema::all_optional)]
 pub struct ExecutionConfig {
     /// How often every experiment is run.
-    #[schemars(range(min = 1, max = 10_000))]
+    #[schemars(range(min = 1, max = MOST_CYCLES))]
     pub n_cycles: u32,
     /// The order of the runs.
     pub cycle_order: CycleOrder,
@@ -40,7 +43,7 @@ pub struct ExecutionConfig {
     pub timeouts_s: BTreeMap<Phase, f64>,
     /// Whether a run that is not valid counts as failed.
     pub strict: bool,
-    /// How often a run is tried again when the machine failed and not the run: GPU busy, container engine gone, power sensors lost.
+    /// How often a run is tried again when the machine failed: GPU busy, container engine gone, container ended from outside, sensors lost.
     #[serde(default)]
     #[schemars(range(max = 100))]
     pub max_retries: u32,

@@ -37,7 +37,7 @@ pub use backend::*;
 pub use defaults::Profile;
 pub use energy::{Calibration, Carbon};
 pub use environment::{VARIABLES, Variable, environment_help};
-pub use execution::{CycleOrder, ExecutionConfig};
+pub use execution::{CycleOrder, ExecutionConfig, MOST_CYCLES};
 pub use experiment::{ExperimentConfig, MeasurementConfig, SamplingConfig};
 pub use image::problem as image_reference_problem;
 pub use model::{Dtype, LoraConfig, ModelSource, ModelSpec, SyntheticModel};

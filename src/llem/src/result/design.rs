@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{SCHEMA_VERSION, StoreError};
-use crate::config::{ExecutionConfig, Experiment, ExperimentConfig, Profile, StudyConfig};
+use crate::config::{ExecutionConfig, Experiment, ExperimentConfig, MOST_CYCLES, Profile, StudyConfig};
 use crate::files::write_atomic_with;
 use crate::plan::order::{PlannedRun, order};
 
@@ -109,7 +109,7 @@ impl Design {
             let path = directory.join(file_name(revision));
             match fs_err::read(&path) {
                 Ok(text) => {
-                    designs.push(serde_json::from_slice(&text).map_err(|source| StoreError::json(&path, source))?);
+                    designs.push(Self::from_json(&text).map_err(|problem| StoreError::Damaged { path, problem })?);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error.into()),
@@ -118,11 +118,19 @@ impl Design {
         Ok(designs)
     }
 
+    /// Reads a design that somebody may have changed: what no study file can ask for is not worked out.
+    fn from_json(text: &[u8]) -> Result<Self, String> {
+        let design: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let cycles = design.execution.n_cycles;
+        if (1..=MOST_CYCLES).contains(&cycles) { Ok(design) } else { Err(format!("execution.n_cycles is {cycles}")) }
+    }
+
     /// The settings of the experiments, by their ids.
     pub(super) fn read_configs(&self, directory: &Path) -> Result<HashMap<String, Value>, StoreError> {
         let path = directory.join(file_name(self.revision));
         let text = fs_err::read(&path)?;
-        let full: Configs = serde_json::from_slice(&text).map_err(|source| StoreError::json(&path, source))?;
+        let damaged = |error: serde_json::Error| StoreError::Damaged { path, problem: error.to_string() };
+        let full: Configs = serde_json::from_slice(&text).map_err(damaged)?;
         Ok(full.configs)
     }
 }

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Far more attempts than anybody makes: a name with more was not given by llem.
+const MOST_ATTEMPTS: u32 = 1_000_000;
+
 /// One attempt at a run. Its text is the name of its directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RunId {
@@ -39,7 +42,7 @@ impl FromStr for RunId {
         let attempt = parts.next().map_or(Ok(1), |part| tagged(part, 'r'))?;
         let id = Self { number, experiment, cycle, attempt };
         // One run has one name.
-        if id.to_string() == text { Ok(id) } else { Err(NotARunId) }
+        if id.to_string() == text && attempt <= MOST_ATTEMPTS { Ok(id) } else { Err(NotARunId) }
     }
 }
 
@@ -58,7 +61,18 @@ mod tests {
             assert_eq!((id.to_string().as_str(), text.parse()), (text, Ok(id)));
         }
         assert_eq!("12345-a-c1".parse::<RunId>().unwrap().number, 12_345);
-        for text in ["", "7-a-c1", "007-a", "007-a-3", "007-a-c3-r1", "007-a-c3-r2-x", "x-a-c1", "007-a-c03", ".tmp"] {
+        for text in [
+            "",
+            "7-a-c1",
+            "007-a",
+            "007-a-3",
+            "007-a-c3-r1",
+            "007-a-c3-r2-x",
+            "x-a-c1",
+            "007-a-c03",
+            ".tmp",
+            "007-a-c1-r4294967295",
+        ] {
             assert_eq!(text.parse::<RunId>(), Err(NotARunId), "{text}");
         }
     }

@@ -39,6 +39,14 @@ pub enum StoreError {
         /// serde's account.
         source: serde_json::Error,
     },
+    /// A file of a study that is not as llem wrote it.
+    #[error("{}: damaged: {problem}; restore it, or run the study anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A Parquet file could not be written.
     #[error("{path}: {source}")]
     Parquet {
@@ -306,7 +314,7 @@ impl RunDirectory {
         samples: &[llem_protocol::PowerSample],
     ) -> Result<(), StoreError> {
         super::parquet::write_requests(&self.requests_file(), requests)?;
-        super::parquet::write_samples(&self.path.join("timeseries.parquet"), samples)
+        super::parquet::write_samples(&self.samples_file(), samples)
     }
 
     /// Writes `result.json`, the last file of a run, and removes the volume.
@@ -330,6 +338,17 @@ impl RunDirectory {
     /// `requests.parquet`.
     pub fn requests_file(&self) -> PathBuf {
         self.path.join("requests.parquet")
+    }
+
+    /// `timeseries.parquet`.
+    pub fn samples_file(&self) -> PathBuf {
+        self.path.join("timeseries.parquet")
+    }
+
+    /// Whether the tables are there, which are written before `result.json`. They are not read.
+    pub fn has_tables(&self) -> bool {
+        let is_there = |path| fs_err::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
+        is_there(self.requests_file()) && is_there(self.samples_file())
     }
 
     /// Clears up after an attempt whose controller died before it had a result: what the driver wrote is kept, the volume is not.

@@ -218,3 +218,11 @@ fn driver_command(programs: Vec<String>, args: Vec<String>) -> DriverCommand {
 fn runner_failure(class: FailureClass, phase: Phase, message: impl Into<String>) -> Failure {
     Failure { class, phase, message: message.into(), log_tail: Vec::new() }
 }
+
+/// An agent that was stopped without the user's having asked for it was stopped by somebody else, e.g. a container engine that shuts down.
+fn unasked(told: Failure, stop: &Stop) -> Failure {
+    if told.class != FailureClass::Interrupted || stop.soft.is_cancelled() {
+        return told;
+    }
+    Failure { class: FailureClass::ContainerKilled, message: format!("stopped from outside: {}", told.message), ..told }
+}

@@ -14,7 +14,7 @@ use super::follow::Follower;
 use super::offline::OFFLINE;
 use super::{
     DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, driver_command,
-    runner_failure,
+    runner_failure, unasked,
 };
 use crate::config::TOKEN_VARIABLES;
 
@@ -104,7 +104,8 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
     outcome.report_sha256 = report;
     outcome.agent_log = log;
     outcome.failure = match (verdict, failure) {
-        (_, Some(failure)) | (Err(failure), None) => Some(failure),
+        (_, Some(failure)) => Some(unasked(failure, stop)),
+        (Err(failure), None) => Some(failure),
         (Ok(status), None) if !status.success() => {
             let message = format!("the agent ended with {status}");
             Some(runner_failure(FailureClass::ContainerKilled, phase, message))

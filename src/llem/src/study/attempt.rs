@@ -1,6 +1,6 @@
 //! One run of a session: its attempts, and those that a dead controller left.
 
-use llem_protocol::{Failure, FailureClass, ReasonCode};
+use llem_protocol::{Failure, ReasonCode};
 
 use super::ledger::{self, run_finished};
 use super::policy::{is_infrastructure, is_out_of_memory, wait_before};
@@ -21,27 +21,35 @@ impl Session {
         let mut retries = 0;
         loop {
             let row = self.attempt(planned, notify).await?;
-            let is_last = retries >= self.study.execution.max_retries || self.options.stop.soft.is_cancelled();
-            if is_last || !is_infrastructure(&row) {
+            if !is_infrastructure(&row) || !self.can_retry(&row, &mut retries, notify).await {
                 self.judge_size(planned, &row, notify)?;
                 return Ok(row);
             }
-            retries += 1;
-            let pause = wait_before(retries, &self.study.execution);
+        }
+    }
+
+    /// Waits until a run that the machine failed can be tried again; false when it cannot. An engine that is not back by then costs one
+    /// of the retries, as an attempt on it would have.
+    async fn can_retry(&self, row: &RunRow, retries: &mut u32, notify: &impl Fn(StudyEvent)) -> bool {
+        let execution = &self.study.execution;
+        while *retries < execution.max_retries && !self.options.stop.soft.is_cancelled() {
+            *retries += 1;
+            let pause = wait_before(*retries, execution);
             let text = format!(
                 "{}: {}; attempt {} of {} in {} s",
                 row.run_id,
                 row.failure.as_ref().map_or_else(|| "a power sensor was lost".to_owned(), short),
-                retries + 1,
-                self.study.execution.max_retries + 1,
+                *retries + 1,
+                execution.max_retries + 1,
                 pause.as_secs_f64().round()
             );
             notify(StudyEvent::Notice { text });
             self.pause(pause, notify).await;
-            if self.options.stop.soft.is_cancelled() || !self.engine_is_back(&row).await {
-                return Ok(row);
+            if !self.options.stop.soft.is_cancelled() && self.engine_is_back().await {
+                return true;
             }
         }
+        false
     }
 
     /// One attempt, from its directory to its line in the journal.
@@ -166,10 +174,9 @@ impl Session {
         Ok(())
     }
 
-    /// Whether runs can go on after this one; asks an engine that was lost, and clears away what the run left there.
-    async fn engine_is_back(&self, row: &RunRow) -> bool {
-        let lost = row.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::ContainerEngineLost);
-        let Some(docker) = self.fleet.docker().filter(|_| lost) else { return true };
+    /// Whether runs can go on: asks the engine, and clears away what the failed run may have left there.
+    async fn engine_is_back(&self) -> bool {
+        let Some(docker) = self.fleet.docker() else { return true };
         let Ok(survivors) = docker.survivors(self.directory.lock_path()).await else { return false };
         for survivor in survivors {
             if docker.discard(&survivor).await.is_err() {

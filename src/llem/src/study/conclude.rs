@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use tracing::debug;
 
-use super::ledger::{Ended, Ledger};
+use super::ledger::{Ended, Ledger, is_of};
 use super::prepare::Prepared;
 use super::session::Session;
 use super::{StudyError, StudyEvent};
@@ -90,11 +90,11 @@ impl Session {
     }
 
     fn status(&self, same_work: &[SameWork]) -> StudyStatus {
-        let ended = self.runs.planned.iter().filter(|run| self.ledger.ended(run.number).is_some()).count();
-        let is_whole = ended == self.runs.planned.len();
-        if self.options.stop.soft.is_cancelled() && (!is_whole || self.has_ended_with(RunStatus::Interrupted)) {
+        let is_measured = self.completed() == self.runs.planned.len();
+        // What had failed before might have been tried again.
+        if self.options.stop.soft.is_cancelled() && !is_measured {
             StudyStatus::Interrupted
-        } else if self.completed() == self.runs.planned.len() && !same_work.iter().any(SameWork::is_different_work) {
+        } else if is_measured && !same_work.iter().any(SameWork::is_different_work) {
             StudyStatus::Completed
         } else {
             StudyStatus::Failed
@@ -158,9 +158,9 @@ fn row(directory: &StudyFiles, ended: &Ended, label: &str) -> Option<(Vec<u8>, R
     if ended.file.as_ref().is_some_and(|file| *file != FileIdentity::of(&text)) {
         return None;
     }
-    let row =
-        RunResult::from_json(&text).ok().map(|result| RunRow::of(&result, label)).filter(|row| row.run_id == run_id)?;
-    Some((text, row))
+    let result = RunResult::from_json(&text).ok().filter(|result| is_of(result, &ended.run))?;
+    // A journal that was changed by hand does not make a failed run a measured one.
+    (result.status == ended.status).then(|| (text, RunRow::of(&result, label)))
 }
 
 /// Whether there is anything to compare between.

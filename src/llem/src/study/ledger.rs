@@ -1,10 +1,18 @@
 //! Which runs of a study are done, by its journal and its result files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use llem_protocol::FailureClass;
 
-use crate::result::{FileIdentity, Journal, JournalEvent, RunId, RunResult, RunRow, RunStatus, StoreError, StudyFiles};
+use super::policy::Streak;
+use crate::plan::order::PlannedRun;
+use crate::result::{
+    Design, FileIdentity, Journal, JournalEvent, NumberedRuns, Reading, RunId, RunResult, RunRow, RunStatus,
+    StoreError, StudyFiles, number_runs,
+};
+
+/// Directories of others that are named.
+const LISTED: usize = 5;
 
 /// How an attempt at a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +46,31 @@ pub(super) struct Ledger {
     entries: BTreeMap<usize, Entry>,
 }
 
+/// The runs that a study has, by their numbers: of which experiment and cycle they are.
+struct Plan {
+    runs: HashMap<usize, (String, u32)>,
+}
+
+impl Plan {
+    fn of(designs: &[Design]) -> Self {
+        let NumberedRuns { planned, beside } = number_runs(designs);
+        let name = |run: &PlannedRun| Some(designs.last()?.experiments.get(run.experiment)?.id.clone());
+        let entry = |run: &PlannedRun| Some((run.number, (name(run)?, run.cycle)));
+        Self { runs: planned.iter().chain(&beside).filter_map(entry).collect() }
+    }
+
+    fn has(&self, run: &RunId) -> bool {
+        self.runs
+            .get(&run.number)
+            .is_some_and(|(experiment, cycle)| *experiment == run.experiment && *cycle == run.cycle)
+    }
+
+    /// The run of that name, if the study has it.
+    fn run(&self, name: &str) -> Option<RunId> {
+        name.parse().ok().filter(|run| self.has(run))
+    }
+}
+
 /// What was found out when a study was taken up again.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
@@ -45,6 +78,10 @@ pub(super) struct Recovery {
     pub(super) started: Option<String>,
     /// Lines of the journal that could not be read.
     pub(super) torn_lines: usize,
+    /// Failed runs in a row when the last controller died.
+    pub(super) streak: Streak,
+    /// Directories of runs that the study does not have.
+    strangers: Vec<RunId>,
     /// Runs whose result is there and not in the journal.
     found: Vec<(RunId, RunRow, FileIdentity)>,
     /// Runs whose result is in the journal and not there any more.
@@ -52,13 +89,23 @@ pub(super) struct Recovery {
 }
 
 impl Ledger {
-    /// Reads the state of a study from its journal and the files of its runs.
-    pub(super) fn read(directory: &StudyFiles) -> Result<(Self, Recovery), StoreError> {
-        let mut ledger = Self::default();
-        let reading = directory.read_journal(|event| ledger.take(event))?;
-        let mut recovery = Recovery { started: reading.started, torn_lines: reading.torn_lines, ..Recovery::default() };
+    /// Reads the state of a study from its journal and the files of its runs. What is said of runs that its designs do not have is not
+    /// believed.
+    pub(super) fn read(directory: &StudyFiles, designs: &[Design]) -> Result<(Self, Recovery), StoreError> {
+        let plan = Plan::of(designs);
+        let (mut ledger, mut streak) = (Self::default(), Streak::default());
+        let reading = directory.read_journal(|event| {
+            streak.take(&event);
+            ledger.take(event, &plan);
+        })?;
+        let Reading { started, torn_lines } = reading;
+        let mut recovery = Recovery { started, torn_lines, streak, ..Recovery::default() };
         for run in directory.runs()? {
-            ledger.begun(&run);
+            if plan.has(&run) {
+                ledger.begun(&run);
+            } else {
+                recovery.strangers.push(run);
+            }
         }
         for entry in ledger.entries.values_mut() {
             entry.check(directory, &mut recovery);
@@ -66,22 +113,22 @@ impl Ledger {
         Ok((ledger, recovery))
     }
 
-    fn take(&mut self, event: JournalEvent) {
+    fn take(&mut self, event: JournalEvent, plan: &Plan) {
         match event {
             JournalEvent::RunStarted { run_id, .. } => {
-                if let Ok(run) = run_id.parse() {
+                if let Some(run) = plan.run(&run_id) {
                     self.entry(&run).attempts = self.entry(&run).attempts.max(run.attempt);
                 }
             }
             JournalEvent::RunFinished { run_id, status, failure, result_bytes, result_sha256, .. } => {
-                if let Ok(run) = run_id.parse() {
+                if let Some(run) = plan.run(&run_id) {
                     let identity = |(bytes, sha256)| FileIdentity { bytes, sha256 };
                     let file = result_bytes.zip(result_sha256).map(identity);
                     self.finished(Ended { run, status, failure, file });
                 }
             }
             JournalEvent::ResultLost { run_id } => {
-                if let Ok(run) = run_id.parse() {
+                if let Some(run) = plan.run(&run_id) {
                     self.lost(&run);
                 }
             }
@@ -135,6 +182,11 @@ impl Ledger {
         self.ended(number).is_some_and(|ended| ended.status == RunStatus::Completed)
     }
 
+    /// Whether any run has a result.
+    pub(super) fn has_ended_runs(&self) -> bool {
+        self.entries.values().any(|entry| entry.ended.is_some())
+    }
+
     /// The next attempt at a run, from 1.
     pub(super) fn next_attempt(&self, number: usize) -> u32 {
         self.entries.get(&number).map_or(0, |entry| entry.attempts) + 1
@@ -186,7 +238,12 @@ impl Recovery {
             )
         });
         let lost = self.lost.iter().map(|run| format!("the result of {run} is damaged or gone: the run is repeated"));
-        torn.into_iter().chain(lost).collect()
+        let strangers = (!self.strangers.is_empty()).then(|| {
+            let names: Vec<String> = self.strangers.iter().take(LISTED).map(ToString::to_string).collect();
+            let more = if self.strangers.len() > LISTED { ", …" } else { "" };
+            format!("no runs of this study, left as they are: {}{more}", names.join(", "))
+        });
+        torn.into_iter().chain(strangers).chain(lost).collect()
     }
 }
 
@@ -206,18 +263,29 @@ pub(super) fn run_finished(run: &RunId, row: &RunRow, file: &FileIdentity) -> Jo
     }
 }
 
-/// Whether a result is there, by its size. Its content is read, and held against its hash, when the study ends.
+/// Whether a result is there, by its size, with its tables. Its content is read, and held against its hash, when the study ends.
 fn is_there(directory: &StudyFiles, ended: &Ended) -> bool {
-    let found = fs_err::symlink_metadata(directory.run(&ended.run.to_string()).result_file());
-    found.is_ok_and(|found| found.is_file() && ended.file.as_ref().is_none_or(|file| file.bytes == found.len()))
+    let run = directory.run(&ended.run.to_string());
+    let found = fs_err::symlink_metadata(run.result_file());
+    run.has_tables()
+        && found.is_ok_and(|found| found.is_file() && ended.file.as_ref().is_none_or(|file| file.bytes == found.len()))
 }
 
 /// The result of an attempt that the journal does not know to have ended; `None` unless it is whole.
 fn result_of(directory: &StudyFiles, run: &RunId) -> Option<(RunRow, FileIdentity)> {
-    let text = fs_err::read(directory.run(&run.to_string()).result_file()).ok()?;
-    let result = RunResult::from_json(&text).ok().filter(|result| result.run_id == run.to_string())?;
+    let found = directory.run(&run.to_string());
+    let path = found.result_file();
+    // What is no file was not written by llem, and reading it may never end.
+    fs_err::symlink_metadata(&path).ok().filter(|path| path.is_file() && found.has_tables())?;
+    let text = fs_err::read(path).ok()?;
+    let result = RunResult::from_json(&text).ok().filter(|result| is_of(result, run))?;
     let file = FileIdentity::of(&text);
     Some((RunRow::of(&result, ""), file))
+}
+
+/// Whether a result says itself that it is of this attempt.
+pub(super) fn is_of(result: &RunResult, run: &RunId) -> bool {
+    result.run_id == run.to_string() && result.experiment_id == run.experiment && result.cycle == run.cycle
 }
 
 #[cfg(test)]

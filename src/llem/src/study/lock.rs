@@ -92,12 +92,12 @@ pub enum LockError {
         source: std::io::Error,
     },
     /// The file is something else.
-    #[error("{}: no lock file of this version of llem: {source}", path.display())]
+    #[error("{}: no lock file of this version of llem: {problem}; restore it, or run the study anew", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: serde_json::Error,
+        problem: String,
     },
     /// Something changed.
     #[error("{} is not kept, nothing was started:\n{}", path.display(), list(drift))]
@@ -179,10 +179,20 @@ impl StudyLock {
     pub fn read(path: &Path) -> Result<Self, LockError> {
         use std::io::Read;
         let unreadable = |source| LockError::Unreadable { source };
+        let malformed = |problem| LockError::Malformed { path: path.to_owned(), problem };
+        // What is no file may never end.
+        if !fs_err::metadata(path).map_err(unreadable)?.is_file() {
+            return Err(malformed("it is no plain file".to_owned()));
+        }
         let mut bytes = Vec::new();
         let file = fs_err::File::open(path).map_err(unreadable)?;
         file.take(MAX_LOCK_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
-        serde_json::from_slice(&bytes).map_err(|source| LockError::Malformed { path: path.to_owned(), source })
+        let lock: Self = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        if lock.schema_version == LOCK_SCHEMA_VERSION {
+            Ok(lock)
+        } else {
+            Err(malformed(format!("its schema_version is {}, not {LOCK_SCHEMA_VERSION}", lock.schema_version)))
+        }
     }
 
     /// Every difference of what was found from what was locked.
@@ -328,5 +338,10 @@ mod tests {
         assert!(error(&path).contains("no lock file of this version of llem: missing field"), "{}", error(&path));
         fs_err::write(&path, serde_json::to_vec(&lock()).unwrap()).unwrap();
         assert_eq!(StudyLock::read(&path).unwrap(), lock());
+        let newer = StudyLock { schema_version: LOCK_SCHEMA_VERSION + 1, ..lock() };
+        fs_err::write(&path, serde_json::to_vec(&newer).unwrap()).unwrap();
+        assert!(error(&path).contains("its schema_version is 2, not 1"), "{}", error(&path));
+        let folder = path.parent().unwrap();
+        assert!(error(folder).contains("no plain file"), "{}", error(folder));
     }
 }

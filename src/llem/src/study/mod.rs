@@ -42,7 +42,7 @@ pub use session::run_study;
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, RunnerKind, StudyConfig, UserConfig};
 use crate::host::gpu_lock::{GpuLockError, Holder};
 use crate::hub::HubError;
-use crate::result::{ExperimentResult, StoreError};
+use crate::result::{ExperimentResult, StoreError, StudyResult};
 use crate::runner::Stop;
 use crate::runner::docker::{EngineError, ImageError, NotShared};
 use crate::workload::WorkloadError;
@@ -193,7 +193,7 @@ pub enum StudyError {
         directory: PathBuf,
     },
     /// A study that cannot be opened.
-    #[error(transparent)]
+    #[error("the study cannot go on: {0}")]
     NotOpened(StoreError),
     /// The config is not that of the study that it shall go on with.
     #[error("{0}")]
@@ -234,6 +234,14 @@ pub enum StudyError {
         runs: u32,
         /// The study's directory.
         directory: PathBuf,
+    },
+    /// The study ended before its plan did.
+    #[error("{cause}")]
+    Halted {
+        /// Why.
+        cause: Box<Self>,
+        /// What was measured until then; it is on disk.
+        result: Box<StudyResult>,
     },
     /// The study was stopped before its first run.
     #[error("stopped before the first run")]

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::difference::Differences;
 use super::ledger::{Ledger, Recovery};
 use super::lock::StudyLock;
-use super::{RunOptions, StudyError};
+use super::{RunOptions, StudyError, StudyEvent};
 use crate::config::{ConfigError, StudyConfig};
 use crate::result::{Design, NumberedRuns, StoreError, StudyDirectory, StudyFiles, number_runs};
 
@@ -26,13 +26,13 @@ impl Resumed {
     /// Locks the study that the options name, and checks that `study` may go on in it. `None` for a study that starts anew.
     pub(super) fn open(study: &StudyConfig, options: &RunOptions) -> Result<Option<Self>, StudyError> {
         let Some(path) = &options.resume else { return Ok(None) };
-        let directory = StudyDirectory::open(path)?;
-        let designs = directory.files().designs()?;
+        let directory = StudyDirectory::open(path).map_err(StudyError::NotOpened)?;
+        let designs = directory.files().designs().map_err(StudyError::NotOpened)?;
         let last = designs.last().ok_or_else(|| StoreError::NoStudy(directory.path().to_owned()))?;
-        if let Some(differences) = Differences::find(study, last, directory.files())? {
+        if let Some(differences) = Differences::find(study, last, directory.files()).map_err(StudyError::NotOpened)? {
             return Err(StudyError::Changed(Box::new(differences)));
         }
-        let (ledger, recovery) = Ledger::read(directory.files())?;
+        let (ledger, recovery) = Ledger::read(directory.files(), &designs).map_err(StudyError::NotOpened)?;
         Ok(Some(Self { directory, designs, ledger, recovery }))
     }
 
@@ -45,12 +45,23 @@ impl Resumed {
 
     /// Refuses to go on with other means than the finished runs had. Whether the study has a lock file: a controller that died early may
     /// not have come to write it.
-    pub(super) fn keeps(&self, design: &Design, lock: &StudyLock) -> Result<bool, StudyError> {
+    pub(super) fn keeps(
+        &self,
+        design: &Design,
+        lock: &StudyLock,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<bool, StudyError> {
         self.refuse_other_runner(design)?;
         let path = self.directory.lock_file();
         let is_locked = path.exists();
         if is_locked {
             lock.check_extends(&path)?;
+        } else if self.ledger.has_ended_runs() {
+            let text = format!(
+                "{} is gone: that finished runs had the same images, weights and llem is not known",
+                path.display()
+            );
+            notify(StudyEvent::Notice { text });
         }
         Ok(is_locked)
     }
@@ -132,7 +143,7 @@ fn state_of(path: &Path, study: &StudyConfig) -> Result<Option<(Vec<Design>, boo
     if designs.last().is_none_or(|design| design.name != study.name) {
         return Ok(None);
     }
-    let (ledger, _) = Ledger::read(&files)?;
+    let (ledger, _) = Ledger::read(&files, &designs)?;
     let asked = Design::of(study, "");
     let had = designs.clone();
     designs.push(asked);

@@ -94,7 +94,8 @@ pub(super) async fn adopt(
     let (collected, failure) = take_files(&directory, &spec.job, &outcome);
     let ended = survivor.finished.unwrap_or_else(Timestamp::now);
     let started = survivor.started.unwrap_or(ended);
-    let times = Times { started, wall_s: ended.duration_since(started).as_secs_f64() };
+    // The engine tells by the wall clock, which may have been set back meanwhile.
+    let times = Times { started, wall_s: ended.duration_since(started).as_secs_f64().max(0.0) };
     let (verdict, nvidia) = (unwatched(&spec.job), watched.gpus);
     let attempt = Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia };
     close(context, &directory, attempt, engine, times, notify).await

@@ -11,7 +11,7 @@ use super::fleet::Fleet;
 use super::gpu_locks::lock_gpus;
 use super::ledger::Ledger;
 use super::lock::StudyLock;
-use super::policy::Breaker;
+use super::policy::{Breaker, Streak};
 use super::prepare::{Prepared, blocking, prepare};
 use super::resume::Resumed;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
@@ -20,9 +20,7 @@ use crate::engine_cache::{CacheSettings, EngineCache};
 use crate::host::HostSnapshot;
 use crate::host::gpu_lock::GpuLock;
 use crate::plan::order::PlannedRun;
-use crate::result::{
-    Design, Journal, JournalEvent, NumberedRuns, RunStatus, StopCause, StudyDirectory, StudyResult, number_runs,
-};
+use crate::result::{Design, Journal, JournalEvent, NumberedRuns, StopCause, StudyDirectory, StudyResult, number_runs};
 
 /// Carries out a study: every experiment in every cycle, each run in an environment of its own. With [`RunOptions::resume`], goes on with
 /// one that was begun: what is measured is not measured again.
@@ -67,7 +65,7 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
     };
     let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
     let is_locked = match &resumed {
-        Some(resumed) => resumed.keeps(&Design::of(&study, &fleet.names()), &lock)?,
+        Some(resumed) => resumed.keeps(&Design::of(&study, &fleet.names()), &lock, &notify)?,
         None => false,
     };
     let mut session = Session::open(study, options, programs, fleet, prepared, resumed)?;
@@ -130,6 +128,8 @@ pub(super) struct Session {
     pub(super) cache: EngineCache,
     /// What the user has been told of the machine's config already.
     pub(super) told: BTreeSet<String>,
+    /// Failed runs in a row when the study was taken up.
+    streak: Streak,
     /// Whether the design that holds is of this session.
     is_new_design: bool,
     /// What is to be said when the study begins.
@@ -162,7 +162,7 @@ impl Session {
             Some(resumed) => Begun::again(resumed, &design, &study)?,
             None => Begun::anew(&design, &study, &options)?,
         };
-        let Begun { directory, journal, runs, ledger, started, is_new_design, notices } = begun;
+        let Begun { directory, journal, runs, ledger, started, streak, is_new_design, notices } = begun;
         let cache = EngineCache::open(CacheSettings::of(&options.user));
         Ok(Self {
             study,
@@ -180,6 +180,7 @@ impl Session {
             too_large: BTreeMap::new(),
             cache,
             told: BTreeSet::new(),
+            streak,
             is_new_design,
             notices,
         })
@@ -206,12 +207,13 @@ impl Session {
         self.journal.append(&JournalEvent::StudyFinished { status: result.status })?;
         notify(StudyEvent::Finished { status: result.status });
         let directory = self.directory.path().to_owned();
-        match halt {
-            None => Ok(result),
-            Some(Halt::EngineLost { run_id }) => Err(StudyError::EngineLost { run_id, directory }),
-            Some(Halt::OutputUnwritable { run_id }) => Err(StudyError::unwritable(&run_id, directory)),
-            Some(Halt::Failures { runs }) => Err(StudyError::TooManyFailures { runs, directory }),
-        }
+        let cause = match halt {
+            None => return Ok(result),
+            Some(Halt::EngineLost { run_id }) => StudyError::EngineLost { run_id, directory },
+            Some(Halt::OutputUnwritable { run_id }) => StudyError::unwritable(&run_id, directory),
+            Some(Halt::Failures { runs }) => StudyError::TooManyFailures { runs, directory },
+        };
+        Err(StudyError::Halted { cause: Box::new(cause), result: Box::new(result) })
     }
 
     /// Runs of the plan that are measured.
@@ -221,7 +223,7 @@ impl Session {
 
     /// Carries out what is left of the plan, until its end, until the user stops it, or until it makes no sense to go on.
     async fn all_runs(&mut self, notify: &impl Fn(StudyEvent)) -> Result<Option<Halt>, StudyError> {
-        let mut breaker = Breaker::new(self.study.execution.max_consecutive_failures);
+        let mut breaker = Breaker::new(self.study.execution.max_consecutive_failures, self.streak);
         let mut previous: Option<PlannedRun> = None;
         for planned in self.runs.planned.clone() {
             if self.ledger.is_completed(planned.number) || self.too_large.contains_key(&planned.experiment) {
@@ -239,7 +241,7 @@ impl Session {
                 Some(FailureClass::OutputUnwritable) => return Ok(Some(Halt::OutputUnwritable { run_id: row.run_id })),
                 _ => {}
             }
-            if let Some(runs) = breaker.count(&row) {
+            if let Some(runs) = breaker.count(planned.number, &row) {
                 return Ok(Some(Halt::Failures { runs }));
             }
             previous = Some(planned);
@@ -271,11 +273,6 @@ impl Session {
             () = self.options.stop.soft.cancelled() => {}
         }
     }
-
-    /// Whether the newest result of any run says so.
-    pub(super) fn has_ended_with(&self, status: RunStatus) -> bool {
-        self.runs.planned.iter().any(|run| self.ledger.ended(run.number).is_some_and(|ended| ended.status == status))
-    }
 }
 
 impl Halt {
@@ -295,6 +292,7 @@ struct Begun {
     runs: NumberedRuns,
     ledger: Ledger,
     started: String,
+    streak: Streak,
     is_new_design: bool,
     notices: Vec<String>,
 }
@@ -312,8 +310,8 @@ impl Begun {
         };
         let (journal, runs) = wrote().map_err(|error| error.with_space(directory.path()))?;
         let started = Timestamp::now().to_string();
-        let ledger = Ledger::default();
-        Ok(Self { directory, journal, runs, ledger, started, is_new_design: true, notices: Vec::new() })
+        let (ledger, streak) = (Ledger::default(), Streak::default());
+        Ok(Self { directory, journal, runs, ledger, started, streak, is_new_design: true, notices: Vec::new() })
     }
 
     fn again(resumed: Resumed, design: &Design, study: &StudyConfig) -> Result<Self, StudyError> {
@@ -346,9 +344,9 @@ impl Begun {
                 runs: runs.planned.len(),
             })?;
         }
-        let notices = recovery.notices();
+        let (notices, streak) = (recovery.notices(), recovery.streak);
         let started = recovery.started.unwrap_or_else(|| Timestamp::now().to_string());
-        Ok(Self { directory, journal, runs, ledger, started, is_new_design, notices })
+        Ok(Self { directory, journal, runs, ledger, started, streak, is_new_design, notices })
     }
 }
 

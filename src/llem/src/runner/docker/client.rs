@@ -75,9 +75,9 @@ impl EngineError {
         matches!(self, Self::Refused { status: 404, .. })
     }
 
-    /// Whether the engine itself did not answer.
+    /// Whether the engine itself did not answer, or said that it cannot now: what 500 says holds the next time, too.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Broken { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Broken { .. } | Self::Refused { status: 429 | 502..=504, .. })
     }
 
     fn of(operation: impl Into<String>, error: bollard::errors::Error) -> Self {

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::super::follow::Follower;
 use super::client::{Engine, EngineError};
 use super::{ContainerRecord, engine_failure};
-use crate::runner::{EventSink, RunOutcome, RunSpec, STOP_GRACE, Stop, runner_failure};
+use crate::runner::{EventSink, RunOutcome, RunSpec, STOP_GRACE, Stop, runner_failure, unasked};
 
 /// How often a silent engine is asked again before it counts as lost, one second apart.
 const ENGINE_TRIES: u32 = 5;
@@ -62,7 +62,7 @@ pub(super) async fn follow_to_end(
     let own_verdict = verdict(&ending, &follower, stop);
     let (report_sha256, told, agent_log) = follower.finish();
     outcome.agent_log = agent_log;
-    outcome.failure = told.or(own_verdict);
+    outcome.failure = told.map(|told| unasked(told, stop)).or(own_verdict);
     outcome.report_sha256 = report_sha256;
     outcome
 }
