@@ -47,18 +47,15 @@ fn other(field: &str) {
             assert_eq!(said, "none, by `gpu.access: none`");
         }
         "gpu.devices" => {
-            let mut bench = Bench::new();
-            bench.study["backend"] = json!("pytorch");
-            bench.user = json!({"gpu": {"devices": ["GPU-1b2c"]}});
-            assert_eq!(job(&bench)["gpus"], json!(["GPU-1b2c"]));
+            assert_eq!(job(&Bench::with_gpu("GPU-1b2c"))["gpus"], json!(["GPU-1b2c"]));
         }
         "gpu.lock_dir" => {
-            let bench = with_gpu_locks();
+            let bench = Bench::with_gpu("GPU-1b2c");
             bench.run(&[]);
             assert!(bench.path("locks/GPU-1b2c.lock").is_file());
         }
         "gpu.when_busy" => {
-            let mut bench = with_gpu_locks();
+            let mut bench = Bench::with_gpu("GPU-1b2c");
             bench.user["gpu"]["when_busy"] = json!("refuse");
             fs_err::create_dir(bench.path("locks")).unwrap();
             let busy = fs_err::File::create(bench.path("locks/GPU-1b2c.lock")).unwrap();
@@ -85,13 +82,6 @@ fn other(field: &str) {
         }
         _ => panic!("no case for `{field}`: show what it changes"),
     }
-}
-
-fn with_gpu_locks() -> Bench {
-    let mut bench = Bench::new();
-    bench.study["backend"] = json!("pytorch");
-    bench.user = json!({"gpu": {"devices": ["GPU-1b2c"], "lock_dir": bench.path("locks")}});
-    bench
 }
 
 /// One of the checks that `llem config` prints.

@@ -90,21 +90,22 @@ pub struct GpuConfig {
     pub access: GpuAccess,
     /// UUIDs of the processors that llem may use; empty: all.
     pub devices: Vec<String>,
-    /// What a study does whose processors another study is using.
+    /// What a study does whose processors somebody else is using: another study by its lock, any other process by computing there, before
+    /// the first run or before a later one.
     pub when_busy: WhenBusy,
     /// Directory of the locks by which studies keep each other off a processor, the same for all users of the machine; absent:
     /// `/run/lock/llem` where everybody may write to `/run/lock`, else `/tmp/llem-locks`.
     pub lock_dir: Option<PathBuf>,
 }
 
-/// What a study does whose graphics processors another study is using.
+/// What a study does whose graphics processors somebody else is using.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WhenBusy {
     /// It waits and says for whom.
     #[default]
     Wait,
-    /// It ends before it has begun.
+    /// It ends before it has begun; a later run fails (`gpu_busy`) and is tried again as `execution.max_retries` says.
     Refuse,
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::engine_cache::CacheRecord;
-use crate::gpu_watch::GpuProcess;
+use crate::gpu_watch::{GpuProcess, GpuWait};
 use crate::host::HostSnapshot;
 use crate::runner::ContainerRecord;
 use crate::runner::docker::ImageVersions;
@@ -71,7 +71,7 @@ pub struct RunResult {
     pub started: String,
     /// End in UTC, RFC 3339.
     pub finished: String,
-    /// Wall-clock seconds of the whole run, container included.
+    /// Wall-clock seconds of the whole run, container included, without `gpu_wait`.
     pub wall_s: f64,
     /// The figures; null when the window was not finished.
     pub metrics: Option<Metrics>,
@@ -98,9 +98,13 @@ pub struct RunResult {
     /// The machine as seen from outside.
     #[serde(default)]
     pub host: Option<HostSnapshot>,
-    /// Processes that were on any GPU of the machine while the run lasted; empty for a run without GPUs.
+    /// Processes that were on any GPU of the machine while the run lasted, or kept it from its own (`gpu_busy`); empty for a run without
+    /// GPUs.
     #[serde(default)]
     pub gpu_processes: Vec<GpuProcess>,
+    /// The wait for others who computed on the run's GPUs when it was to begin; null where nobody did.
+    #[serde(default)]
+    pub gpu_wait: Option<GpuWait>,
     /// The compiled engine: from the cache, or built; null for a run that compiles nothing.
     #[serde(default)]
     pub engine_cache: Option<CacheRecord>,

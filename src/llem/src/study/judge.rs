@@ -91,6 +91,7 @@ pub(super) fn judge(
         phase_energy: phase_energy(&energy),
         host: Some(context.host.clone()),
         gpu_processes: verdict.processes,
+        gpu_wait: None,
         engine_cache: None,
         phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
         baseline: report.and_then(|r| r.baseline.clone()),
