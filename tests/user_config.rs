@@ -64,6 +64,15 @@ fn other(field: &str) {
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(output.status.code() == Some(1) && said.contains("GPU GPU-1b2c is in use by"), "{said}");
         }
+        "cpus.engine" => {
+            let mut bench = Bench::new();
+            bench.user = json!({"cpus": {"engine": "0"}});
+            assert_eq!(job(&bench)["cpus"], json!({"engine": "0", "agent": "0"}));
+        }
+        "cpus.agent" => {
+            let said = found(json!({"runner": "process", "cpus": {"engine": "0", "agent": "1"}}), "processors of runs");
+            assert!(said.starts_with("engine 0, agent 1"), "{said}");
+        }
         "cache_dir" => {
             let said = found(json!({"runner": "process", "cache_dir": "/tmp/a/b"}), "cache");
             assert!(said.starts_with("/tmp/a/b, "), "{said}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use llem_protocol::{
-    BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord, PrefillRecord,
+    BaselineRecord, ClockPair, CpuPinning, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord, PrefillRecord,
     Reason, Severity, ThermalGateRecord, WarmupRecord, WindowRecord,
 };
 use schemars::JsonSchema;
@@ -15,7 +15,7 @@ use super::{
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::engine_cache::CacheRecord;
 use crate::gpu_watch::{GpuProcess, GpuWait};
-use crate::host::HostSnapshot;
+use crate::host::{HostLoad, HostSnapshot};
 use crate::runner::ContainerRecord;
 use crate::runner::docker::ImageVersions;
 use crate::workload::DatasetProvenance;
@@ -95,9 +95,15 @@ pub struct RunResult {
     pub container: Option<ContainerRecord>,
     /// The machine as seen from inside.
     pub environment: Option<EnvironmentReport>,
+    /// The processors that the run was kept to, as asked; what was in effect is in `environment`. Null where nothing was asked.
+    #[serde(default)]
+    pub cpus: Option<CpuPinning>,
     /// The machine as seen from outside.
     #[serde(default)]
     pub host: Option<HostSnapshot>,
+    /// What else the machine did in the window; null where it was not watched throughout.
+    #[serde(default)]
+    pub host_load: Option<HostLoad>,
     /// Processes that were on any GPU of the machine while the run lasted, or kept it from its own (`gpu_busy`); empty for a run without
     /// GPUs.
     #[serde(default)]

@@ -9,6 +9,7 @@ use super::run::{RunContext, Times};
 use crate::config::{Calibration, ExecutionConfig};
 use crate::gpu_watch::Verdict;
 use crate::host::LLEM_COMMIT;
+use crate::host::load::LoadSeen;
 use crate::model::{BesideWeights, LocalModel};
 use crate::printable::printable;
 use crate::result::{
@@ -35,6 +36,7 @@ pub(super) fn judge(
     collected: &Collected,
     failure: Option<Failure>,
     gpus: &[String],
+    load: &LoadSeen,
     verdict: Verdict,
     times: Times,
 ) -> RunResult {
@@ -56,6 +58,8 @@ pub(super) fn judge(
     reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
     reasons.extend(metrics.as_ref().and_then(|m| calibration_unmatched(&context.user.calibration, m)));
     reasons.extend(verdict.reasons);
+    let load = metrics.as_ref().and(report).and_then(|r| r.window.as_ref()).map(|window| load.in_window(window));
+    reasons.extend(load.and_then(|load| load.map_or_else(|| Some(unwatched_load()), |load| load.reason())));
     let status = match &failure {
         None => RunStatus::Completed,
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
@@ -88,8 +92,10 @@ pub(super) fn judge(
         runner: context.runner.kind().to_owned(),
         container: outcome.container,
         environment: report.map(|r| r.environment.clone()),
+        cpus: context.user.cpus.pinning(),
         phase_energy: phase_energy(&energy),
         host: Some(context.host.clone()),
+        host_load: load.flatten(),
         gpu_processes: verdict.processes,
         gpu_wait: None,
         engine_cache: None,
@@ -107,6 +113,11 @@ pub(super) fn judge(
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
         llem_commit: LLEM_COMMIT.map(str::to_owned),
     }
+}
+
+/// What is known of the machine beside a run that was not watched from its window's beginning to its end.
+fn unwatched_load() -> Reason {
+    Reason::new(ReasonCode::HostLoadUnknown, "the machine's processors were not watched through the whole window")
 }
 
 /// Whether idle power changed while it was measured.

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod conclude;
+mod cpus;
 mod difference;
 mod drivers;
 mod engine;
@@ -161,6 +162,9 @@ pub enum StudyError {
         /// The mount's directory on this machine.
         mount: PathBuf,
     },
+    /// Runs cannot be kept to the processors that the user config names.
+    #[error("{0}; correct `cpus` of the user config; nothing was started")]
+    Cpus(String),
     /// GPUs do not get into containers.
     #[error("{0}")]
     Gpus(String),

@@ -19,6 +19,7 @@ use super::{Programs, StudyError, StudyEvent};
 use crate::config::{ExecutionConfig, Experiment, UserConfig};
 use crate::engine_cache::EngineCache;
 use crate::gpu_watch::{Expected, GpuProcess, GpuWait, GpuWatch, Owner, Verdict, named};
+use crate::host::load::{LoadSeen, LoadWatch};
 use crate::host::{GpusSnapshot, HostSnapshot};
 use crate::result::{Collected, FileIdentity, RunDirectory, RunRow, StudyDirectory, collect};
 use crate::runner::docker::{DockerRunner, Survivor};
@@ -68,6 +69,8 @@ struct Attempt {
     nvidia: Option<GpusSnapshot>,
     /// The wait for them.
     wait: Option<GpuWait>,
+    /// What else the machine did.
+    load: LoadSeen,
 }
 
 /// Carries out one run and writes its files. Only results that cannot be written are an error.
@@ -100,8 +103,9 @@ pub(super) async fn adopt(
     let ended = survivor.finished.unwrap_or_else(Timestamp::now);
     let started = survivor.started.unwrap_or(ended);
     let times = Times { started, wall_s: ended.duration_since(started).as_secs_f64() };
-    let (verdict, nvidia) = (unwatched(&spec.job), watched.gpus);
-    let attempt = Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia, wait: None };
+    // Nobody watched the machine from the window's beginning.
+    let (verdict, nvidia, load) = (unwatched(&spec.job), watched.gpus, LoadSeen::default());
+    let attempt = Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia, wait: None, load };
     close(context, &directory, attempt, engine, times, notify).await
 }
 
@@ -122,7 +126,7 @@ async fn close(
     times: Times,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Ended, StudyError> {
-    let Attempt { outcome, collected, failure, gpus, verdict, nvidia, wait } = attempt;
+    let Attempt { outcome, collected, failure, gpus, verdict, nvidia, wait, load } = attempt;
     for text in &outcome.warnings {
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
     }
@@ -130,7 +134,7 @@ async fn close(
         context.directory.keep_lock_file();
     }
     let (measured, container_left) = (outcome.report_sha256.is_some() && failure.is_none(), outcome.container_left);
-    let mut result = judge(context, outcome, &collected, failure, &gpus, verdict, times);
+    let mut result = judge(context, outcome, &collected, failure, &gpus, &load, verdict, times);
     if let Some(host) = &mut result.host {
         host.nvidia = nvidia;
     }
@@ -189,15 +193,16 @@ async fn attempt(
         Err(NotFree::Stopped) => return Ok(Attempt::without_container(stopped_waiting())),
     };
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
-    let watch = GpuWatch::start(&spec.job.gpus);
+    let (watch, load) = (GpuWatch::start(&spec.job.gpus), LoadWatch::start());
     let (sink, events) = unbounded_channel();
     let outcome = follow(context.runner.run(&spec, &sink, context.stop), events, notify).await;
     let watched = OptionFuture::from(watch.map(GpuWatch::finish)).await.unwrap_or_default();
+    let load = load.finish().await;
     let (collected, failure) = take_files(directory, &spec.job, &outcome);
     let expected = collected.report.as_ref().and_then(Expected::of);
     let verdict =
         if spec.job.gpus.is_empty() { Verdict::default() } else { watched.judge(owner(&outcome).as_ref(), expected) };
-    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia: watched.gpus, wait })
+    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia: watched.gpus, wait, load })
 }
 
 impl Attempt {
@@ -205,7 +210,7 @@ impl Attempt {
     fn without_container(failure: Failure) -> Self {
         let outcome = RunOutcome { failure: Some(failure.clone()), ..RunOutcome::default() };
         let (collected, verdict) = (Collected::default(), Verdict::default());
-        Self { outcome, collected, failure: Some(failure), gpus: Vec::new(), verdict, nvidia: None, wait: None }
+        Self { outcome, collected, failure: Some(failure), gpus: Vec::new(), verdict, nvidia: None, wait: None, load: LoadSeen::default() }
     }
 
     /// Somebody else computed on the run's GPUs when it was to begin.
