@@ -41,7 +41,8 @@ fn run(mut bench: Bench, runner: &str) -> RunResult {
 fn is_flagged(result: &RunResult) {
     let load = result.host_load.unwrap_or_else(|| panic!("{:?}", result.reasons));
     let window = result.window.as_ref().unwrap();
-    let machine_s = (window.end_ns - window.start_ns) as f64 / 1e9 * f64::from(result.host.as_ref().unwrap().cpus.unwrap());
+    let machine_s =
+        (window.end_ns - window.start_ns) as f64 / 1e9 * f64::from(result.host.as_ref().unwrap().cpus.unwrap());
     assert!(load.run_cpu_s > 0.0 && load.run_cpu_s < machine_s, "{load:?} of {machine_s} s");
     assert!(load.others_share > 0.25 && load.others_share <= 1.0, "{load:?}");
     let reason = result.reasons.iter().find(|reason| reason.code == ReasonCode::HostBusy).unwrap();

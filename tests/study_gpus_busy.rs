@@ -90,11 +90,12 @@ fn a_display_on_the_gpu_is_no_reason_to_wait() {
 #[test]
 fn a_gpu_that_the_machine_does_not_have_is_named_with_those_that_it_has() {
     let (mut study, _locks) = study("wait");
-    let user = json!({"gpu": {"devices": ["GPU-0", "GPU-7"]}});
+    let user = json!({"gpu": {"devices": ["GPU-7", "GPU-0"]}});
     fs_err::write(study.directory.path().join("user.yaml"), user.to_string()).unwrap();
     assert_eq!(study.command.status().unwrap().code(), Some(1));
     let said = study.said();
-    let expected = "no GPU `GPU-7` on this machine (GPUs present: GPU-0, GPU-1); correct `gpu.devices` of the user config";
+    let expected =
+        "no GPU `GPU-7` on this machine (GPUs present: GPU-0, GPU-1); correct `gpu.devices` of the user config";
     // Lines are wrapped for a terminal.
     assert!(said.split_whitespace().collect::<Vec<_>>().join(" ").contains(expected), "{said}");
     nothing_was_started(&study);

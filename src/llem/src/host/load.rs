@@ -176,8 +176,10 @@ impl HostLoad {
         if self.others_share <= MAX_OTHERS_SHARE && self.stolen_share <= MAX_STOLEN_SHARE && waiting.is_none() {
             return None;
         }
-        let mut parts =
-            vec![format!("other programs used {} of the machine's processors in the window", percent(self.others_share))];
+        let mut parts = vec![format!(
+            "other programs used {} of the machine's processors in the window",
+            percent(self.others_share)
+        )];
         if self.stolen_share > MAX_STOLEN_SHARE {
             parts.push(format!("the hypervisor took {}", percent(self.stolen_share)));
         }

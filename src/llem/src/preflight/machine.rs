@@ -146,11 +146,9 @@ fn cpus(user: &UserConfig, engine: Option<&Engine>) -> Option<Check> {
     let found = format!("engine {}, agent {}", pinning.engine, pinning.agent);
     Some(match obstacle(user, engine.is_none(), engine) {
         None => Check::ok("processors of runs", found),
-        Some(problem) => Check::fails(
-            "processors of runs",
-            format!("{found}: {problem}"),
-            "correct `cpus` of the user config",
-        ),
+        Some(problem) => {
+            Check::fails("processors of runs", format!("{found}: {problem}"), "correct `cpus` of the user config")
+        }
     })
 }
 

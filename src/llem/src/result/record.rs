@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use llem_protocol::{
-    BaselineRecord, ClockPair, CpuPinning, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord, PrefillRecord,
-    Reason, Severity, ThermalGateRecord, WarmupRecord, WindowRecord,
+    BaselineRecord, ClockPair, CpuPinning, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord,
+    PrefillRecord, Reason, Severity, ThermalGateRecord, WarmupRecord, WindowRecord,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

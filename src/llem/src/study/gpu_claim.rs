@@ -39,12 +39,7 @@ pub(super) enum NotFree {
 }
 
 impl<'a> GpuClaim<'a> {
-    pub(super) fn new(
-        study: &StudyConfig,
-        user: &UserConfig,
-        own: Vec<Owner>,
-        stop: &'a CancellationToken,
-    ) -> Self {
+    pub(super) fn new(study: &StudyConfig, user: &UserConfig, own: Vec<Owner>, stop: &'a CancellationToken) -> Self {
         // In one order for all studies: two of them never wait for each other.
         let wanted: BTreeSet<String> = study.experiments.iter().flat_map(|e| gpus(&e.config, user)).collect();
         Self {
@@ -98,7 +93,9 @@ pub(super) fn no_such_gpu<'a>(uuid: &str, present: impl Iterator<Item = &'a str>
     let present = present.collect::<Vec<_>>().join(", ");
     let present = if present.is_empty() { "none" } else { &present };
     let problem = problem.map(|problem| format!("; {problem}")).unwrap_or_default();
-    format!("no GPU `{uuid}` on this machine (GPUs present: {present}{problem}); correct `gpu.devices` of the user config")
+    format!(
+        "no GPU `{uuid}` on this machine (GPUs present: {present}{problem}); correct `gpu.devices` of the user config"
+    )
 }
 
 async fn lock(
@@ -174,7 +171,9 @@ mod tests {
         let look = Look { present: vec!["GPU-a".to_owned(), "GPU-b".to_owned()], ..Look::default() };
         assert_eq!(find_all(&["GPU-b".to_owned()], &look), Ok(()));
         let error = find_all(&["GPU-b".to_owned(), "GPU-x".to_owned()], &look).unwrap_err();
-        assert!(error.starts_with("no GPU `GPU-x` on this machine (GPUs present: GPU-a, GPU-b); correct `gpu.devices`"));
+        assert!(
+            error.starts_with("no GPU `GPU-x` on this machine (GPUs present: GPU-a, GPU-b); correct `gpu.devices`")
+        );
         let error = no_such_gpu("GPU-x", std::iter::empty(), Some("NVML cannot be used"));
         assert!(error.contains("(GPUs present: none; NVML cannot be used)"), "{error}");
     }

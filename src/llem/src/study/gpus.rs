@@ -70,9 +70,11 @@ fn wanted(
 /// The GPUs of these UUIDs with their device nodes; a driver that NVML knows need not list them.
 fn find(uuids: &[String], present: &[Gpu]) -> Result<Vec<Gpu>, String> {
     let of = |uuid: &String| {
-        present.iter().find(|gpu| gpu.uuid == *uuid).cloned().ok_or_else(|| {
-            no_such_gpu(uuid, present.iter().map(|gpu| gpu.uuid.as_str()), None)
-        })
+        present
+            .iter()
+            .find(|gpu| gpu.uuid == *uuid)
+            .cloned()
+            .ok_or_else(|| no_such_gpu(uuid, present.iter().map(|gpu| gpu.uuid.as_str()), None))
     };
     uuids.iter().map(of).collect()
 }

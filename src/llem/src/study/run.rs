@@ -210,7 +210,16 @@ impl Attempt {
     fn without_container(failure: Failure) -> Self {
         let outcome = RunOutcome { failure: Some(failure.clone()), ..RunOutcome::default() };
         let (collected, verdict) = (Collected::default(), Verdict::default());
-        Self { outcome, collected, failure: Some(failure), gpus: Vec::new(), verdict, nvidia: None, wait: None, load: LoadSeen::default() }
+        Self {
+            outcome,
+            collected,
+            failure: Some(failure),
+            gpus: Vec::new(),
+            verdict,
+            nvidia: None,
+            wait: None,
+            load: LoadSeen::default(),
+        }
     }
 
     /// Somebody else computed on the run's GPUs when it was to begin.
