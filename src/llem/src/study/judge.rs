@@ -36,7 +36,6 @@ pub(super) fn judge(
     collected: &Collected,
     failure: Option<Failure>,
     gpus: &[String],
-    load: &LoadSeen,
     verdict: Verdict,
     times: Times,
 ) -> RunResult {
@@ -58,8 +57,6 @@ pub(super) fn judge(
     reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
     reasons.extend(metrics.as_ref().and_then(|m| calibration_unmatched(&context.user.calibration, m)));
     reasons.extend(verdict.reasons);
-    let load = metrics.as_ref().and(report).and_then(|r| r.window.as_ref()).map(|window| load.in_window(window));
-    reasons.extend(load.and_then(|load| load.map_or_else(|| Some(unwatched_load()), |load| load.reason())));
     let status = match &failure {
         None => RunStatus::Completed,
         Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
@@ -95,7 +92,7 @@ pub(super) fn judge(
         cpus: context.user.cpus.pinning(),
         phase_energy: phase_energy(&energy),
         host: Some(context.host.clone()),
-        host_load: load.flatten(),
+        host_load: None,
         gpu_processes: verdict.processes,
         gpu_wait: None,
         engine_cache: None,
@@ -115,9 +112,15 @@ pub(super) fn judge(
     }
 }
 
-/// What is known of the machine beside a run that was not watched from its window's beginning to its end.
-fn unwatched_load() -> Reason {
-    Reason::new(ReasonCode::HostLoadUnknown, "the machine's processors were not watched through the whole window")
+/// Adds what else the machine did in the window of a run that has figures.
+pub(super) fn note_load(result: &mut RunResult, seen: &LoadSeen) {
+    let Some(window) = result.window.as_ref().filter(|_| result.metrics.is_some()) else { return };
+    result.host_load = seen.in_window(window);
+    let unwatched = || {
+        let happened = "the machine's processors were not watched through the whole window";
+        Some(Reason::new(ReasonCode::HostLoadUnknown, happened))
+    };
+    result.reasons.extend(result.host_load.map_or_else(unwatched, |load| load.reason()));
 }
 
 /// Whether idle power changed while it was measured.

@@ -13,7 +13,7 @@ use tracing::debug;
 use super::engine::{RunEnd, RunEngine};
 use super::gpu_claim::{NotFree, until_free};
 use super::job::run_spec;
-use super::judge::{conclude, judge};
+use super::judge::{conclude, judge, note_load};
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
 use crate::config::{ExecutionConfig, Experiment, UserConfig};
@@ -134,7 +134,8 @@ async fn close(
         context.directory.keep_lock_file();
     }
     let (measured, container_left) = (outcome.report_sha256.is_some() && failure.is_none(), outcome.container_left);
-    let mut result = judge(context, outcome, &collected, failure, &gpus, &load, verdict, times);
+    let mut result = judge(context, outcome, &collected, failure, &gpus, verdict, times);
+    note_load(&mut result, &load);
     if let Some(host) = &mut result.host {
         host.nvidia = nvidia;
     }
