@@ -50,8 +50,7 @@ pub(super) fn judge(
         calibrations: &context.user.calibration,
         carbon: context.user.carbon.as_ref(),
     };
-    let announced = outcome.report_sha256.is_some();
-    let (metrics, failure) = figures(report, &collected.requests, failure, &energy, announced);
+    let (metrics, failure) = figures(report, &collected.requests, failure, &energy, outcome.report_sha256.is_some());
     let (metrics, failure) = only_of_this_work(context, &collected.requests, metrics, failure);
     let mut reasons = report.map(|r| r.reasons.iter().map(trusted).collect::<Vec<_>>()).unwrap_or_default();
     reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
