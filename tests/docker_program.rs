@@ -7,10 +7,12 @@
 
 mod docker_architectures;
 mod docker_containers;
+mod docker_cpus;
 mod docker_drivers;
 mod docker_engine;
 mod docker_engine_cache;
 mod docker_faults;
+mod docker_host_load;
 mod docker_hostile;
 mod docker_images;
 mod docker_orphans;

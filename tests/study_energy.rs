@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
+use fake_nvml::{Device, Script};
 use llem::result::{FlopsReference, ParametersSource, RunResult, RunStatus, StudyResult, StudyStatus};
 use llem_protocol::{FailureClass, Phase, REPORT_SCHEMA_VERSION, ReasonCode, Severity};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -43,6 +44,8 @@ struct Bench {
     directory: TempDir,
     study: Value,
     user: Value,
+    /// Further variables of `llem`'s environment.
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl Bench {
@@ -58,10 +61,23 @@ impl Bench {
             "workload": {"dataset": "synthetic", "n": 2, "input_tokens": 8, "output_tokens": 5},
             "execution": {"n_cycles": 2},
         });
-        let bench = Self { directory, study, user: json!({}) };
+        let bench = Self { directory, study, user: json!({}), variables: Vec::new() };
         for (cycle, package_j) in [(1, 900.0), (2, 940.0)] {
             bench.report(cycle, package_j, &json!([]));
         }
+        bench
+    }
+
+    /// A machine with this GPU, for a backend that computes on it.
+    fn with_gpu(uuid: &str) -> Self {
+        let mut bench = Self::new();
+        let nvml = bench.path("nvml");
+        fs_err::create_dir(&nvml).unwrap();
+        let device = Device { uuid: uuid.to_owned(), ..Device::default() };
+        let script = Script { devices: vec![device], ..Script::starting_now() };
+        bench.variables = fake_nvml::stage(&nvml, &script).unwrap().to_vec();
+        bench.study["backend"] = json!("pytorch");
+        bench.user = json!({"gpu": {"devices": [uuid], "lock_dir": bench.path("locks")}});
         bench
     }
 
@@ -86,6 +102,7 @@ impl Bench {
         command.args(arguments);
         command.current_dir(self.directory.path()).env("XDG_CACHE_HOME", self.path("cache"));
         command.env("LLEM_CONFIG", self.path("user.yaml")).env_remove("LLEM_OUTPUT").env_remove("RUST_LOG");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.output().unwrap()
     }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at what it does not expect")]
 
 mod scripted_agent;
+mod study_gpus_busy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -115,6 +116,14 @@ impl Study {
     /// Ends the run, whose window lasted from `start_ns` until `end_ns` and whose report has `more`.
     fn finish_with(&mut self, start_ns: u64, end_ns: u64, more: &Value) -> RunResult {
         std::thread::sleep(LOOKS);
+        self.hand_out(start_ns, end_ns, more);
+        assert!(self.llem.wait().unwrap().success());
+        let run = only(&only(&self.path("results")).join("runs"));
+        RunResult::from_json(&fs_err::read(run.join("result.json")).unwrap()).unwrap()
+    }
+
+    /// Lets the agent hand out a report, in every run from here on.
+    fn hand_out(&self, start_ns: u64, end_ns: u64, more: &Value) {
         let clock = json!({"monotonic_ns": 1, "realtime_ns": 2});
         let mut report = json!({
             "schema_version": REPORT_SCHEMA_VERSION, "run_id": "RUN_ID", "agent_version": "0", "clock_start": clock,
@@ -132,9 +141,6 @@ impl Study {
         fs_err::write(self.path("report.json"), report.to_string()).unwrap();
         fs_err::write(self.path("requests.jsonl"), format!("{request}\n")).unwrap();
         replace(&self.path("go"), "");
-        assert!(self.llem.wait().unwrap().success());
-        let run = only(&only(&self.path("results")).join("runs"));
-        RunResult::from_json(&fs_err::read(run.join("result.json")).unwrap()).unwrap()
     }
 }
 

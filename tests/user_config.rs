@@ -47,18 +47,15 @@ fn other(field: &str) {
             assert_eq!(said, "none, by `gpu.access: none`");
         }
         "gpu.devices" => {
-            let mut bench = Bench::new();
-            bench.study["backend"] = json!("pytorch");
-            bench.user = json!({"gpu": {"devices": ["GPU-1b2c"]}});
-            assert_eq!(job(&bench)["gpus"], json!(["GPU-1b2c"]));
+            assert_eq!(job(&Bench::with_gpu("GPU-1b2c"))["gpus"], json!(["GPU-1b2c"]));
         }
         "gpu.lock_dir" => {
-            let bench = with_gpu_locks();
+            let bench = Bench::with_gpu("GPU-1b2c");
             bench.run(&[]);
             assert!(bench.path("locks/GPU-1b2c.lock").is_file());
         }
         "gpu.when_busy" => {
-            let mut bench = with_gpu_locks();
+            let mut bench = Bench::with_gpu("GPU-1b2c");
             bench.user["gpu"]["when_busy"] = json!("refuse");
             fs_err::create_dir(bench.path("locks")).unwrap();
             let busy = fs_err::File::create(bench.path("locks/GPU-1b2c.lock")).unwrap();
@@ -66,6 +63,15 @@ fn other(field: &str) {
             let output = bench.run(&[]);
             let said = String::from_utf8(output.stderr).unwrap();
             assert!(output.status.code() == Some(1) && said.contains("GPU GPU-1b2c is in use by"), "{said}");
+        }
+        "cpus.engine" => {
+            let mut bench = Bench::new();
+            bench.user = json!({"cpus": {"engine": "0"}});
+            assert_eq!(job(&bench)["cpus"], json!({"engine": "0", "agent": "0"}));
+        }
+        "cpus.agent" => {
+            let said = found(json!({"runner": "process", "cpus": {"engine": "0", "agent": "1"}}), "processors of runs");
+            assert!(said.starts_with("engine 0, agent 1"), "{said}");
         }
         "cache_dir" => {
             let said = found(json!({"runner": "process", "cache_dir": "/tmp/a/b"}), "cache");
@@ -85,13 +91,6 @@ fn other(field: &str) {
         }
         _ => panic!("no case for `{field}`: show what it changes"),
     }
-}
-
-fn with_gpu_locks() -> Bench {
-    let mut bench = Bench::new();
-    bench.study["backend"] = json!("pytorch");
-    bench.user = json!({"gpu": {"devices": ["GPU-1b2c"], "lock_dir": bench.path("locks")}});
-    bench
 }
 
 /// One of the checks that `llem config` prints.

@@ -18,9 +18,6 @@ const MIN_FLOOR_S: f64 = 30.0;
 /// Share of one core that the agent may use.
 const MAX_AGENT_SHARE: f64 = 0.01;
 
-/// Share of the whole machine that others may use.
-const MAX_OTHERS_SHARE: f64 = 0.25;
-
 /// The window is too short to be compared.
 pub(crate) fn window_length(work: Work) -> Option<Reason> {
     let seconds = clock::seconds_between(work.start_ns, work.end_ns);
@@ -46,13 +43,6 @@ pub(crate) fn thermal_floor(warmup: &WarmupRecord) -> Option<Reason> {
 pub(crate) fn agent_share(usage: &SelfUsage) -> Option<Reason> {
     let happened = format!("the agent used {:.2} % of a core in the window", usage.cpu_share * 100.0);
     (usage.cpu_share > MAX_AGENT_SHARE).then(|| Reason::new(ReasonCode::AgentOverhead, happened))
-}
-
-/// Others used the machine. `share` is of all processors, see [`crate::usage::UsageMark::others_share_since`].
-pub(crate) fn others_share(share: Option<f64>) -> Option<Reason> {
-    let percent = share.filter(|share| *share > MAX_OTHERS_SHARE)? * 100.0;
-    let happened = format!("other programs used {percent:.0} % of the machine's processors in the window");
-    Some(Reason::new(ReasonCode::HostBusy, happened))
 }
 
 /// A pass's totals, as the driver gave them, are not the sums of its records: it counts padding, or forgets requests.
@@ -149,8 +139,6 @@ mod tests {
         let usage = |cpu_share| SelfUsage { cpu_s: 0.0, cpu_share, resident_bytes: 0 };
         assert_eq!(agent_share(&usage(0.01)), None);
         assert_eq!(agent_share(&usage(0.011)).unwrap().code, ReasonCode::AgentOverhead);
-        assert_eq!((others_share(None), others_share(Some(0.25))), (None, None));
-        assert_eq!(others_share(Some(0.3)).unwrap().code, ReasonCode::HostBusy);
     }
 
     fn pass(pass: u32, output_tokens: u64) -> PassRecord {

@@ -10,9 +10,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use llem_protocol::{DriverCommand, FailureClass, MAX_LINE_BYTES, Message, Request};
+use llem_protocol::{CpuList, DriverCommand, FailureClass, MAX_LINE_BYTES, Message, Request};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, set_parent_process_death_signal, waitid};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
+use crate::cpus;
 use crate::driver_log::SharedLog;
 use crate::fault::Fault;
 use crate::inbox::{Exit, Notice, Outbox};
@@ -29,13 +31,18 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Starts the first program that exists. What it says arrives at `outbox`, what else it writes in `log`.
-    pub(crate) fn start(command: &DriverCommand, outbox: &Outbox, log: &SharedLog) -> Result<Self, Fault> {
+    /// Starts the first program that exists, on `cpus` where there are any. What it says arrives at `outbox`, what else it writes in `log`.
+    pub(crate) fn start(
+        command: &DriverCommand,
+        cpus: Option<&CpuList>,
+        outbox: &Outbox,
+        log: &SharedLog,
+    ) -> Result<Self, Fault> {
         let program = find_program(&command.programs, std::env::var_os("PATH").as_deref()).ok_or_else(|| {
             let tried = command.programs.join("`, `");
             Fault::new(FailureClass::DriverMissing, format!("none of these programs exists: `{tried}`"))
         })?;
-        let mut child = spawn(&program, command).map_err(|error| {
+        let mut child = spawn(&program, command, cpus.and_then(cpus::cpu_set)).map_err(|error| {
             Fault::new(FailureClass::DriverMissing, format!("cannot start {}: {error}", program.display()))
         })?;
         let group = Pid::from_child(&child);
@@ -52,6 +59,11 @@ impl Driver {
         let ended = outbox.clone();
         thread::spawn(move || await_exit(group, &ended));
         Ok(Self { group, requests })
+    }
+
+    /// The processors that the kernel lets it run on.
+    pub(crate) fn cpus(&self) -> Option<String> {
+        cpus::allowed(Some(self.group))
     }
 
     /// Hands a request to the writing thread. A driver that is gone is noticed by its exit, not here.
@@ -83,15 +95,22 @@ fn is_executable(file: &Path) -> bool {
     fs_err::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-#[expect(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]
-fn spawn(program: &Path, driver: &DriverCommand) -> std::io::Result<Child> {
+#[expect(unsafe_code, reason = "the parent-death signal and the processors can only be set between fork and exec")]
+fn spawn(program: &Path, driver: &DriverCommand, cpus: Option<CpuSet>) -> std::io::Result<Child> {
     let mut command = Command::new(program);
     command.args(&driver.args).envs(&driver.env).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // SAFETY: the closure makes one system call, allocates nothing and takes no lock, which is all that is allowed in
+    // SAFETY: the closure makes two system calls, allocates nothing and takes no lock, which is all that is allowed in
     // a forked child of a process with threads.
     unsafe {
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            if let Some(cpus) = &cpus {
+                // Refused, it shows in what `/proc` says afterwards, which is looked at.
+                let _ = sched_setaffinity(None, cpus);
+            }
+            Ok(())
+        });
     }
     command.spawn()
 }

@@ -7,6 +7,7 @@ use fs_err::read_to_string;
 use llem_protocol::EnvironmentReport;
 
 use crate::cgroup::MemoryCgroup;
+use crate::cpus;
 use crate::packages::{conda_packages, conda_prefixes, system_packages};
 use crate::power::GpuFacts;
 
@@ -18,6 +19,8 @@ pub(crate) fn read_environment(memory: &MemoryCgroup, gpus: GpuFacts) -> Environ
         kernel: rustix::system::uname().release().to_str().ok().map(str::to_owned),
         cpu_model: value_of(&cpuinfo, "model name", ':'),
         cpus: std::thread::available_parallelism().ok().and_then(|count| u32::try_from(count.get()).ok()),
+        agent_cpus: cpus::allowed(None),
+        engine_cpus: None,
         cpu_governor: governor.map(|text| text.trim().to_owned()),
         memory_bytes: read_to_string("/proc/meminfo").ok().and_then(|text| memory_total_bytes(&text)),
         memory_limit_bytes: memory.limit_bytes(),

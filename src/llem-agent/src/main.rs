@@ -5,6 +5,7 @@ mod checks;
 mod classify;
 mod clock;
 mod conversation;
+mod cpus;
 mod driver;
 mod driver_log;
 mod environment;

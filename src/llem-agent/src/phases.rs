@@ -14,7 +14,7 @@ use crate::power::{self, Sampler};
 use crate::records::Ledger;
 use crate::run::Run;
 use crate::workload::{self, Asked};
-use crate::{checks, clock, environment, results, window};
+use crate::{checks, clock, cpus, environment, results, window};
 
 /// How long processes have between TERM and KILL when the run has failed.
 pub(crate) const FAILURE_GRACE: Duration = Duration::from_secs(2);
@@ -30,10 +30,10 @@ pub(crate) fn run_all(run: &mut Run) -> Result<(), Fault> {
     load(run)?;
     let next_pass = window::warm_up(run)?;
     let next_pass = window::thermal_gate(run, next_pass)?;
-    let others_share = window::run_window(run, next_pass)?;
+    window::run_window(run, next_pass)?;
     window::run_prefill(run)?;
     collect(run, &asked)?;
-    judge(run, others_share);
+    judge(run);
     shut_down(run)?;
     write(run)
 }
@@ -75,7 +75,12 @@ fn baseline(run: &mut Run) -> Result<(), Fault> {
 fn import(run: &mut Run) -> Result<Vec<Asked>, Fault> {
     run.begin(Phase::Import);
     let asked = workload::read_workload(&run.job.workload)?;
-    run.driver = Some(Driver::start(&run.job.driver, &run.inbox.outbox(), &run.log)?);
+    let cpus = run.job.cpus.as_ref().map(|cpus| &cpus.engine);
+    let driver = run.driver.insert(Driver::start(&run.job.driver, cpus, &run.inbox.outbox(), &run.log)?);
+    run.environment.engine_cpus = driver.cpus();
+    if let Some(cpus) = cpus {
+        cpus::in_effect("the engine", cpus, run.environment.engine_cpus.as_deref())?;
+    }
     let Message::Hello { protocol_version, engine, engine_version, libraries, packages } = run.next_message()? else {
         return Err(Fault::protocol("the driver's first message is not `hello`"));
     };
@@ -168,14 +173,13 @@ fn collect(run: &mut Run, asked: &[Asked]) -> Result<(), Fault> {
 }
 
 /// The reasons that need no sensor. Those of the sensors follow when sampling has ended.
-fn judge(run: &mut Run, others_share: Option<f64>) {
+fn judge(run: &mut Run) {
     let Some(window) = &run.window else { return };
     let reasons = [
         checks::window_length(window.measured.work),
         run.warmup.as_ref().and_then(checks::warmup_length),
         run.warmup.as_ref().and_then(checks::thermal_floor),
         checks::agent_share(&window.agent),
-        checks::others_share(others_share),
         checks::token_totals(&window.measured.passes, &run.records),
     ];
     for reason in reasons.into_iter().flatten() {

@@ -11,6 +11,9 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group
 /// How long killed processes are waited for. The kernel may hold one for longer in an uninterruptible call.
 const KILL_WAIT: Duration = Duration::from_secs(2);
 
+/// `USER_HZ`: clock ticks of `/proc/PID/stat` in a second, on every architecture that the agent is built for.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// How often processes that were told to leave are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -50,10 +53,11 @@ pub(crate) fn descendants() -> Vec<ProcessStat> {
     found
 }
 
-/// Clock ticks that this process and everything below it have used.
-pub(crate) fn own_ticks() -> Option<u64> {
+/// Processor seconds that this process and everything below it have used, those that have ended included.
+pub(crate) fn own_cpu_s() -> Option<f64> {
     let own = read_stat(own_pid())?.ticks;
-    Some(own + descendants().iter().map(|process| process.ticks).sum::<u64>())
+    let ticks = own + descendants().iter().map(|process| process.ticks).sum::<u64>();
+    Some(ticks as f64 / TICKS_PER_SECOND)
 }
 
 /// Makes the group and every descendant leave: TERM, the grace time or until `hurried`, KILL. Returns the process ids

@@ -167,6 +167,7 @@ fn window_record(window: &Window, run: &Run, recording: &Recording) -> WindowRec
         energy: recording.energy(start, end, Some(*work)),
         split: run.split.clone(),
         agent: window.agent,
+        run_cpu_s: window.run_cpu_s,
     }
 }
 

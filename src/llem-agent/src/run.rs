@@ -19,7 +19,7 @@ use crate::inbox::Inbox;
 use crate::power::{Edge, Recording, Sampler, Shared};
 use crate::watchdog::{MARGIN, Watchdog};
 use crate::window::{Measured, Window};
-use crate::{clock, job, phases, results, signals};
+use crate::{clock, cpus, job, phases, results, signals};
 
 /// Exit status of a job file that cannot be used.
 const UNUSABLE_JOB: u8 = 2;
@@ -171,6 +171,10 @@ impl Run {
     }
 
     fn measure(&mut self) -> Result<(), Fault> {
+        // Before any other thread is: threads stay where the one that starts them is kept.
+        if let Some(pinning) = &self.job.cpus {
+            cpus::pin_self(&pinning.agent)?;
+        }
         let unable =
             |error: std::io::Error| Fault::new(FailureClass::Unknown, format!("cannot watch signals: {error}"));
         signals::watch_signals(self.inbox.outbox(), self.watchdog.clone()).map_err(unable)?;

@@ -7,11 +7,11 @@ use llem_protocol::{
     WarmupRecord,
 };
 
-use crate::clock;
 use crate::fault::Fault;
 use crate::power::{Edge, SETTLE_SPAN_S, Work, unsettled};
 use crate::run::Run;
 use crate::usage::UsageMark;
+use crate::{clock, process_tree};
 
 /// Passes whose energy is measured, with the edges around them.
 pub(crate) struct Measured {
@@ -25,6 +25,8 @@ pub(crate) struct Measured {
 pub(crate) struct Window {
     pub(crate) measured: Measured,
     pub(crate) agent: SelfUsage,
+    /// Processor seconds of the agent and everything below it.
+    pub(crate) run_cpu_s: Option<f64>,
 }
 
 /// How many passes, for how long, and of what kind.
@@ -91,17 +93,18 @@ fn look(run: &Run) -> Option<Vec<String>> {
     unsettled(&run.sampler.states_since(now_ns.saturating_sub(span_ns)), now_ns)
 }
 
-/// Runs the window, whose passes are numbered on from `first_pass`. Returns the share of the machine that others used.
-pub(crate) fn run_window(run: &mut Run, first_pass: u32) -> Result<Option<f64>, Fault> {
+/// Runs the window, whose passes are numbered on from `first_pass`.
+pub(crate) fn run_window(run: &mut Run, first_pass: u32) -> Result<(), Fault> {
     let spec = &run.job.measurement;
     let (passes, seconds) = (spec.window_min_passes.max(1), spec.window_min_s);
-    let machine_start = UsageMark::of_machine();
+    // A walk through `/proc`: not at the edge itself.
+    let used_before = process_tree::own_cpu_s();
     run.begin(Phase::Window);
     let (measured, agent) = measure(run, first_pass, Target { passes, seconds, record: true, prefill_only: false })?;
     run.end();
-    let others = UsageMark::of_machine().others_share_since(&machine_start);
-    run.window = Some(Window { measured, agent });
-    Ok(others)
+    let run_cpu_s = used_before.zip(process_tree::own_cpu_s()).map(|(before, after)| (after - before).max(0.0));
+    run.window = Some(Window { measured, agent, run_cpu_s });
+    Ok(())
 }
 
 /// Runs passes of one token per request, where that is asked and energy is measured.
@@ -126,9 +129,9 @@ pub(crate) fn run_prefill(run: &mut Run) -> Result<(), Fault> {
 /// the work.
 fn measure(run: &mut Run, first_pass: u32, target: Target) -> Result<(Measured, SelfUsage), Fault> {
     let start = run.sampler.opening();
-    let agent_start = UsageMark::of_agent();
+    let agent_start = UsageMark::now();
     let passes = run_passes(run, first_pass, target)?;
-    let agent = UsageMark::of_agent().agent_since(&agent_start);
+    let agent = UsageMark::now().agent_since(&agent_start);
     let (Some(first), Some(last)) = (passes.first(), passes.last()) else {
         return Err(Fault::new(FailureClass::Unknown, "a window without passes"));
     };

@@ -11,7 +11,7 @@ use crate::Phase;
 pub enum FailureClass {
     /// The engine asked for more device memory than there is.
     OutOfMemory,
-    /// Somebody else holds the device's memory.
+    /// Somebody else computes on the GPU or holds its memory.
     GpuBusy,
     /// The container or machine ran out of main memory and the kernel killed a process.
     HostOutOfMemory,
@@ -80,7 +80,7 @@ impl FailureClass {
     pub const fn what(self) -> &'static str {
         match self {
             Self::OutOfMemory => "the engine ran out of device memory",
-            Self::GpuBusy => "another process holds the device's memory",
+            Self::GpuBusy => "another process uses the GPU",
             Self::HostOutOfMemory => "main memory ran out",
             Self::ModelMissing => "the model was not found or is damaged",
             Self::ModelGated => "the model's repository refused access",

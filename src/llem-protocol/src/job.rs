@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::Phase;
+use crate::{CpuPinning, Phase};
 
 /// Everything that the agent needs for one run: what to start, what to feed, how to measure. `job.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct Job {
     /// Directory in which the agent finds the kernel's RAPL zones (`intel-rapl:N`), nested or flat; absent on machines without.
     #[serde(default)]
     pub powercap: Option<PathBuf>,
+    /// The processors that agent and driver keep to; absent: wherever the kernel puts them.
+    #[serde(default)]
+    pub cpus: Option<CpuPinning>,
 }
 
 /// The driver's command line, as the agent's machine or container sees it.

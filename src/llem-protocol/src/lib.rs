@@ -9,6 +9,7 @@
 //! All times named `*_ns` are nanoseconds of `CLOCK_MONOTONIC`, which host, containers and processes of
 //! one machine share. Lines are JSON objects in UTF-8, one a line, at most [`MAX_LINE_BYTES`] long.
 
+mod cpus;
 mod device;
 mod driver;
 mod energy;
@@ -19,6 +20,7 @@ mod phase;
 mod reason;
 mod report;
 
+pub use cpus::{CpuList, CpuPinning, NotACpuList};
 pub use device::{Device, DeviceKind, VisibleGpus};
 pub use driver::{Message, Request, RequestRecord};
 pub use energy::{

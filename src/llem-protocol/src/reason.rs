@@ -149,9 +149,12 @@ reason_codes! {
     /// The agent used more than 1 % of a core in the window.
     AgentOverhead = "agent_overhead", Note,
         "it may have disturbed what it measured", "make the workload larger when passes are very short, or lower `measurement.sample_hz`";
-    /// The host's CPU was busy with other work in the window.
+    /// The host was overloaded in the window: others used its processors, or its hypervisor took them.
     HostBusy = "host_busy", Note,
         "the engine may have waited for the processor", "run on an idle machine";
+    /// What else the host did in the window could not be found out.
+    HostLoadUnknown = "host_load_unknown", Note,
+        "other work on the machine would not have been noticed", "run it again with one controller from its beginning to its end";
     /// The token totals that the driver gave for a pass differ from the sums of its request records.
     TokenCountMismatch = "token_count_mismatch", Invalid,
         "padding may have been counted", "report it: the backend's driver is wrong";

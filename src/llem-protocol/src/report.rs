@@ -71,6 +71,12 @@ pub struct EnvironmentReport {
     pub cpu_model: Option<String>,
     /// Processors that this process may use.
     pub cpus: Option<u32>,
+    /// The processors that the kernel lets the agent run on, in its own words (`Cpus_allowed_list` of `/proc`).
+    #[serde(default)]
+    pub agent_cpus: Option<String>,
+    /// The same of the driver, read when it had been started.
+    #[serde(default)]
+    pub engine_cpus: Option<String>,
     /// Frequency governor of the first processor.
     pub cpu_governor: Option<String>,
     /// Main memory of the machine in bytes.
@@ -206,6 +212,10 @@ pub struct WindowRecord {
     pub split: Vec<EnergySplit>,
     /// What the agent itself used between start and end.
     pub agent: SelfUsage,
+    /// Processor seconds of the agent, the driver and everything below them from just before the start to just after the end; absent
+    /// where `/proc` cannot be read.
+    #[serde(default)]
+    pub run_cpu_s: Option<f64>,
 }
 
 /// Passes that generated one token per request.

@@ -86,6 +86,7 @@ impl Bench {
             timeouts_s: BTreeMap::from([(Phase::Import, 30.0), (Phase::Load, 30.0), (Phase::Window, 30.0)]),
             gpus: Vec::new(),
             powercap: None,
+            cpus: None,
         };
         Self { directory, environment: Vec::new(), job }
     }

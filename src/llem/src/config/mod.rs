@@ -46,7 +46,7 @@ pub use schema::{study_schema, user_schema};
 pub use starter::starter;
 pub use study::{Experiment, MergedPoint, StudyConfig, StudySource};
 pub(crate) use user::TOKEN_VARIABLES;
-pub use user::{GpuAccess, GpuConfig, Mount, RunnerKind, UserConfig, WhenBusy};
+pub use user::{CpuConfig, GpuAccess, GpuConfig, Mount, RunnerKind, UserConfig, WhenBusy};
 pub use workload::{
     AIENERGYSCORE_DATASET, AIENERGYSCORE_PROMPTS, DEFAULT_INPUT_TOKENS, Length, LengthRange, Order, SYNTHETIC_DATASET,
     WorkloadConfig,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use etcetera::{BaseStrategy, choose_base_strategy};
+use llem_protocol::{CpuList, CpuPinning};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +42,8 @@ pub struct UserConfig {
     pub python: BTreeMap<Backend, String>,
     /// How containers get at graphics processors.
     pub gpu: GpuConfig,
+    /// Processors that runs are kept to; absent: wherever the kernel puts them.
+    pub cpus: CpuConfig,
     /// Directories of this machine that every container sees.
     pub mounts: Vec<Mount>,
     /// Variables for every engine, over those that llem sets (offline mode of the hub's tools, no telemetry). They are written to no
@@ -90,21 +93,42 @@ pub struct GpuConfig {
     pub access: GpuAccess,
     /// UUIDs of the processors that llem may use; empty: all.
     pub devices: Vec<String>,
-    /// What a study does whose processors another study is using.
+    /// What a study does whose processors somebody else is using: another study by its lock, any other process by computing there, before
+    /// the first run or before a later one.
     pub when_busy: WhenBusy,
     /// Directory of the locks by which studies keep each other off a processor, the same for all users of the machine; absent:
     /// `/run/lock/llem` where everybody may write to `/run/lock`, else `/tmp/llem-locks`.
     pub lock_dir: Option<PathBuf>,
 }
 
-/// What a study does whose graphics processors another study is using.
+/// The processors of this machine that runs are kept to, as lists such as `0-3,8`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CpuConfig {
+    /// Those of the engine and everything that it starts.
+    pub engine: Option<String>,
+    /// Those of the agent; absent: those of the engine.
+    pub agent: Option<String>,
+}
+
+impl CpuConfig {
+    /// What runs are told; `None` where nothing is asked for.
+    pub fn pinning(&self) -> Option<CpuPinning> {
+        let list = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<CpuList>().ok());
+        let engine = list(&self.engine)?;
+        let agent = list(&self.agent).unwrap_or_else(|| engine.clone());
+        Some(CpuPinning { engine, agent })
+    }
+}
+
+/// What a study does whose graphics processors somebody else is using.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WhenBusy {
     /// It waits and says for whom.
     #[default]
     Wait,
-    /// It ends before it has begun.
+    /// It ends before it has begun; a later run fails (`gpu_busy`) and is tried again as `execution.max_retries` says.
     Refuse,
 }
 

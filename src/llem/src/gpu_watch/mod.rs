@@ -3,8 +3,12 @@
 //! The check is the host's, not the agent's: inside a container, process ids are not those that NVML gives. A thread of its own owns
 //! NVML, lists the processes of all GPUs four times a second, and looks each up once under `/proc`. It can neither delay nor fail a
 //! run: whatever goes wrong with it becomes the note `foreign_check_unavailable`.
+//!
+//! Before a run begins, [`Lookout`] tells who computes on its GPUs already.
 
+mod lookout;
 mod process;
+mod record;
 mod sightings;
 mod verdict;
 
@@ -13,8 +17,6 @@ use std::time::Duration;
 
 use llem_protocol::Report;
 use rustix::time::{ClockId, clock_gettime};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -23,6 +25,9 @@ use crate::host::nvml::{Gpus, Library};
 use process::{Proc, sees_all_processes};
 use sightings::Sightings;
 
+pub(crate) use lookout::{Look, Lookout};
+pub(crate) use record::named;
+pub use record::{GpuProcess, GpuWait};
 pub use verdict::{Owner, Verdict};
 
 /// Time between two looks.
@@ -30,31 +35,6 @@ const PERIOD: Duration = Duration::from_millis(250);
 
 /// How long a watch may take to end. NVML can hang on a GPU that fell off the bus.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A process that had a context on a GPU of the machine while a run lasted: an entry of `result.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct GpuProcess {
-    /// UUID of the GPU.
-    pub gpu: String,
-    /// Process id on the host.
-    pub pid: u32,
-    /// The kernel's name of the process; `unknown` when it was gone before it could be looked up, or hidden.
-    pub name: String,
-    /// Its real user.
-    pub uid: Option<u32>,
-    /// Path of its control group, which names its container if it has one.
-    pub cgroup: Option<String>,
-    /// Whether it had a context for graphics.
-    pub graphics: bool,
-    /// The most memory that it was seen to hold on the GPU, in bytes; null where the driver does not account for it.
-    pub memory_bytes: Option<u64>,
-    /// When it was first seen.
-    pub first_seen_ns: u64,
-    /// When it was last seen.
-    pub last_seen_ns: u64,
-    /// Whether it belongs to the run; null where that cannot be told.
-    pub own: Option<bool>,
-}
 
 /// What is measured of a run, and what it has to have on its GPUs in its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Which process was seen on which GPU, and from when to when.
 
 use super::process::{ProcessFacts, Processes};
+use super::record::GpuProcess;
 use crate::host::nvml::GpuClient;
 
 /// Longest time between two looks that still counts as watching, in nanoseconds.
@@ -90,6 +91,24 @@ impl Sightings {
         let look = looks.count;
         for client in clients {
             self.see(gpu, look, t_ns, *client, processes);
+        }
+    }
+
+    /// What is told of a stay, with whose it is.
+    pub(super) fn record(&self, sighting: &Sighting, own: Option<bool>) -> GpuProcess {
+        let facts = sighting.facts.as_ref();
+        let longest = |facts: &ProcessFacts| facts.cgroups.lines().max_by_key(|path| path.len()).map(str::to_owned);
+        GpuProcess {
+            gpu: self.gpus.get(sighting.gpu).cloned().unwrap_or_default(),
+            pid: sighting.pid,
+            name: facts.map_or("unknown", |facts| facts.name.as_str()).to_owned(),
+            uid: facts.and_then(|facts| facts.uid),
+            cgroup: facts.and_then(longest),
+            graphics: sighting.graphics,
+            memory_bytes: sighting.memory_bytes,
+            first_seen_ns: sighting.first_seen_ns,
+            last_seen_ns: sighting.last_seen_ns,
+            own,
         }
     }
 

@@ -6,17 +6,15 @@ use std::fmt;
 use llem_protocol::{Reason, ReasonCode};
 
 use super::process::ProcessFacts;
+use super::record::{GpuProcess, named};
 use super::sightings::Sighting;
-use super::{Expected, GpuProcess, PERIOD, Watched};
+use super::{Expected, PERIOD, Watched};
 
 /// A process that holds less than this on a GPU holds no model there, in bytes.
 const NEXT_TO_NOTHING: u64 = 64 << 20;
 
 /// Parameters that fit into a byte in the smallest format in use.
 const PARAMETERS_PER_BYTE: u64 = 2;
-
-/// Processes that a message names.
-const NAMED: usize = 5;
 
 /// How the processes of a run are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +48,7 @@ enum Whose {
 }
 
 impl Owner {
-    fn has(&self, pid: u32, facts: &ProcessFacts) -> bool {
+    pub(super) fn has(&self, pid: u32, facts: &ProcessFacts) -> bool {
         match self {
             // A shorter text is no id and might be part of any path.
             Self::Container(id) => id.len() >= 32 && facts.cgroups.contains(id.as_str()),
@@ -224,41 +222,16 @@ impl Judge<'_> {
         self.watched.of_run.iter().any(|gpu| gpu == self.gpu(sighting))
     }
 
-    /// `process 42 (python3, uid 1000, 512 MiB on GPU-…)`, for the first few.
+    /// The first few by their names.
     fn name(&self, found: &[&Sighting]) -> String {
-        let one = |s: &&Sighting| {
-            let facts = s.facts.as_ref();
-            let name = facts.map_or("unknown", |facts| facts.name.as_str());
-            let user = facts.and_then(|facts| facts.uid).map_or("unknown user".to_owned(), |uid| format!("uid {uid}"));
-            let memory = s.memory_bytes.map_or("memory unknown".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
-            format!("process {} ({name}, {user}, {memory} on {})", s.pid, self.gpu(s))
-        };
-        let more = found.len().saturating_sub(NAMED);
-        let named = found.iter().take(NAMED).map(one).collect::<Vec<_>>().join(", ");
-        if more > 0 { format!("{named} and {more} more") } else { named }
+        let records: Vec<_> = found.iter().map(|sighting| self.watched.sightings.record(sighting, None)).collect();
+        named(&records)
     }
 
     fn processes(&self, has_owner: bool) -> Vec<GpuProcess> {
         let list = self.watched.sightings.list.iter().zip(&self.whose);
         let own = |whose| (has_owner && whose != Whose::Hidden).then_some(whose == Whose::Own);
-        list.map(|(sighting, whose)| self.record(sighting, own(*whose))).collect()
-    }
-
-    fn record(&self, sighting: &Sighting, own: Option<bool>) -> GpuProcess {
-        let facts = sighting.facts.as_ref();
-        let longest = |facts: &ProcessFacts| facts.cgroups.lines().max_by_key(|path| path.len()).map(str::to_owned);
-        GpuProcess {
-            gpu: self.gpu(sighting).to_owned(),
-            pid: sighting.pid,
-            name: facts.map_or("unknown", |facts| facts.name.as_str()).to_owned(),
-            uid: facts.and_then(|facts| facts.uid),
-            cgroup: facts.and_then(longest),
-            graphics: sighting.graphics,
-            memory_bytes: sighting.memory_bytes,
-            first_seen_ns: sighting.first_seen_ns,
-            last_seen_ns: sighting.last_seen_ns,
-            own,
-        }
+        list.map(|(sighting, whose)| self.watched.sightings.record(sighting, own(*whose))).collect()
     }
 }
 

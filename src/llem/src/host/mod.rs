@@ -1,9 +1,11 @@
 //! The machine as the controller sees it: what goes into every result, whatever the container can see. Nothing in it names the machine
 //! or its users.
 
+pub(crate) mod cpus;
 mod disk;
 pub mod gpu_lock;
 mod gpus;
+pub(crate) mod load;
 pub(crate) mod nvml;
 
 use std::collections::BTreeSet;
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use disk::free_bytes;
 pub use gpus::GpuInventory;
+pub use load::HostLoad;
 
 /// Commit that this program was built from, with `+dirty` when its sources differed; absent when it was not built from a clone.
 pub const LLEM_COMMIT: Option<&str> = option_env!("LLEM_COMMIT");

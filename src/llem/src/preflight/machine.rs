@@ -5,6 +5,7 @@ use std::path::Path;
 use super::Check;
 use super::disk::directory;
 use crate::config::{GpuAccess, RunnerKind, UserConfig};
+use crate::host::cpus::obstacle;
 use crate::host::{GpuInventory, GpuSnapshot, HostSnapshot};
 use crate::hub::Hub;
 use crate::runner::docker::{DockerRunner, Engine, MachineConfig, host_powercap};
@@ -28,6 +29,7 @@ pub async fn machine(user: &UserConfig, directories: Directories<'_>) -> Vec<Che
         images(user, engine, &mut checks).await;
     }
     gpus(user, engine.as_ref(), &mut checks);
+    checks.extend(cpus(user, engine.as_ref()));
     checks.push(processor_energy());
     checks.extend(governor());
     checks.push(directory("results", directories.output, "`--output` or LLEM_OUTPUT"));
@@ -136,6 +138,18 @@ fn settings(gpu: &GpuSnapshot) -> Vec<Check> {
         checks.push(Check::warning("MIG", found, "switch it off, or set `measurement.allow_mig: true`"));
     }
     checks
+}
+
+/// The processors that runs are kept to, where the user config names any.
+fn cpus(user: &UserConfig, engine: Option<&Engine>) -> Option<Check> {
+    let pinning = user.cpus.pinning()?;
+    let found = format!("engine {}, agent {}", pinning.engine, pinning.agent);
+    Some(match obstacle(user, engine.is_none(), engine) {
+        None => Check::ok("processors of runs", found),
+        Some(problem) => {
+            Check::fails("processors of runs", format!("{found}: {problem}"), "correct `cpus` of the user config")
+        }
+    })
 }
 
 fn processor_energy() -> Check {

@@ -200,6 +200,7 @@ mod tests {
             energy: EnergyReport::default(),
             split: Vec::new(),
             agent: SelfUsage::default(),
+            run_cpu_s: None,
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use llem_protocol::{
-    BaselineRecord, ClockPair, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord, PrefillRecord,
-    Reason, Severity, ThermalGateRecord, WarmupRecord, WindowRecord,
+    BaselineRecord, ClockPair, CpuPinning, EngineReport, EnvironmentReport, Failure, FailureClass, PhaseRecord,
+    PrefillRecord, Reason, Severity, ThermalGateRecord, WarmupRecord, WindowRecord,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, MergedPoint};
 use crate::engine_cache::CacheRecord;
-use crate::gpu_watch::GpuProcess;
-use crate::host::HostSnapshot;
+use crate::gpu_watch::{GpuProcess, GpuWait};
+use crate::host::{HostLoad, HostSnapshot};
 use crate::runner::ContainerRecord;
 use crate::runner::docker::ImageVersions;
 use crate::workload::DatasetProvenance;
@@ -71,7 +71,7 @@ pub struct RunResult {
     pub started: String,
     /// End in UTC, RFC 3339.
     pub finished: String,
-    /// Wall-clock seconds of the whole run, container included.
+    /// Wall-clock seconds of the whole run, container included, without `gpu_wait`.
     pub wall_s: f64,
     /// The figures; null when the window was not finished.
     pub metrics: Option<Metrics>,
@@ -95,12 +95,22 @@ pub struct RunResult {
     pub container: Option<ContainerRecord>,
     /// The machine as seen from inside.
     pub environment: Option<EnvironmentReport>,
+    /// The processors that the run was kept to, as asked; what was in effect is in `environment`. Null where nothing was asked.
+    #[serde(default)]
+    pub cpus: Option<CpuPinning>,
     /// The machine as seen from outside.
     #[serde(default)]
     pub host: Option<HostSnapshot>,
-    /// Processes that were on any GPU of the machine while the run lasted; empty for a run without GPUs.
+    /// What else the machine did in the window; null where it was not watched throughout.
+    #[serde(default)]
+    pub host_load: Option<HostLoad>,
+    /// Processes that were on any GPU of the machine while the run lasted, or kept it from its own (`gpu_busy`); empty for a run without
+    /// GPUs.
     #[serde(default)]
     pub gpu_processes: Vec<GpuProcess>,
+    /// The wait for others who computed on the run's GPUs when it was to begin; null where nobody did.
+    #[serde(default)]
+    pub gpu_wait: Option<GpuWait>,
     /// The compiled engine: from the cache, or built; null for a run that compiles nothing.
     #[serde(default)]
     pub engine_cache: Option<CacheRecord>,

@@ -74,7 +74,7 @@ impl Session {
             cycle: planned.cycle,
         });
         self.ledger.begun(&run);
-        let ended = carry_out(&self.context(planned, &run_id)?, notify).await?;
+        let ended = Box::pin(carry_out(&self.context(planned, &run_id)?, notify)).await?;
         self.keep(&run, ended, notify)
     }
 

@@ -16,7 +16,8 @@ use crate::result::{
 };
 
 impl Session {
-    /// Reads the results of all runs and sums them up. A result that is damaged is told, and its run counts as not carried out.
+    /// Reads the results of all runs and sums them up. A result that is damaged is told, and its run counts as not carried out. The
+    /// session's experiments go into the result: a study has up to ten thousands of them, and is over.
     pub(super) fn conclude(&mut self, notify: &impl Fn(StudyEvent)) -> Result<StudyResult, StudyError> {
         let runs: Vec<PlannedRun> = self.runs.planned.iter().chain(&self.runs.beside).copied().collect();
         let Gathered { rows, same_work, lost } =
@@ -28,12 +29,13 @@ impl Session {
             notify(StudyEvent::Notice { text });
         }
         let status = self.status(&same_work);
-        let experiments = self.study.experiments.iter().zip(rows).enumerate();
+        let (design_hash, images) = (self.study.design_hash(), self.images());
+        let experiments = std::mem::take(&mut self.study.experiments).into_iter().zip(rows).enumerate();
         let experiments = experiments.map(|(place, (experiment, runs))| ExperimentResult {
-            experiment_id: experiment.id.clone(),
-            label: experiment.label.clone(),
-            varied: experiment.varied.clone(),
-            config: experiment.config.clone(),
+            experiment_id: experiment.id,
+            label: experiment.label,
+            varied: experiment.varied,
+            config: experiment.config,
             summary: ExperimentSummary::of(&runs),
             skipped: self.skipped(place),
             runs,
@@ -46,7 +48,7 @@ impl Session {
             name: self.study.name.clone(),
             study_id: self.directory.study_id(),
             directory: self.directory.path().display().to_string(),
-            design_hash: self.study.design_hash(),
+            design_hash,
             status,
             started: self.started.clone(),
             finished: Timestamp::now().to_string(),
@@ -58,7 +60,7 @@ impl Session {
             pareto: Some(ParetoFrontier::of(&experiments, objectives)),
             experiments,
             merged: self.study.merged.clone(),
-            images: self.images(),
+            images,
             same_work,
         })
     }
@@ -144,6 +146,10 @@ fn gather(
                     continue;
                 }
             }
+        }
+        if rows.capacity() == 0 {
+            // A list that grows by itself has room for four where three are put in.
+            rows.reserve_exact(study.execution.n_cycles as usize);
         }
         rows.push(row);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use llem_protocol::VisibleGpus;
 
 use super::fleet::Fleet;
+use super::gpu_claim::no_such_gpu;
 use super::job::gpus;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{GpuAccess, StudyConfig};
@@ -72,14 +73,14 @@ fn wanted(
     found
 }
 
-/// The GPUs of these UUIDs; the user config may name one that is not in the machine.
+/// The GPUs of these UUIDs with their device nodes; a driver that NVML knows need not list them.
 fn find(uuids: &[String], present: &[Gpu]) -> Result<Vec<Gpu>, String> {
     let of = |uuid: &String| {
-        present.iter().find(|gpu| gpu.uuid == *uuid).cloned().ok_or_else(|| {
-            let known: Vec<_> = present.iter().map(|gpu| gpu.uuid.as_str()).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            format!("no GPU `{uuid}` on this machine (GPUs present: {known}); correct `gpu.devices` of the user config")
-        })
+        present
+            .iter()
+            .find(|gpu| gpu.uuid == *uuid)
+            .cloned()
+            .ok_or_else(|| no_such_gpu(uuid, present.iter().map(|gpu| gpu.uuid.as_str()), None))
     };
     uuids.iter().map(of).collect()
 }

@@ -98,6 +98,7 @@ fn job(context: &RunContext<'_>, places: &Places) -> Job {
         timeouts_s: context.execution.timeouts_s.clone(),
         gpus: gpus(config, context.user),
         powercap: places.powercap.clone(),
+        cpus: context.user.cpus.pinning(),
     }
 }
 

@@ -9,6 +9,7 @@ use super::run::{RunContext, Times};
 use crate::config::{Calibration, ExecutionConfig};
 use crate::gpu_watch::Verdict;
 use crate::host::LLEM_COMMIT;
+use crate::host::load::LoadSeen;
 use crate::model::{BesideWeights, LocalModel};
 use crate::printable::printable;
 use crate::result::{
@@ -49,8 +50,7 @@ pub(super) fn judge(
         calibrations: &context.user.calibration,
         carbon: context.user.carbon.as_ref(),
     };
-    let announced = outcome.report_sha256.is_some();
-    let (metrics, failure) = figures(report, &collected.requests, failure, &energy, announced);
+    let (metrics, failure) = figures(report, &collected.requests, failure, &energy, outcome.report_sha256.is_some());
     let (metrics, failure) = only_of_this_work(context, &collected.requests, metrics, failure);
     let mut reasons = report.map(|r| r.reasons.iter().map(trusted).collect::<Vec<_>>()).unwrap_or_default();
     reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
@@ -88,9 +88,12 @@ pub(super) fn judge(
         runner: context.runner.kind().to_owned(),
         container: outcome.container,
         environment: report.map(|r| r.environment.clone()),
+        cpus: context.user.cpus.pinning(),
         phase_energy: phase_energy(&energy),
         host: Some(context.host.clone()),
+        host_load: None,
         gpu_processes: verdict.processes,
+        gpu_wait: None,
         engine_cache: None,
         phases: report.map(|r| r.phases.clone()).unwrap_or_default(),
         baseline: report.and_then(|r| r.baseline.clone()),
@@ -106,6 +109,17 @@ pub(super) fn judge(
         llem_version: env!("CARGO_PKG_VERSION").to_owned(),
         llem_commit: LLEM_COMMIT.map(str::to_owned),
     }
+}
+
+/// Adds what else the machine did in the window of a run that has figures.
+pub(super) fn note_load(result: &mut RunResult, seen: &LoadSeen) {
+    let Some(window) = result.window.as_ref().filter(|_| result.metrics.is_some()) else { return };
+    result.host_load = seen.in_window(window);
+    let unwatched = || {
+        let happened = "the machine's processors were not watched through the whole window";
+        Some(Reason::new(ReasonCode::HostLoadUnknown, happened))
+    };
+    result.reasons.extend(result.host_load.map_or_else(unwatched, |load| load.reason()));
 }
 
 /// Whether idle power changed while it was measured.

@@ -2,13 +2,14 @@
 
 mod attempt;
 mod conclude;
+mod cpus;
 mod difference;
 mod drivers;
 mod engine;
 mod event;
 mod fleet;
 mod forecast;
-mod gpu_locks;
+mod gpu_claim;
 mod gpus;
 mod job;
 mod judge;
@@ -161,6 +162,9 @@ pub enum StudyError {
         /// The mount's directory on this machine.
         mount: PathBuf,
     },
+    /// Runs cannot be kept to the processors that the user config names.
+    #[error("{0}; correct `cpus` of the user config; nothing was started")]
+    Cpus(String),
     /// GPUs do not get into containers.
     #[error("{0}")]
     Gpus(String),
@@ -220,6 +224,15 @@ pub enum StudyError {
         gpu: String,
         /// Who has it.
         holder: Holder,
+    },
+    /// Somebody computes on the study's GPUs, and the user config says not to wait.
+    #[error(
+        "the GPUs of the study are not free: {processes}; `gpu.when_busy` of the user config says not to wait; nothing was started; end \
+         these processes (`nvidia-smi` lists them), or set `gpu.when_busy: wait`"
+    )]
+    GpuBusy {
+        /// The processes, in words.
+        processes: String,
     },
     /// GPUs cannot be locked.
     #[error("{0}; set `gpu.lock_dir` in the user config to a directory that all users of the machine may write to")]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tracing::debug;
 
+use super::cpus::refuse_absent_cpus;
 use super::drivers::driver;
 use super::engine::compiled_kind;
 use super::fleet::Fleet;
@@ -54,6 +55,7 @@ pub(super) async fn prepare(
     refuse_images_without_containers(study, fleet)?;
     refuse_containers_without_images(study, options, fleet)?;
     refuse_missing_images(study, options, fleet).await?;
+    refuse_absent_cpus(study, &options.user, fleet)?;
     for shared in [&options.output, &options.user.cache_root()] {
         fleet.paths().on_host(shared)?;
     }

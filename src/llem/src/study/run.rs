@@ -6,18 +6,20 @@ use std::time::Instant;
 
 use futures_util::future::{BoxFuture, OptionFuture};
 use jiff::Timestamp;
-use llem_protocol::{Event, Failure, Job, Reason, ReasonCode};
+use llem_protocol::{Event, Failure, FailureClass, Job, Phase, Reason, ReasonCode};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tracing::debug;
 
 use super::engine::{RunEnd, RunEngine};
+use super::gpu_claim::{NotFree, until_free};
 use super::job::run_spec;
-use super::judge::{conclude, judge};
+use super::judge::{conclude, judge, note_load};
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
 use crate::config::{ExecutionConfig, Experiment, UserConfig};
 use crate::engine_cache::EngineCache;
-use crate::gpu_watch::{Expected, GpuWatch, Owner, Verdict};
+use crate::gpu_watch::{Expected, GpuProcess, GpuWait, GpuWatch, Owner, Verdict, named};
+use crate::host::load::{LoadSeen, LoadWatch};
 use crate::host::{GpusSnapshot, HostSnapshot};
 use crate::result::{Collected, FileIdentity, RunDirectory, RunRow, StudyDirectory, collect};
 use crate::runner::docker::{DockerRunner, Survivor};
@@ -65,6 +67,10 @@ struct Attempt {
     verdict: Verdict,
     /// Those GPUs as the machine saw them.
     nvidia: Option<GpusSnapshot>,
+    /// The wait for them.
+    wait: Option<GpuWait>,
+    /// What else the machine did.
+    load: LoadSeen,
 }
 
 /// Carries out one run and writes its files. Only results that cannot be written are an error.
@@ -72,7 +78,9 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
     let directory = context.directory.run(context.run_id)?;
     let (started, clock) = (Timestamp::now(), Instant::now());
     let (attempt, engine) = attempts(context, &directory, notify).await?;
-    let times = Times { started, wall_s: clock.elapsed().as_secs_f64() };
+    // How long others took is nothing that the next run of the experiment is expected to take.
+    let waited_s = attempt.wait.as_ref().map_or(0.0, |wait| wait.wait_s);
+    let times = Times { started, wall_s: (clock.elapsed().as_secs_f64() - waited_s).max(0.0) };
     close(context, &directory, attempt, engine, times, notify).await
 }
 
@@ -96,8 +104,9 @@ pub(super) async fn adopt(
     let started = survivor.started.unwrap_or(ended);
     // The engine tells by the wall clock, which may have been set back meanwhile.
     let times = Times { started, wall_s: ended.duration_since(started).as_secs_f64().max(0.0) };
-    let (verdict, nvidia) = (unwatched(&spec.job), watched.gpus);
-    let attempt = Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia };
+    // Nobody watched the machine from the window's beginning.
+    let (verdict, nvidia, load) = (unwatched(&spec.job), watched.gpus, LoadSeen::default());
+    let attempt = Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia, wait: None, load };
     close(context, &directory, attempt, engine, times, notify).await
 }
 
@@ -118,7 +127,7 @@ async fn close(
     times: Times,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Ended, StudyError> {
-    let Attempt { outcome, collected, failure, gpus, verdict, nvidia } = attempt;
+    let Attempt { outcome, collected, failure, gpus, verdict, nvidia, wait, load } = attempt;
     for text in &outcome.warnings {
         notify(StudyEvent::Notice { text: format!("{}: {text}", context.run_id) });
     }
@@ -127,9 +136,11 @@ async fn close(
     }
     let (measured, container_left) = (outcome.report_sha256.is_some() && failure.is_none(), outcome.container_left);
     let mut result = judge(context, outcome, &collected, failure, &gpus, verdict, times);
+    note_load(&mut result, &load);
     if let Some(host) = &mut result.host {
         host.nvidia = nvidia;
     }
+    result.gpu_wait = wait;
     result.engine_cache = engine.conclude(&RunEnd { result: &result, measured, container_left }, notify).await;
     conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
@@ -159,7 +170,12 @@ async fn attempts(
         return Ok((first, engine));
     }
     directory.renew_volume()?;
-    Ok((attempt(context, directory, &engine, notify).await?, engine))
+    let mut second = attempt(context, directory, &engine, notify).await?;
+    second.wait = match (first.wait, second.wait) {
+        (Some(first), Some(second)) => Some(first.and(second)),
+        (first, second) => first.or(second),
+    };
+    Ok((second, engine))
 }
 
 /// Starts the run once and takes what it leaves.
@@ -172,25 +188,54 @@ async fn attempt(
     let spec = run_spec(context, directory, engine);
     directory.write_job(&spec.job)?;
     directory.write_nonce(&spec.job.nonce)?;
+    let when_busy = context.user.gpu.when_busy;
+    let wait = match until_free(&spec.job.gpus, &[], when_busy, &context.stop.soft, notify).await {
+        Ok(wait) => wait,
+        Err(NotFree::Busy(processes)) => return Ok(Attempt::beside(processes)),
+        Err(NotFree::Stopped) => return Ok(Attempt::without_container(stopped_waiting())),
+    };
     debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
-    let watch = GpuWatch::start(&spec.job.gpus);
+    let (watch, load) = (GpuWatch::start(&spec.job.gpus), LoadWatch::start());
     let (sink, events) = unbounded_channel();
     let outcome = follow(context.runner.run(&spec, &sink, context.stop), events, notify).await;
     let watched = OptionFuture::from(watch.map(GpuWatch::finish)).await.unwrap_or_default();
+    let load = load.finish().await;
     let (collected, failure) = take_files(directory, &spec.job, &outcome);
     let expected = collected.report.as_ref().and_then(Expected::of);
     let verdict =
         if spec.job.gpus.is_empty() { Verdict::default() } else { watched.judge(owner(&outcome).as_ref(), expected) };
-    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia: watched.gpus })
+    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia: watched.gpus, wait, load })
 }
 
 impl Attempt {
-    /// The user stopped the study before there was a container.
+    /// The run was not begun.
     fn without_container(failure: Failure) -> Self {
         let outcome = RunOutcome { failure: Some(failure.clone()), ..RunOutcome::default() };
         let (collected, verdict) = (Collected::default(), Verdict::default());
-        Self { outcome, collected, failure: Some(failure), gpus: Vec::new(), verdict, nvidia: None }
+        Self {
+            outcome,
+            collected,
+            failure: Some(failure),
+            gpus: Vec::new(),
+            verdict,
+            nvidia: None,
+            wait: None,
+            load: LoadSeen::default(),
+        }
     }
+
+    /// Somebody else computed on the run's GPUs when it was to begin.
+    fn beside(processes: Vec<GpuProcess>) -> Self {
+        let message = format!("{} was there before the run; `gpu.when_busy` says not to wait", named(&processes));
+        let failure = Failure { class: FailureClass::GpuBusy, phase: Phase::Start, message, log_tail: Vec::new() };
+        let verdict = Verdict { processes, ..Verdict::default() };
+        Self { verdict, ..Self::without_container(failure) }
+    }
+}
+
+fn stopped_waiting() -> Failure {
+    let message = "stopped while it waited for its GPUs".to_owned();
+    Failure { class: FailureClass::Interrupted, phase: Phase::Start, message, log_tail: Vec::new() }
 }
 
 /// Lets a runner work while its events are handed on.

@@ -8,7 +8,7 @@ use llem_protocol::FailureClass;
 use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
-use super::gpu_locks::lock_gpus;
+use super::gpu_claim::GpuClaim;
 use super::ledger::Ledger;
 use super::lock::StudyLock;
 use super::policy::{Breaker, Streak};
@@ -17,6 +17,7 @@ use super::resume::Resumed;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
 use crate::engine_cache::{CacheSettings, EngineCache};
+use crate::gpu_watch::Owner;
 use crate::host::HostSnapshot;
 use crate::host::gpu_lock::GpuLock;
 use crate::plan::order::PlannedRun;
@@ -60,7 +61,7 @@ pub async fn run_study(study: StudyConfig, options: RunOptions) -> Result<StudyR
     };
     // The locks last as long as the study: what happens between its runs is in its measurement, too.
     let (fleet, prepared, _locks) = tokio::select! {
-        ready = Box::pin(make_ready(&study, &options, &programs, &probing, &notify)) => ready?,
+        ready = Box::pin(make_ready(&study, &options, &programs, resumed.as_ref(), &probing, &notify)) => ready?,
         () = stopped => return Err(StudyError::Stopped),
     };
     let lock = lock(&study, &options, &programs, &prepared, &notify).await?;
@@ -81,13 +82,24 @@ async fn make_ready(
     study: &StudyConfig,
     options: &RunOptions,
     programs: &Programs,
+    resumed: Option<&Resumed>,
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(Fleet, Vec<Prepared>, Vec<GpuLock>), StudyError> {
     let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
+    let own = containers_left(&fleet, resumed).await?;
+    let claim = GpuClaim::new(study, &options.user, own, &options.stop.soft);
+    claim.check(notify).await?;
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
-    let locks = lock_gpus(study, &options.user, notify).await?;
+    let locks = claim.take(notify).await?;
     Ok((fleet, prepared, locks))
+}
+
+/// Containers that a study which goes on left when its controller died: what computes in them is its own.
+async fn containers_left(fleet: &Fleet, resumed: Option<&Resumed>) -> Result<Vec<Owner>, StudyError> {
+    let (Some(docker), Some(resumed)) = (fleet.docker(), resumed) else { return Ok(Vec::new()) };
+    let survivors = docker.survivors(resumed.directory.lock_path()).await?;
+    Ok(survivors.into_iter().map(|survivor| Owner::Container(survivor.id)).collect())
 }
 
 /// What the study is run with, if a lock file does not ask for something else.

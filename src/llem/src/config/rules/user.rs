@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
+use llem_protocol::CpuList;
+
 use super::super::check::Finding;
 use super::super::image;
 use super::super::user::{GpuAccess, TOKEN_VARIABLES, UserConfig};
@@ -16,6 +18,7 @@ pub(crate) fn rules(config: &UserConfig) -> Vec<Finding> {
     }
     interpreters(config, &mut findings);
     gpus(config, &mut findings);
+    cpus(config, &mut findings);
     mounts(config, &mut findings);
     environment(config, &mut findings);
     containers(config, &mut findings);
@@ -52,6 +55,19 @@ fn gpus(config: &UserConfig, findings: &mut Vec<Finding>) {
     }
     if config.gpu.access == GpuAccess::None && !config.gpu.devices.is_empty() {
         findings.push(super::no_effect("/gpu/devices", "`gpu.access` is none"));
+    }
+}
+
+fn cpus(config: &UserConfig, findings: &mut Vec<Finding>) {
+    let (engine, agent) = (&config.cpus.engine, &config.cpus.agent);
+    for (field, list) in [("engine", engine), ("agent", agent)] {
+        if let Some(error) = list.as_ref().and_then(|list| list.parse::<CpuList>().err()) {
+            findings.push(Finding::value(format!("/cpus/{field}"), error.to_string()));
+        }
+    }
+    if agent.is_some() && engine.is_none() {
+        let finding = Finding::key("/cpus/agent", "`cpus.agent` is set and `cpus.engine` is not");
+        findings.push(finding.hint("name those of the engine, too: else it would run on the agent's as well"));
     }
 }
 

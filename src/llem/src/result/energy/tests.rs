@@ -59,6 +59,7 @@ fn window(devices: Vec<DeviceEnergy>) -> WindowRecord {
         energy: EnergyReport { devices },
         split: Vec::new(),
         agent: SelfUsage::default(),
+        run_cpu_s: None,
     }
 }
 

@@ -125,6 +125,8 @@ fn host_config(spec: &RunSpec, machine: &MachineConfig, gpus: &GpuPlan) -> Resul
         cap_add: (!machine.cap_add.is_empty()).then(|| machine.cap_add.clone()),
         devices: Some(devices(machine, gpus)),
         device_requests: device_requests(gpus),
+        // Within it, the agent keeps itself and the engine each to its own.
+        cpuset_cpus: spec.job.cpus.as_ref().map(|cpus| cpus.engine.and(&cpus.agent).to_string()),
         ..confinement(&spec.limits)
     })
 }
@@ -236,6 +238,8 @@ pub(super) fn device_requests(plan: &GpuPlan) -> Option<Vec<DeviceRequest>> {
 mod tests {
     use std::path::PathBuf;
 
+    use llem_protocol::CpuPinning;
+
     use super::{GpuPlan, OFFLINE, container, device_requests, driver};
     use crate::config::GpuAccess;
     use crate::runner::docker::{BindMount, MachineConfig};
@@ -303,6 +307,19 @@ mod tests {
         let (own, rest): (Vec<_>, Vec<_>) = env.iter().partition(|pair| offline.contains(pair));
         assert_eq!(own.len(), offline.len());
         assert_eq!(rest, ["HOME=/tmp", "SITE=x"]);
+    }
+
+    #[test]
+    fn containers_are_kept_to_the_processors_of_engine_and_agent() {
+        let mut spec = spec();
+        let cpuset = |spec: &RunSpec| {
+            let none = GpuPlan { access: GpuAccess::None, gpus: vec![] };
+            container(spec, &MachineConfig::default(), &none, "7:8").unwrap().host_config.unwrap().cpuset_cpus
+        };
+        assert_eq!(cpuset(&spec), None);
+        let (engine, agent) = ("0-2".parse().unwrap(), "7".parse().unwrap());
+        spec.job.cpus = Some(CpuPinning { engine, agent });
+        assert_eq!(cpuset(&spec).as_deref(), Some("0-2,7"));
     }
 
     #[test]
