@@ -86,6 +86,13 @@ impl Progress {
             }
             StudyEvent::Agent { event } => self.agent(&event.body),
             StudyEvent::RunFinished { number, row, directory } => self.finished(number, &row, &directory),
+            StudyEvent::Jobs { waiting, running } => {
+                let text = format!("{} waiting, {running} running", table::count(waiting, "job"));
+                self.say(|printer| printer.detail(&text));
+                if let Some(bars) = &self.bars {
+                    bars.phase(text);
+                }
+            }
             StudyEvent::Gap { seconds } => {
                 self.say(|printer| printer.detail(&format!("resting {}", duration(seconds))));
                 if let Some(bars) = &self.bars {

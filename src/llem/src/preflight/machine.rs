@@ -48,8 +48,9 @@ fn config() -> Check {
 
 async fn engine(user: &UserConfig, checks: &mut Vec<Check>) -> Option<Engine> {
     let kinds = || user.runners.values().copied().chain([user.runner]);
-    if kinds().all(|kind| kind == RunnerKind::Process) {
-        checks.push(Check::ok("container engine", "not used: `runner: process`"));
+    if kinds().all(|kind| matches!(kind, RunnerKind::Process | RunnerKind::Slurm)) {
+        let runner = if user.runner == RunnerKind::Slurm { "slurm" } else { "process" };
+        checks.push(Check::ok("container engine", format!("not used: `runner: {runner}`")));
         return None;
     }
     match Engine::connect(user.docker_host.as_deref()).await {

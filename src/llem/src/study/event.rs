@@ -53,6 +53,13 @@ pub enum StudyEvent {
         /// Where its files are.
         directory: PathBuf,
     },
+    /// How many jobs of the study the batch system has.
+    Jobs {
+        /// Without a node yet.
+        waiting: usize,
+        /// On a node.
+        running: usize,
+    },
     /// The machine rests.
     Gap {
         /// For how long.

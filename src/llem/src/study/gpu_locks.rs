@@ -6,24 +6,27 @@ use std::time::Duration;
 
 use super::job::gpus;
 use super::{StudyError, StudyEvent};
-use crate::config::{StudyConfig, UserConfig, WhenBusy};
+use crate::config::{GpuConfig, StudyConfig, UserConfig, WhenBusy};
 use crate::host::gpu_lock::{Attempt, GpuLock, lock_directory, try_lock};
 
 /// Time between two looks at a GPU that somebody else has.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// Locks every GPU that a run of the study will be given, or waits for them, as the user config says. In one order for all studies: two
-/// of them never wait for each other.
+/// Every GPU that a run of the study will be given on this machine.
+pub(super) fn study_gpus(study: &StudyConfig, user: &UserConfig) -> BTreeSet<String> {
+    study.experiments.iter().flat_map(|e| gpus(&e.config, user)).collect()
+}
+
+/// Locks GPUs, or waits for them, as the user config says. In one order for all studies: two of them never wait for each other.
 pub(super) async fn lock_gpus(
-    study: &StudyConfig,
-    user: &UserConfig,
+    wanted: BTreeSet<String>,
+    config: &GpuConfig,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Vec<GpuLock>, StudyError> {
-    let wanted: BTreeSet<String> = study.experiments.iter().flat_map(|e| gpus(&e.config, user)).collect();
-    let directory = user.gpu.lock_dir.clone().unwrap_or_else(lock_directory);
+    let directory = config.lock_dir.clone().unwrap_or_else(lock_directory);
     let mut locks = Vec::with_capacity(wanted.len());
     for gpu in wanted {
-        locks.push(lock(&gpu, &directory, user.gpu.when_busy, notify).await?);
+        locks.push(lock(&gpu, &directory, config.when_busy, notify).await?);
     }
     Ok(locks)
 }

@@ -34,6 +34,8 @@ pub(super) struct RunContext<'a> {
     pub(super) agent_sha256: &'a str,
     pub(super) host: &'a HostSnapshot,
     pub(super) runner: Arc<dyn Runner>,
+    /// Its name in results.
+    pub(super) runner_name: &'static str,
     pub(super) directory: &'a StudyDirectory,
     pub(super) user: &'a UserConfig,
     pub(super) cache: &'a EngineCache,
@@ -55,16 +57,16 @@ pub(super) struct Times {
     pub(super) wall_s: f64,
 }
 
-/// One start of a run's container, with what it left.
-struct Attempt {
-    outcome: RunOutcome,
-    collected: Collected,
-    failure: Option<Failure>,
+/// One start of a run's agent, with what it left.
+pub(super) struct Attempt {
+    pub(super) outcome: RunOutcome,
+    pub(super) collected: Collected,
+    pub(super) failure: Option<Failure>,
     /// The GPUs that it was given.
-    gpus: Vec<String>,
-    verdict: Verdict,
+    pub(super) gpus: Vec<String>,
+    pub(super) verdict: Verdict,
     /// Those GPUs as the machine saw them.
-    nvidia: Option<GpusSnapshot>,
+    pub(super) nvidia: Option<GpusSnapshot>,
 }
 
 /// Carries out one run and writes its files. Only results that cannot be written are an error.
@@ -109,7 +111,7 @@ fn unwatched(job: &Job) -> Verdict {
 }
 
 /// Judges a run that has ended, and writes its files.
-async fn close(
+pub(super) async fn close(
     context: &RunContext<'_>,
     directory: &RunDirectory,
     attempt: Attempt,
@@ -168,24 +170,34 @@ async fn attempt(
     engine: &RunEngine,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Attempt, StudyError> {
-    let spec = run_spec(context, directory, engine);
+    start(&*context.runner, &run_spec(context, directory, engine), directory, context.stop, notify).await
+}
+
+/// Starts a run's agent on this machine, watches its GPUs meanwhile, and takes what it leaves.
+pub(super) async fn start(
+    runner: &dyn Runner,
+    spec: &RunSpec,
+    directory: &RunDirectory,
+    stop: &Stop,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Attempt, StudyError> {
     directory.write_job(&spec.job)?;
     directory.write_nonce(&spec.job.nonce)?;
-    debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
+    debug!(run_id = spec.job.run_id, runner = runner.kind(), image = spec.image, "run");
     let watch = GpuWatch::start(&spec.job.gpus);
     let (sink, events) = unbounded_channel();
-    let outcome = follow(context.runner.run(&spec, &sink, context.stop), events, notify).await;
+    let outcome = follow(runner.run(spec, &sink, stop), events, notify).await;
     let watched = OptionFuture::from(watch.map(GpuWatch::finish)).await.unwrap_or_default();
     let (collected, failure) = take_files(directory, &spec.job, &outcome);
     let expected = collected.report.as_ref().and_then(Expected::of);
     let verdict =
         if spec.job.gpus.is_empty() { Verdict::default() } else { watched.judge(owner(&outcome).as_ref(), expected) };
-    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia: watched.gpus })
+    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus.clone(), verdict, nvidia: watched.gpus })
 }
 
 impl Attempt {
-    /// The user stopped the study before there was a container.
-    fn without_container(failure: Failure) -> Self {
+    /// The run ended before its agent was started.
+    pub(super) fn without_container(failure: Failure) -> Self {
         let outcome = RunOutcome { failure: Some(failure.clone()), ..RunOutcome::default() };
         let (collected, verdict) = (Collected::default(), Verdict::default());
         Self { outcome, collected, failure: Some(failure), gpus: Vec::new(), verdict, nvidia: None }
@@ -211,7 +223,7 @@ async fn follow(
 }
 
 /// Takes the agent's files; a run that claims to be whole and is not has failed.
-fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Collected, Option<Failure>) {
+pub(super) fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Collected, Option<Failure>) {
     let announced = outcome.report_sha256.as_deref().filter(|_| outcome.failure.is_none());
     let (collected, failure) = match collect(directory.volume(), job, announced) {
         Ok(collected) => (collected, outcome.failure.clone()),

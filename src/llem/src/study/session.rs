@@ -8,7 +8,7 @@ use llem_protocol::FailureClass;
 use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
-use super::gpu_locks::lock_gpus;
+use super::gpu_locks::{lock_gpus, study_gpus};
 use super::ledger::Ledger;
 use super::lock::StudyLock;
 use super::policy::Breaker;
@@ -19,6 +19,7 @@ use crate::config::StudyConfig;
 use crate::engine_cache::{CacheSettings, EngineCache};
 use crate::host::HostSnapshot;
 use crate::host::gpu_lock::GpuLock;
+use crate::plan::estimate::time::gap_s;
 use crate::plan::order::PlannedRun;
 use crate::result::{
     Design, Journal, JournalEvent, NumberedRuns, RunStatus, StopCause, StudyDirectory, StudyResult, number_runs,
@@ -88,7 +89,11 @@ async fn make_ready(
 ) -> Result<(Fleet, Vec<Prepared>, Vec<GpuLock>), StudyError> {
     let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
-    let locks = lock_gpus(study, &options.user, notify).await?;
+    // Jobs of a batch system lock theirs on their nodes.
+    let locks = match fleet.slurm() {
+        Some(_) => Vec::new(),
+        None => lock_gpus(study_gpus(study, &options.user), &options.user.gpu, notify).await?,
+    };
     Ok((fleet, prepared, locks))
 }
 
@@ -196,8 +201,13 @@ impl Session {
         for text in std::mem::take(&mut self.notices) {
             notify(StudyEvent::Notice { text });
         }
-        self.take_up(notify).await?;
-        let halt = self.all_runs(notify).await?;
+        if self.fleet.slurm().is_none() {
+            self.take_up(notify).await?;
+        }
+        let halt = match self.fleet.slurm().cloned() {
+            Some(slurm) => self.runs_in_arrays(slurm, notify).await?,
+            None => self.all_runs(notify).await?,
+        };
         if let Some(halt) = &halt {
             self.journal.append(&JournalEvent::StudyStopped { cause: halt.cause() })?;
         }
@@ -249,12 +259,7 @@ impl Session {
 
     /// The gap between two runs; a stop ends it.
     async fn rest(&self, previous: PlannedRun, next: PlannedRun, notify: &impl Fn(StudyEvent)) {
-        let execution = &self.study.execution;
-        let seconds = if previous.cycle == next.cycle {
-            execution.experiment_gap_seconds
-        } else {
-            execution.cycle_gap_seconds.max(execution.experiment_gap_seconds)
-        };
+        let seconds = gap_s(&self.study.execution, &[previous, next]);
         if seconds > 0.0 {
             self.pause(Duration::from_secs_f64(seconds), notify).await;
         }
