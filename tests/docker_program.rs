@@ -26,6 +26,7 @@ mod gpu_watch;
 mod model_access;
 mod process_runner;
 mod same_work;
+mod slurm_runner;
 mod support;
 mod token_secrecy;
 mod user_config_fields;

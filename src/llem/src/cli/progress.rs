@@ -85,7 +85,7 @@ impl Progress {
                 self.expect();
             }
             StudyEvent::Agent { event } => self.agent(&event.body),
-            StudyEvent::RunFinished { number, row, directory } => self.finished(number, &row, &directory),
+            StudyEvent::RunFinished { number, row, directory, wall_s } => self.finished(number, &row, &directory, wall_s),
             StudyEvent::Jobs { waiting, running } => {
                 let text = format!("{} waiting, {running} running", table::count(waiting, "job"));
                 self.say(|printer| printer.detail(&text));
@@ -149,8 +149,7 @@ impl Progress {
         bars.run.set_prefix(format!("about {} left · ", duration(run_left)));
     }
 
-    fn finished(&mut self, number: usize, row: &RunRow, directory: &Path) {
-        let seconds = self.run_started.elapsed().as_secs_f64();
+    fn finished(&mut self, number: usize, row: &RunRow, directory: &Path, seconds: f64) {
         self.finished_s.push(seconds);
         let head = format!("[{number}/{}] {}", self.runs, name(&row.label, row.cycle));
         let text = match (&row.metrics, &row.failure) {

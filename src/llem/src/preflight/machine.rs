@@ -8,6 +8,7 @@ use crate::config::{GpuAccess, RunnerKind, UserConfig};
 use crate::host::{GpuInventory, GpuSnapshot, HostSnapshot};
 use crate::hub::Hub;
 use crate::runner::docker::{DockerRunner, Engine, MachineConfig, host_powercap};
+use crate::runner::slurm::Slurm;
 
 /// Directories that llem writes to.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,7 @@ pub async fn machine(user: &UserConfig, directories: Directories<'_>) -> Vec<Che
     if let Some(engine) = &engine {
         images(user, engine, &mut checks).await;
     }
+    checks.extend(slurm(user).await);
     gpus(user, engine.as_ref(), &mut checks);
     checks.push(processor_energy());
     checks.extend(governor());
@@ -69,6 +71,21 @@ async fn engine(user: &UserConfig, checks: &mut Vec<Check>) -> Option<Engine> {
             None
         }
     }
+}
+
+/// The batch system, where runs go to it.
+async fn slurm(user: &UserConfig) -> Option<Check> {
+    let mut kinds = user.runners.values().chain([&user.runner]);
+    kinds.find(|kind| **kind == RunnerKind::Slurm)?;
+    let slurm = Slurm::new(user.slurm.clone());
+    let how = slurm.describe(1, user.slurm.time_limit_minutes.unwrap_or(1));
+    let limit = if user.slurm.time_limit_minutes.is_some() { "" } else { "; time limits are estimated" };
+    Some(match slurm.site().await {
+        Ok((version, most_jobs)) => {
+            Check::ok("slurm", format!("{version}, arrays of at most {most_jobs} jobs; {how}{limit}"))
+        }
+        Err(error) => Check::fails("slurm", format!("{error}; {how}{limit}"), "run llem where `sinfo` shows the partitions"),
+    })
 }
 
 async fn images(user: &UserConfig, engine: &Engine, checks: &mut Vec<Check>) {

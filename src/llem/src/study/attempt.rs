@@ -83,11 +83,11 @@ impl Session {
 
     /// Takes the result of an attempt into journal and ledger.
     pub(super) fn keep(&mut self, run: &RunId, ended: Ended, notify: &impl Fn(StudyEvent)) -> Result<RunRow, StudyError> {
-        let Ended { row, directory, file } = ended;
+        let Ended { row, directory, file, wall_s } = ended;
         self.journal.append(&run_finished(run, &row, &file))?;
         let failure = row.failure.as_ref().map(|failure| failure.class);
         self.ledger.finished(ledger::Ended { run: run.clone(), status: row.status, failure, file: Some(file) });
-        notify(StudyEvent::RunFinished { number: run.number, row: Box::new(row.clone()), directory });
+        notify(StudyEvent::RunFinished { number: run.number, row: Box::new(row.clone()), directory, wall_s });
         self.tell(&row, notify);
         Ok(row)
     }

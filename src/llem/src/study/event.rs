@@ -52,6 +52,8 @@ pub enum StudyEvent {
         row: Box<RunRow>,
         /// Where its files are.
         directory: PathBuf,
+        /// How long it took, in seconds.
+        wall_s: f64,
     },
     /// How many jobs of the study the batch system has.
     Jobs {

@@ -48,6 +48,8 @@ pub(super) struct Ended {
     pub(super) directory: PathBuf,
     /// Its `result.json`.
     pub(super) file: FileIdentity,
+    /// How long it took, in seconds.
+    pub(super) wall_s: f64,
 }
 
 /// When a run began and how long it took.
@@ -135,7 +137,8 @@ pub(super) async fn close(
     conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
     let file = directory.finish(&result)?;
-    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), file })
+    let (row, path) = (RunRow::of(&result, &context.experiment.label), directory.path().to_owned());
+    Ok(Ended { row, directory: path, file, wall_s: times.wall_s })
 }
 
 /// Gets the run's compiled engine and starts the run; a second time, when it does not load, with one that is built anew.

@@ -18,6 +18,8 @@ pub(super) struct Findings {
     pub(super) differs: Vec<String>,
     /// Whether the error of the sensors' gain is the same on both sides, and so no part of their ratio.
     pub(super) gain_cancels: bool,
+    /// Whether runs of the same cycle were on different GPUs or nodes: they do not belong together more than others.
+    pub(super) is_apart: bool,
 }
 
 /// What a difference means.
@@ -82,10 +84,33 @@ impl Findings {
                 findings.gain_cancels = false;
             }
         }
+        findings.hold_places(&a, &b);
         for fact in FACTS.iter().filter(|fact| !varies(key, fact.name)) {
             findings.weigh(fact, &values(&a, fact), &values(&b, fact));
         }
         findings
+    }
+
+    /// Runs of a batch system may be on any of its nodes. What is compared within one GPU (one node, without GPUs) shares that device's
+    /// sensors and its history; what is not, is marked.
+    fn hold_places(&mut self, a: &[&RunRow], b: &[&RunRow]) {
+        let all = |rows: &[&RunRow]| rows.iter().filter_map(|row| place(row)).collect::<BTreeSet<String>>();
+        let (places_a, places_b) = (all(a), all(b));
+        // Other GPUs on the other side are told below.
+        let is_told = places_a != places_b && a.iter().any(|row| has_gpu(row));
+        let places: BTreeSet<String> = places_a.union(&places_b).cloned().collect();
+        if places.len() < 2 || is_told {
+            return;
+        }
+        let what = if a.iter().any(|row| has_gpu(row)) { "GPU" } else { "node" };
+        let is_apart = |one: &&RunRow| b.iter().any(|other| other.cycle == one.cycle && place(other) != place(one));
+        self.is_apart = a.iter().any(is_apart);
+        self.gain_cancels &= !self.is_apart;
+        self.warnings.push(if self.is_apart {
+            format!("not within one {what}: runs of one cycle are on different ones; {}", listed(&places))
+        } else {
+            format!("each cycle is within one {what}, cycles are on several: {}", listed(&places))
+        });
     }
 
     fn weigh(&mut self, fact: &Fact, a: &BTreeSet<String>, b: &BTreeSet<String>) {
@@ -158,6 +183,11 @@ fn gpu_uuids(row: &RunRow) -> Option<String> {
     let of_sensors = sensors_of_gpus(row);
     let known = on_gpus(row, |gpu| gpu.uuid.clone());
     if of_sensors.is_empty() { known } else { known.filter(|gpus| gpus != "none").or(Some(of_sensors.join(", "))) }
+}
+
+/// Where a run was: its GPUs, else the batch system's node.
+fn place(row: &RunRow) -> Option<String> {
+    if has_gpu(row) { gpu_uuids(row) } else { identity(row)?.node.clone() }
 }
 
 fn sensors_of_gpus(row: &RunRow) -> Vec<&str> {

@@ -99,9 +99,28 @@ impl Slurm {
         id.ok_or_else(|| SlurmError::Unreadable { command: "sbatch".to_owned(), text })
     }
 
-    /// What `sbatch` is called with, for people to read.
-    pub fn describe(&self, array: &ArrayRequest) -> String {
-        format!("sbatch {}", submit::arguments(&self.config, array).join(" "))
+    /// How an array of so many jobs would be submitted, for people to read.
+    pub fn describe(&self, jobs: usize, time_limit_minutes: u32) -> String {
+        let array = ArrayRequest {
+            name: "llem-…".to_owned(),
+            jobs,
+            time_limit_minutes,
+            directory: "…".into(),
+            log: "…".into(),
+            command: Vec::new(),
+            after: None,
+        };
+        let prologue = match self.config.prologue.len() {
+            0 => String::new(),
+            _ => format!(", after `{}`", self.config.prologue.join("; ")),
+        };
+        let runs = self.config.tasks_per_job;
+        format!(
+            "sbatch {}{prologue}; at most {runs} {} a job; one squeue every {} s",
+            submit::arguments(&self.config, &array).join(" "),
+            if runs == 1 { "run" } else { "runs" },
+            self.config.poll_seconds
+        )
     }
 
     /// The states of all jobs of arrays with these names that SLURM remembers; one call, whatever their number.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{CycleOrder, ExecutionConfig, GpuConfig, RunnerKind};
 use crate::plan::estimate::time::gap_s;
 use crate::plan::order::PlannedRun;
-use crate::runner::slurm::{ArrayRequest, Slurm};
+use crate::runner::slurm::Slurm;
 
 /// Version of the files that controller and nodes exchange.
 pub(super) const SCHEMA_VERSION: u32 = 1;
@@ -48,7 +48,7 @@ pub struct SlurmPlan {
     pub max_array_jobs: usize,
     /// Minutes that each job may take; of the first array.
     pub time_limit_minutes: u32,
-    /// The first call of `sbatch`.
+    /// How the first array would be submitted.
     pub command: String,
 }
 
@@ -62,21 +62,12 @@ impl SlurmPlan {
     ) -> Self {
         let first = plan.first().map(Vec::as_slice).unwrap_or_default();
         let time_limit_minutes = minutes(first);
-        let request = ArrayRequest {
-            name: "llem-…".to_owned(),
-            jobs: first.len(),
-            time_limit_minutes,
-            directory: "…".into(),
-            log: "…".into(),
-            command: Vec::new(),
-            after: None,
-        };
         Self {
             version,
             arrays: plan.iter().map(Vec::len).collect(),
             max_array_jobs,
             time_limit_minutes,
-            command: slurm.describe(&request),
+            command: slurm.describe(first.len(), time_limit_minutes),
         }
     }
 }
