@@ -103,7 +103,10 @@ fn jobs_do_the_same_as_processes() {
         let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
         assert_eq!((name, &a.experiment_id, a.cycle), (other, &b.experiment_id, b.cycle));
         assert_eq!((&a.config, &a.workload, &a.model), (&b.config, &b.workload, &b.model));
-        assert_eq!((&a.engine.as_ref().unwrap().engine_version, &a.agent_sha256), (&b.engine.as_ref().unwrap().engine_version, &b.agent_sha256));
+        assert_eq!(
+            (&a.engine.as_ref().unwrap().engine_version, &a.agent_sha256),
+            (&b.engine.as_ref().unwrap().engine_version, &b.agent_sha256)
+        );
         assert_eq!((&a.host, &a.llem_commit), (&b.host, &b.llem_commit));
         let tokens = |study: &Path| Output::read(&study.join("runs").join(name).join("requests.parquet")).unwrap();
         assert_eq!(tokens(&directory), tokens(&as_processes.study_dir()), "{name}");
@@ -122,8 +125,12 @@ fn forty_runs_survive_killed_controllers_cancelled_jobs_and_a_dead_node() {
     program.kill();
 
     // Nobody looks, and somebody cancels: one that runs, if one does, and some that wait.
-    let victims: Vec<String> =
-        site.jobs("RUNNING").into_iter().take(1).chain(site.jobs("PENDING").into_iter().rev().step_by(5).take(3)).collect();
+    let victims: Vec<String> = site
+        .jobs("RUNNING")
+        .into_iter()
+        .take(1)
+        .chain(site.jobs("PENDING").into_iter().rev().step_by(5).take(3))
+        .collect();
     assert!(victims.len() >= 3, "{victims:?}");
     let names: Vec<&str> = victims.iter().map(String::as_str).collect();
     assert!(site.command("scancel", &names).status.success());
@@ -141,7 +148,8 @@ fn forty_runs_survive_killed_controllers_cancelled_jobs_and_a_dead_node() {
     finished.exits(0);
     measured_each_once(&finished, 40);
     site.is_idle();
-    let cancelled = runs(&study).into_iter().filter_map(|(_, run)| run?.failure).filter(|f| f.class == FailureClass::NodeLost);
+    let cancelled =
+        runs(&study).into_iter().filter_map(|(_, run)| run?.failure).filter(|f| f.class == FailureClass::NodeLost);
     assert!(cancelled.count() >= 3, "what was cancelled says so");
 }
 

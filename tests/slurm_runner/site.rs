@@ -134,7 +134,8 @@ impl Site {
         let conf = format!("SLURM_CONF={}", self.path("slurm.conf").display());
         let is_of_job = |pid: &Path| {
             let environ = fs_err::read(pid.join("environ")).unwrap_or_default();
-            let has = |text: &str| environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(text.as_bytes()));
+            let has =
+                |text: &str| environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(text.as_bytes()));
             let name = fs_err::read_to_string(pid.join("comm")).unwrap_or_default();
             has(&conf) && (has("SLURM_JOB_ID=") || name.trim() == "slurmstepd")
         };

@@ -85,7 +85,9 @@ impl Progress {
                 self.expect();
             }
             StudyEvent::Agent { event } => self.agent(&event.body),
-            StudyEvent::RunFinished { number, row, directory, wall_s } => self.finished(number, &row, &directory, wall_s),
+            StudyEvent::RunFinished { number, row, directory, wall_s } => {
+                self.finished(number, &row, &directory, wall_s);
+            }
             StudyEvent::Jobs { waiting, running } => {
                 let text = format!("{} waiting, {running} running", table::count(waiting, "job"));
                 self.say(|printer| printer.detail(&text));

@@ -69,8 +69,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
 /// How a study would be submitted to the batch system.
 fn slurm_lines(study: &StudyConfig, user: &UserConfig, arguments: &RunArguments) -> Result<Vec<String>, Failure> {
     let runner = arguments.runner.map(Into::into);
-    let options =
-        RunOptions { output: arguments.output.clone(), user: user.clone(), runner, ..RunOptions::default() };
+    let options = RunOptions { output: arguments.output.clone(), user: user.clone(), runner, ..RunOptions::default() };
     let Some(plan) = runtime()?.block_on(slurm_plan(study, &options))? else { return Ok(Vec::new()) };
     let jobs: usize = plan.arrays.iter().sum();
     let (jobs, arrays) = (table::count(jobs, "job"), table::count(plan.arrays.len(), "array"));

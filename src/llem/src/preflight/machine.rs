@@ -84,7 +84,9 @@ async fn slurm(user: &UserConfig) -> Option<Check> {
         Ok((version, most_jobs)) => {
             Check::ok("slurm", format!("{version}, arrays of at most {most_jobs} jobs; {how}{limit}"))
         }
-        Err(error) => Check::fails("slurm", format!("{error}; {how}{limit}"), "run llem where `sinfo` shows the partitions"),
+        Err(error) => {
+            Check::fails("slurm", format!("{error}; {how}{limit}"), "run llem where `sinfo` shows the partitions")
+        }
     })
 }
 

@@ -82,7 +82,12 @@ impl Session {
     }
 
     /// Takes the result of an attempt into journal and ledger.
-    pub(super) fn keep(&mut self, run: &RunId, ended: Ended, notify: &impl Fn(StudyEvent)) -> Result<RunRow, StudyError> {
+    pub(super) fn keep(
+        &mut self,
+        run: &RunId,
+        ended: Ended,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<RunRow, StudyError> {
         let Ended { row, directory, file, wall_s } = ended;
         self.journal.append(&run_finished(run, &row, &file))?;
         let failure = row.failure.as_ref().map(|failure| failure.class);

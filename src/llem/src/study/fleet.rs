@@ -105,7 +105,8 @@ impl Fleet {
 
     /// Names of the runners in use.
     pub(super) fn names(&self) -> String {
-        let names: std::collections::BTreeSet<_> = self.runners.keys().map(|backend| self.runner_name(*backend)).collect();
+        let names: std::collections::BTreeSet<_> =
+            self.runners.keys().map(|backend| self.runner_name(*backend)).collect();
         names.into_iter().collect::<Vec<_>>().join(", ")
     }
 }
@@ -143,8 +144,7 @@ fn note_ignored(user: &UserConfig, notify: &impl Fn(StudyEvent)) {
     ];
     let names: Vec<_> = set.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| format!("`{name}`")).collect();
     if !names.is_empty() {
-        let text =
-            format!("runs without containers: {} of the user config have no effect", names.join(", "));
+        let text = format!("runs without containers: {} of the user config have no effect", names.join(", "));
         notify(StudyEvent::Notice { text });
     }
 }

@@ -303,7 +303,11 @@ fn planned_gpus(study: &StudyConfig, options: &ForecastOptions<'_>) -> PlannedGp
         return PlannedGpus { present: None, assumed_memory_bytes, elsewhere: options.elsewhere };
     }
     let on_gpu = study.experiments.iter().any(|experiment| experiment.config.gpu_count() != Some(0));
-    PlannedGpus { present: on_gpu.then(|| GpuInventory::read(options.user)), assumed_memory_bytes: None, elsewhere: false }
+    PlannedGpus {
+        present: on_gpu.then(|| GpuInventory::read(options.user)),
+        assumed_memory_bytes: None,
+        elsewhere: false,
+    }
 }
 
 /// What a study will write where, before anything is downloaded.

@@ -46,8 +46,8 @@ use crate::host::gpu_lock::{GpuLockError, Holder};
 use crate::hub::HubError;
 use crate::result::{ExperimentResult, StoreError};
 use crate::runner::Stop;
-use crate::runner::slurm::SlurmError;
 use crate::runner::docker::{EngineError, ImageError, NotShared};
+use crate::runner::slurm::SlurmError;
 use crate::workload::WorkloadError;
 
 /// How a study is carried out on this machine.

@@ -13,7 +13,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Whether another attempt at the same run can help: what failed was the machine around it, not the run.
 pub(super) fn is_infrastructure(row: &RunRow) -> bool {
     match &row.failure {
-        Some(failure) => matches!(failure.class, FailureClass::GpuBusy | FailureClass::ContainerEngineLost | FailureClass::NodeLost),
+        Some(failure) => {
+            matches!(failure.class, FailureClass::GpuBusy | FailureClass::ContainerEngineLost | FailureClass::NodeLost)
+        }
         // A driver that was reloaded takes the sensors with it; the next container has them again.
         None => row.reasons.iter().any(|reason| reason.code == ReasonCode::PowerSourceLost),
     }

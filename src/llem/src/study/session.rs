@@ -205,7 +205,7 @@ impl Session {
             self.take_up(notify).await?;
         }
         let halt = match self.fleet.slurm().cloned() {
-            Some(slurm) => self.runs_in_arrays(slurm, notify).await?,
+            Some(slurm) => Box::pin(self.runs_in_arrays(slurm, notify)).await?,
             None => self.all_runs(notify).await?,
         };
         if let Some(halt) = &halt {

@@ -248,3 +248,49 @@ fn engine(row: &RunRow) -> Option<String> {
 fn short_id(id: &str) -> String {
     id.trim_start_matches("sha256:").chars().take(12).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Findings;
+    use crate::result::{GpuIdentity, RunIdentity, RunRow, RunStatus};
+
+    fn row(cycle: u32, node: &str, gpu: Option<&str>) -> RunRow {
+        let identity_of = |uuid: &str| GpuIdentity { uuid: Some(uuid.to_owned()), ..GpuIdentity::default() };
+        let gpus = gpu.map(identity_of).into_iter().collect();
+        let identity = RunIdentity { node: Some(node.to_owned()), gpus, ..RunIdentity::default() };
+        RunRow {
+            run_id: String::new(),
+            label: String::new(),
+            cycle,
+            status: RunStatus::Completed,
+            valid: true,
+            reasons: Vec::new(),
+            failure: None,
+            metrics: None,
+            engine_cache: None,
+            identity: Some(identity),
+        }
+    }
+
+    /// The warnings, whether the gain cancels, and whether cycles are apart.
+    fn held(a: &[RunRow], b: &[RunRow]) -> (Vec<String>, bool, bool) {
+        let mut findings = Findings { gain_cancels: true, ..Findings::default() };
+        findings.hold_places(&a.iter().collect::<Vec<_>>(), &b.iter().collect::<Vec<_>>());
+        (findings.warnings, findings.gain_cancels, findings.is_apart)
+    }
+
+    #[test]
+    fn what_is_not_within_a_gpu_is_marked() {
+        let (a, b) = (Some("GPU-a"), Some("GPU-b"));
+        assert_eq!(held(&[row(1, "n", a), row(2, "n", a)], &[row(1, "n", a)]), (vec![], true, false));
+        let (said, cancels, is_apart) = held(&[row(1, "n", a), row(2, "n", b)], &[row(1, "n", b), row(2, "n", a)]);
+        assert!(said[0].starts_with("not within one GPU: runs of one cycle") && !cancels && is_apart, "{said:?}");
+        let (said, cancels, is_apart) = held(&[row(1, "n", a), row(2, "m", b)], &[row(1, "n", a), row(2, "m", b)]);
+        assert!(said[0].starts_with("each cycle is within one GPU") && cancels && !is_apart, "{said:?}");
+        // Without GPUs the node counts; without a batch system there is one machine, which other facts tell of.
+        let (said, ..) = held(&[row(1, "n", None)], &[row(1, "m", None)]);
+        assert!(said[0].starts_with("not within one node"), "{said:?}");
+        // All other GPUs on the other side: refused elsewhere.
+        assert_eq!(held(&[row(1, "n", a)], &[row(1, "n", b)]), (vec![], true, false));
+    }
+}

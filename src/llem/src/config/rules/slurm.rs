@@ -17,7 +17,8 @@ pub(super) fn rules(slurm: &SlurmConfig, findings: &mut Vec<Finding>) {
     for (field, text) in texts.into_iter().filter_map(|(field, text)| Some((field, text.as_ref()?))) {
         if text.trim().is_empty() || text.chars().any(char::is_control) {
             let message = format!("`{}` is nothing that `sbatch --{field}` takes", key(text));
-            findings.push(Finding::value(format!("/slurm/{field}"), message).hint("remove the key for the site's default"));
+            findings
+                .push(Finding::value(format!("/slurm/{field}"), message).hint("remove the key for the site's default"));
         }
     }
     for (index, line) in slurm.prologue.iter().enumerate().filter(|(_, line)| line.contains(['\n', '\0'])) {

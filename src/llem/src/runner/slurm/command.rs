@@ -20,7 +20,9 @@ const COMPLAINT: usize = 500;
 #[derive(Debug, Error)]
 pub enum SlurmError {
     /// The command is not there.
-    #[error("`{command}` cannot be started: {source}; the `slurm` runner needs SLURM's commands in PATH: run llem on a login node")]
+    #[error(
+        "`{command}` cannot be started: {source}; the `slurm` runner needs SLURM's commands in PATH: run llem on a login node"
+    )]
     Missing {
         /// The command.
         command: String,

@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::SlurmConfig;
-use command::run;
 pub use command::SlurmError;
+use command::run;
 pub use queue::{End, Listed, Stage};
 
 /// The last index of an array on sites that do not tell their own limit, plus one: SLURM's default.
@@ -144,6 +144,11 @@ impl Slurm {
         let mut arguments = vec!["--quiet"];
         arguments.extend(jobs.iter().map(String::as_str));
         run("scancel", &arguments, None).await.map(drop)
+    }
+
+    /// Cancels one job of an array.
+    pub async fn cancel_one(&self, array: u64, index: usize) -> Result<(), SlurmError> {
+        run("scancel", &["--quiet", &format!("{array}_{index}")], None).await.map(drop)
     }
 
     /// Cancels the jobs of an array whose id is not known.

@@ -6,10 +6,8 @@ use super::ArrayRequest;
 
 /// The options of an array.
 pub(super) fn arguments(config: &SlurmConfig, array: &ArrayRequest) -> Vec<String> {
-    let mut indices = format!("0-{}", array.jobs.saturating_sub(1));
-    if let Some(most) = config.max_parallel {
-        indices.push_str(&format!("%{most}"));
-    }
+    let at_a_time = config.max_parallel.map_or_else(String::new, |most| format!("%{most}"));
+    let indices = format!("0-{}{at_a_time}", array.jobs.saturating_sub(1));
     let mut arguments: Vec<String> = vec![
         "--parsable".into(),
         format!("--job-name={}", array.name),

@@ -105,7 +105,7 @@ mod tests {
     use crate::plan::order::order;
 
     fn execution(cycle_order: CycleOrder, n_cycles: u32) -> ExecutionConfig {
-        ExecutionConfig { cycle_order, n_cycles, ..Profile::Standard.execution() }
+        ExecutionConfig { n_cycles, cycle_order, ..Profile::Standard.execution() }
     }
 
     /// The numbers of the runs of every job.

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use llem_protocol::Reason;
+use llem_protocol::{Job, Reason};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -92,9 +92,8 @@ impl TaskRecord {
     }
 
     /// The record of this very attempt; `None` while there is none.
-    pub(super) fn read(directory: &RunDirectory, staged: &Staged) -> Option<Self> {
+    pub(super) fn read(directory: &RunDirectory, job: &Job) -> Option<Self> {
         let mut record: Self = read(directory, RECORD)?;
-        let job = &staged.spec.job;
         if record.schema_version != SCHEMA_VERSION || record.run_id != job.run_id || record.nonce != job.nonce {
             return None;
         }
@@ -141,8 +140,7 @@ pub(super) fn clear(directory: &RunDirectory) {
 /// Writes a file that only its owner may read, whole or not at all.
 pub(super) fn write_private(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file =
-        tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(directory)?;
+    let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(directory)?;
     file.write_all(&serde_json::to_vec(content)?)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
@@ -163,8 +161,12 @@ pub(super) fn settle_time(directory: &Path) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{Begun, LOCAL_SETTLE, settle_time};
+    use super::{Begun, LOCAL_SETTLE, RECORD, SCHEMA_VERSION, TaskRecord, settle_time};
+    use crate::gpu_watch::Verdict;
+    use crate::host::HostSnapshot;
     use crate::result::StudyFiles;
+    use crate::runner::RunOutcome;
+    use crate::testing::job;
 
     #[test]
     fn a_run_is_begun_once() {
@@ -179,6 +181,48 @@ mod tests {
         });
         assert_eq!(claims.iter().filter(|mine| **mine).count(), 1);
         assert!(Begun::is_there(&directory) && Begun::read(&directory).is_some());
+    }
+
+    #[test]
+    fn only_the_record_of_this_attempt_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = StudyFiles::of(root.path().to_owned()).run("001-a-c1");
+        fs_err::create_dir_all(directory.path()).unwrap();
+        let write = |run_id: &str, nonce: &str| {
+            let record = TaskRecord {
+                schema_version: SCHEMA_VERSION,
+                run_id: run_id.to_owned(),
+                nonce: nonce.to_owned(),
+                outcome: RunOutcome::default(),
+                stopped: false,
+                gpus: Vec::new(),
+                verdict: Verdict::default(),
+                nvidia: None,
+                host: HostSnapshot::default(),
+                started: "t".to_owned(),
+                wall_s: 1.0,
+            };
+            record.write(&directory).unwrap();
+        };
+        let job = job();
+        assert!(TaskRecord::read(&directory, &job).is_none());
+        for (run_id, nonce, is_taken) in [
+            ("001-a-c1", "0123456789abcdef", true),
+            ("001-a-c1", "another", false),
+            ("002-a-c1", "0123456789abcdef", false),
+        ] {
+            write(run_id, nonce);
+            assert_eq!(TaskRecord::read(&directory, &job).is_some(), is_taken, "{run_id} {nonce}");
+        }
+        write(&job.run_id, &job.nonce);
+        let path = directory.path().join(RECORD);
+        let whole = fs_err::read(&path).unwrap();
+        fs_err::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert!(TaskRecord::read(&directory, &job).is_none(), "cut off");
+        fs_err::rename(&path, root.path().join("elsewhere")).unwrap();
+        fs_err::write(root.path().join("elsewhere"), whole).unwrap();
+        fs_err::os::unix::fs::symlink(root.path().join("elsewhere"), &path).unwrap();
+        assert!(TaskRecord::read(&directory, &job).is_none(), "a link");
     }
 
     #[test]

@@ -7,9 +7,8 @@ use llem_protocol::FailureClass;
 
 use super::files::{Begun, TaskRecord};
 use super::take::Source;
-use super::{Array, OpenRun, Queue};
-use crate::plan::order::PlannedRun;
-use crate::result::{JournalEvent, RunRow};
+use super::{Array, Job, OpenRun, Queue};
+use crate::result::{JournalEvent, RunDirectory, RunRow, RunStatus};
 use crate::runner::slurm::{End, Listed, Slurm, Stage};
 use crate::study::policy::Breaker;
 use crate::study::session::{Halt, Session};
@@ -33,7 +32,7 @@ impl Session {
         &mut self,
         queue: &mut Queue,
         notify: &impl Fn(StudyEvent),
-    ) -> Result<Vec<(PlannedRun, RunRow)>, StudyError> {
+    ) -> Result<Vec<(OpenRun, RunRow)>, StudyError> {
         let names: Vec<&str> = queue.arrays.iter().map(|array| array.name.as_str()).collect();
         if names.is_empty() {
             return Ok(Vec::new());
@@ -59,7 +58,7 @@ impl Session {
         queue: &mut Queue,
         arrays: &mut [Array],
         notify: &impl Fn(StudyEvent),
-    ) -> Result<Vec<(PlannedRun, RunRow)>, StudyError> {
+    ) -> Result<Vec<(OpenRun, RunRow)>, StudyError> {
         let mut rows = Vec::new();
         for array in arrays {
             for index in 0..array.jobs.len() {
@@ -77,10 +76,11 @@ impl Session {
                             Some(End::TimeLimit)
                         }
                     };
-                    let source = Source { array, index, lost, ours: self.options.stop.soft.is_cancelled() || queue.leaving };
+                    let source =
+                        Source { array, index, lost, ours: self.options.stop.soft.is_cancelled() || queue.leaving };
                     let row = self.take(&mut open, &source, notify).await?;
                     array.jobs[index].open.remove(0);
-                    rows.push((open.planned, row));
+                    rows.push((open, row));
                 }
             }
         }
@@ -104,14 +104,16 @@ impl Session {
         }
         let found = match job.stage {
             // A job that was told to stop says so before the queue says why.
-            Stage::Running | Stage::Waiting if TaskRecord::is_there(&directory) && !is_stopped(&directory) => Found::Record,
+            Stage::Running | Stage::Waiting if TaskRecord::is_there(&directory) && !is_stopped(&directory) => {
+                Found::Record
+            }
             Stage::Running | Stage::Waiting => Found::Nothing,
             Stage::Ended(_) if TaskRecord::is_there(&directory) => Found::Record,
             Stage::Ended(_) if job.over.is_none_or(|over| over.elapsed() < queue.settle) => Found::Nothing,
             Stage::Ended(End::TimeLimit) if !has_begun => Found::NotItsTurn,
             Stage::Ended(end) => Found::Lost(end),
         };
-        Ok(Some((OpenRun { run: open.run.clone(), planned: open.planned, begun: open.begun }, found)))
+        Ok(Some((open.clone(), found)))
     }
 
     /// The line in the journal and the event of a run that has begun.
@@ -129,11 +131,17 @@ impl Session {
     pub(super) fn weigh(
         &mut self,
         queue: &mut Queue,
-        planned: PlannedRun,
+        open: &OpenRun,
         row: &RunRow,
         breaker: &mut Breaker,
         notify: &impl Fn(StudyEvent),
     ) -> Result<Option<Halt>, StudyError> {
+        let planned = open.planned;
+        if open.adopted && row.status != RunStatus::Completed {
+            // It failed under another controller, and this one was asked to go on: what failed before is repeated.
+            queue.due.push((Instant::now(), planned));
+            return Ok(None);
+        }
         let retries = queue.retries.entry(planned.number).or_insert(0);
         if let Some(pause) = self.again(row, *retries, notify) {
             *retries += 1;
@@ -149,9 +157,9 @@ impl Session {
 }
 
 /// Whether the record is of a run whose job was told to stop.
-fn is_stopped(directory: &crate::result::RunDirectory) -> bool {
+fn is_stopped(directory: &RunDirectory) -> bool {
     super::files::Staged::read(directory)
-        .and_then(|staged| TaskRecord::read(directory, &staged))
+        .and_then(|staged| TaskRecord::read(directory, &staged.spec.job))
         .is_none_or(|record| record.stopped && record.outcome.failure.is_some())
 }
 
@@ -163,8 +171,10 @@ async fn update(queue: &mut Queue, listed: Vec<Listed>) {
     for array in &mut queue.arrays {
         let of_name = |listed: &&Listed| listed.name == array.name;
         array.job = array.job.or_else(|| known.values().find(of_name).map(|listed| listed.job));
-        let forgets =
-            array.jobs.iter().enumerate().any(|(index, job)| !job.open.is_empty() && job.over.is_none() && !known.contains_key(&(array.name.clone(), index)));
+        let is_forgotten = |(index, job): (usize, &Job)| {
+            !job.open.is_empty() && job.over.is_none() && !known.contains_key(&(array.name.clone(), index))
+        };
+        let forgets = array.jobs.iter().enumerate().any(is_forgotten);
         if let Some(job) = array.job.filter(|_| forgets) {
             for (place, listed) in by_place(slurm.remembered(job).await) {
                 known.entry(place).or_insert(listed);
@@ -172,9 +182,19 @@ async fn update(queue: &mut Queue, listed: Vec<Listed>) {
         }
         for (index, job) in array.jobs.iter_mut().enumerate() {
             let found = known.get(&(array.name.clone(), index));
-            // What was seen to have ended stays ended, and is remembered better than it is later.
-            if !matches!(job.stage, Stage::Ended(_)) {
-                job.stage = found.map_or(Stage::Ended(End::Forgotten), |listed| listed.stage);
+            let stage = found.map_or(Stage::Ended(End::Forgotten), |listed| listed.stage);
+            match (job.stage, stage) {
+                // What was seen to have ended stays ended, and is remembered better than it is later.
+                (Stage::Ended(_), _) => {}
+                // SLURM put it back after its node was lost, though it was asked not to: its runs have begun and do not begin again.
+                (Stage::Running, Stage::Waiting) => {
+                    job.stage = Stage::Ended(End::NodeLost);
+                    if let Some(id) = array.job {
+                        // What cannot be cancelled finds its runs begun and ends.
+                        let _ = slurm.cancel_one(id, index).await;
+                    }
+                }
+                _ => job.stage = stage,
             }
             job.node = found.and_then(|listed| listed.node.clone()).or(job.node.take());
             if matches!(job.stage, Stage::Ended(_)) {

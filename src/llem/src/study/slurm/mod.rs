@@ -81,11 +81,14 @@ struct Job {
 }
 
 /// A run that is staged.
+#[derive(Clone)]
 struct OpenRun {
     run: RunId,
     planned: PlannedRun,
     /// Whether the journal says that it began.
     begun: bool,
+    /// Whether another controller staged it.
+    adopted: bool,
 }
 
 impl Queue {
@@ -132,9 +135,15 @@ impl Session {
         let mut queue = Queue::new(slurm, most_jobs, self.directory.path());
         self.adopt_arrays(&mut queue, notify)?;
         let now = Instant::now();
-        queue.due = self.runs.planned.iter().filter(|run| !self.is_settled(run) && !queue.has(run.number)).map(|run| (now, *run)).collect();
-        let followed = self.follow(&mut queue, notify).await;
-        let left = self.leave(&mut queue, followed.is_err(), notify).await;
+        queue.due = self
+            .runs
+            .planned
+            .iter()
+            .filter(|run| !self.is_settled(run) && !queue.has(run.number))
+            .map(|run| (now, *run))
+            .collect();
+        let followed = Box::pin(self.follow(&mut queue, notify)).await;
+        let left = Box::pin(self.leave(&mut queue, followed.is_err(), notify)).await;
         let halt = followed?;
         left.map(|()| halt)
     }
@@ -159,8 +168,8 @@ impl Session {
                 () = tokio::time::sleep(queue.period()) => {}
                 () = self.options.stop.soft.cancelled() => return Ok(None),
             }
-            for (planned, row) in self.look(queue, notify).await? {
-                if let Some(halt) = self.weigh(queue, planned, &row, &mut breaker, notify)? {
+            for (open, row) in self.look(queue, notify).await? {
+                if let Some(halt) = self.weigh(queue, &open, &row, &mut breaker, notify)? {
                     return Ok(Some(halt));
                 }
             }

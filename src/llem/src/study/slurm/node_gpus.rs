@@ -14,8 +14,12 @@ pub(super) fn node_gpus(config: &GpuConfig, wanted: Option<usize>) -> Result<Vec
     if config.access == GpuAccess::None || wanted == Some(0) {
         return Ok(Vec::new());
     }
-    choose(std::env::var(VARIABLE).ok().as_deref(), &present(), &config.devices, wanted)
-        .map_err(|message| Failure { class: FailureClass::NoGpu, phase: Phase::Start, message, log_tail: Vec::new() })
+    choose(std::env::var(VARIABLE).ok().as_deref(), &present(), &config.devices, wanted).map_err(|message| Failure {
+        class: FailureClass::NoGpu,
+        phase: Phase::Start,
+        message,
+        log_tail: Vec::new(),
+    })
 }
 
 /// In NVML's order, which is SLURM's; where a site confines jobs to their devices, only those of the job.

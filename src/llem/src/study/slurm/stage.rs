@@ -124,8 +124,7 @@ impl Session {
     fn stage_run(&mut self, planned: PlannedRun) -> Result<OpenRun, StudyError> {
         let experiment = self.study.experiments.get(planned.experiment).ok_or_else(no_such_experiment)?;
         let attempt = self.ledger.next_attempt(planned.number);
-        let run =
-            RunId { number: planned.number, experiment: experiment.id.clone(), cycle: planned.cycle, attempt };
+        let run = RunId { number: planned.number, experiment: experiment.id.clone(), cycle: planned.cycle, attempt };
         let run_id = run.to_string();
         let directory = self.directory.run(&run_id)?;
         let gpus = experiment.config.gpu_count();
@@ -134,7 +133,7 @@ impl Session {
         let spec = run_spec(&context, &directory, &engine);
         Staged { spec, gpus }.write(&directory).map_err(StoreError::from)?;
         self.ledger.begun(&run);
-        Ok(OpenRun { run, planned, begun: false })
+        Ok(OpenRun { run, planned, begun: false, adopted: false })
     }
 
     /// Takes back a run that no node has begun; `false` when one has.
@@ -153,11 +152,7 @@ impl Session {
     }
 
     /// Takes up the arrays that a dead controller left. Runs that it staged and that are in none of them are taken back.
-    pub(super) fn adopt_arrays(
-        &mut self,
-        queue: &mut Queue,
-        notify: &impl Fn(StudyEvent),
-    ) -> Result<(), StudyError> {
+    pub(super) fn adopt_arrays(&mut self, queue: &mut Queue, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
         let open = self.ledger.open_attempts();
         if open.is_empty() {
             return Ok(());
@@ -172,13 +167,13 @@ impl Session {
         for run in open {
             let begun = started.contains(&run.to_string());
             if let Some(planned) = self.planned(run.number) {
-                left.insert(run.to_string(), OpenRun { run, planned, begun });
+                left.insert(run.to_string(), OpenRun { run, planned, begun, adopted: true });
             }
         }
         for (plan_file, plan) in plans(&self.directory.path().join(DIRECTORY)) {
             let job = |runs: &Vec<PlannedTask>| Job {
                 open: runs.iter().filter_map(|task| left.remove(&task.run_id)).collect(),
-                stage: Stage::Running,
+                stage: Stage::Waiting,
                 node: None,
                 over: None,
             };
@@ -220,5 +215,9 @@ fn plans(directory: &Path) -> Vec<(PathBuf, ArrayPlan)> {
         let plan: ArrayPlan = serde_json::from_slice(&fs_err::read(&path).ok()?).ok()?;
         (plan.schema_version == SCHEMA_VERSION).then_some((path, plan))
     };
-    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json")).filter_map(read).collect()
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .filter_map(read)
+        .collect()
 }

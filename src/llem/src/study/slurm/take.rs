@@ -8,9 +8,9 @@ use llem_protocol::{Failure, FailureClass, Phase};
 use super::files::{self, Begun, Staged, TaskRecord};
 use super::{Array, DIRECTORY, OpenRun};
 use crate::gpu_watch::Verdict;
-use crate::host::{HostSnapshot, free_bytes};
+use crate::host::{GpusSnapshot, HostSnapshot, free_bytes};
 use crate::printable::printable;
-use crate::result::{RunDirectory, RunRow, read_left};
+use crate::result::{Collected, RunDirectory, RunRow, read_left};
 use crate::runner::RunOutcome;
 use crate::runner::slurm::{End, SlurmRecord, Stage};
 use crate::study::engine::RunEngine;
@@ -40,7 +40,7 @@ struct Known {
     outcome: RunOutcome,
     gpus: Vec<String>,
     verdict: Verdict,
-    nvidia: Option<crate::host::GpusSnapshot>,
+    nvidia: Option<GpusSnapshot>,
     host: HostSnapshot,
     started: String,
     wall_s: f64,
@@ -61,7 +61,7 @@ impl Session {
         let directory = self.directory.files().run(&run_id);
         let staged = Staged::read(&directory);
         let record = staged.as_ref().filter(|_| source.lost.is_none());
-        let known = match record.and_then(|staged| TaskRecord::read(&directory, staged)) {
+        let known = match record.and_then(|staged| TaskRecord::read(&directory, &staged.spec.job)) {
             Some(record) => source.with_cause(record),
             None => source.without_record(&directory, self.directory.path()),
         };
@@ -70,7 +70,7 @@ impl Session {
         let engine = RunEngine::without(&context, super::stage::ON_NODES);
         let (collected, failure) = match &staged {
             Some(staged) => take_files(&directory, &staged.spec.job, &outcome),
-            None => (crate::result::Collected::default(), outcome.failure.clone()),
+            None => (Collected::default(), outcome.failure.clone()),
         };
         let attempt = Attempt { outcome, collected, failure, gpus, verdict, nvidia };
         let started = started.parse().unwrap_or_else(|_| Timestamp::now());
@@ -125,9 +125,13 @@ impl Source<'_> {
             return (FailureClass::Interrupted, format!("{job} was cancelled because the study was stopped"));
         }
         match end {
-            End::Exited => (FailureClass::JobDied, format!("{job} ended and left no result; {}", self.output_file().display())),
+            End::Exited => {
+                (FailureClass::JobDied, format!("{job} ended and left no result; {}", self.output_file().display()))
+            }
             End::Cancelled => (FailureClass::NodeLost, format!("{job} was cancelled, and not by llem")),
-            End::TimeLimit => (FailureClass::TimeLimit, format!("{job} reached its time limit before the run had ended")),
+            End::TimeLimit => {
+                (FailureClass::TimeLimit, format!("{job} reached its time limit before the run had ended"))
+            }
             End::NodeLost => (FailureClass::NodeLost, format!("{job}: its node failed, or was taken for another job")),
             End::OutOfMemory => (FailureClass::HostOutOfMemory, format!("{job} had more memory than it was given")),
             End::Forgotten => {

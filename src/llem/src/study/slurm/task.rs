@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use llem_protocol::{Failure, FailureClass, Phase};
 use thiserror::Error;
 
 use super::array::{ArrayPlan, PlannedTask, SCHEMA_VERSION};
@@ -25,7 +26,9 @@ pub enum SlurmTaskError {
     #[error("{0} is not set: this command is for jobs of SLURM, which `llem run --runner slurm` submits")]
     NoJob(&'static str),
     /// The plan cannot be read.
-    #[error("{path}: {problem}; the node must see the study's directory under the same path as the machine that submitted the job")]
+    #[error(
+        "{path}: {problem}; the node must see the study's directory under the same path as the machine that submitted the job"
+    )]
     Plan {
         /// The plan.
         path: PathBuf,
@@ -108,11 +111,14 @@ async fn carry_out(
     let unwritable = |source| SlurmTaskError::Unwritable { run_id: task.run_id.clone(), source };
     let (started, clock) = (Timestamp::now().to_string(), Instant::now());
     let begun = Begun { started: started.clone(), slurm: Some(node.clone()) };
-    if !begun.claim(&directory).map_err(unwritable)? {
+    let mut attempt = if begun.claim(&directory).map_err(unwritable)? {
+        attempt(plan, &mut staged, runner, &directory, stop).await?
+    } else if is_second_start(&directory, node) {
+        Attempt::without_container(restarted())
+    } else {
         say(&format!("run {} was begun before, or is not asked for any more", task.run_id));
         return Ok(());
-    }
-    let mut attempt = attempt(plan, &mut staged, runner, &directory, stop).await?;
+    };
     attempt.outcome.slurm = Some(node.clone());
     let stopped = stop.soft.is_cancelled();
     let record = TaskRecord {
@@ -129,6 +135,19 @@ async fn carry_out(
         wall_s: clock.elapsed().as_secs_f64(),
     };
     record.write(&directory).map_err(unwritable)
+}
+
+/// Whether this very job began the run before, and did not come to say how it ended: SLURM has started it anew.
+fn is_second_start(directory: &RunDirectory, node: &SlurmRecord) -> bool {
+    let by = Begun::read(directory).and_then(|begun| begun.slurm);
+    by.is_some_and(|by| by.array_job_id == node.array_job_id && by.task == node.task)
+        && !TaskRecord::is_there(directory)
+}
+
+/// The failure of a run whose node was lost. What it had begun is not gone on with: its files may be of two starts.
+fn restarted() -> Failure {
+    let message = "its node was lost: the batch system started the job a second time".to_owned();
+    Failure { class: FailureClass::NodeLost, phase: Phase::Start, message, log_tail: Vec::new() }
 }
 
 /// The run itself, on the GPUs of this job, which no other study on this node uses meanwhile.
