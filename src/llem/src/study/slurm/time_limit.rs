@@ -61,10 +61,10 @@ mod tests {
         let runs = order(2, &execution);
         let config = SlurmConfig::default();
         let limit = |jobs: &[Vec<_>]| minutes(jobs, &times, &execution, &config);
-        // 300 + 2 × 170 + 900 = 1540 s; 300 + 1.5 × 200 + 120 = 720 s; both with a rest of 30 s between them: 2290 s.
+        // 300 + 2 × 170 + 900 = 1540 s; 300 + 1.5 × 200 + 120 = 720 s; both, 300 + 1240 + 420 with a rest of 30 s: 1990 s.
         assert_eq!(limit(&[vec![runs[0]], vec![runs[1]]]), 26);
         assert_eq!(limit(&[vec![runs[1]]]), 12);
-        assert_eq!(limit(&[vec![runs[0], runs[1]]]), 39);
+        assert_eq!(limit(&[vec![runs[0], runs[1]]]), 34);
         let config = SlurmConfig { time_limit_minutes: Some(7), ..config };
         assert_eq!(minutes(&[vec![runs[0]]], &times, &execution, &config), 7);
     }
