@@ -232,6 +232,22 @@ fn a_full_disk_ends_the_study_and_its_jobs_and_nothing_is_lost() {
 }
 
 #[test]
+fn nothing_is_concluded_while_slurm_does_not_answer() {
+    let Some(mut site) = Site::start() else { return };
+    let mut bench = site.bench("slurm-silent").patient(PATIENT);
+    sweep(&mut bench, 3);
+    let mut program = bench.start(&[]);
+    until_ended(&mut program, 3);
+    site.kill_controller();
+    program.until("looking again every 1 s");
+    site.start_controller();
+    let finished = program.finish();
+    finished.exits(0);
+    measured_each_once(&finished, 12);
+    site.is_idle();
+}
+
+#[test]
 fn a_job_that_cannot_start_says_why() {
     let Some(site) = Site::start() else { return };
     let mut bench = site.bench("slurm-prologue");

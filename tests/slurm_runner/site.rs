@@ -21,7 +21,8 @@ const NODE_TIMEOUT_S: u32 = 3;
 /// A running SLURM. Its daemons end with it.
 pub(super) struct Site {
     directory: TempDir,
-    daemons: Vec<Child>,
+    munge: Option<Child>,
+    controller: Option<Child>,
     node: Option<Child>,
 }
 
@@ -35,11 +36,10 @@ impl Site {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let mut site = Self { directory, daemons: Vec::new(), node: None };
+        let mut site = Self { directory, munge: None, controller: None, node: None };
         site.configure();
         site.start_munge();
-        let controller = site.daemon("slurmctld", &["-D", "-c"]);
-        site.daemons.push(controller);
+        site.start_controller();
         site.start_node();
         Some(site)
     }
@@ -68,7 +68,7 @@ impl Site {
              ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nJobAcctGatherType=jobacct_gather/none\n\
              AccountingStorageType=accounting_storage/none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_Core\n\
              SchedulerType=sched/backfill\nSchedulerParameters=sched_interval=1,bf_interval=1\nReturnToService=2\nMpiDefault=none\n\
-             SlurmdTimeout={NODE_TIMEOUT_S}\nSlurmdParameters=config_overrides\n\
+             MessageTimeout=2\nSlurmdTimeout={NODE_TIMEOUT_S}\nSlurmdParameters=config_overrides\n\
              NodeName=localhost CPUs={PROCESSORS} RealMemory=1000 State=UNKNOWN\n\
              PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP\n",
             at("munge/munge.sock"),
@@ -97,8 +97,7 @@ impl Site {
         ];
         let mut arguments = vec!["--force", "--foreground"];
         arguments.extend(files.iter().map(String::as_str));
-        let munge = self.daemon("munged", &arguments);
-        self.daemons.push(munge);
+        self.munge = Some(self.daemon("munged", &arguments));
         eventually("the socket of munge", || self.path("munge/munge.sock").exists().then_some(()));
     }
 
@@ -107,6 +106,18 @@ impl Site {
         let mut command = Command::new(program(name).unwrap());
         command.args(arguments).env("SLURM_CONF", self.path("slurm.conf"));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap()
+    }
+
+    /// Starts SLURM's own controller; what it knew before, it knows again.
+    pub(super) fn start_controller(&mut self) {
+        self.controller = Some(self.daemon("slurmctld", &["-D"]));
+    }
+
+    /// Nobody answers any more.
+    pub(super) fn kill_controller(&mut self) {
+        let mut daemon = self.controller.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     }
 
     /// Starts the node's daemon and waits until the node takes jobs.
@@ -181,7 +192,7 @@ impl Drop for Site {
         for pid in self.processes() {
             let _ = kill_process(pid, Signal::KILL);
         }
-        for daemon in self.daemons.iter_mut().chain(&mut self.node) {
+        for daemon in [&mut self.munge, &mut self.controller, &mut self.node].into_iter().flatten() {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }

@@ -29,6 +29,10 @@ impl Fleet {
     ) -> Result<Self, StudyError> {
         let wanted: BTreeMap<Backend, RunnerKind> = backends.map(|b| (b, choice(b, options))).collect();
         let slurm = slurm(&wanted, &options.user)?;
+        if let Some(slurm) = &slurm {
+            // Where there is no SLURM, nothing is to be made ready for it.
+            slurm.site().await?;
+        }
         let engine = connect(&wanted, &options.user, notify).await?;
         if let Some(engine) = &engine {
             reap(engine, notify).await;

@@ -75,7 +75,8 @@ pub(super) struct TaskRecord {
 impl Staged {
     /// Others than the user may not read it: it has the variables of the user config.
     pub(super) fn write(&self, directory: &RunDirectory) -> io::Result<()> {
-        write_private(&directory.path().join(SPEC), self)
+        // Not waited for until it is on disk: a job that does not find it does nothing, and its run is repeated.
+        write_private(&directory.path().join(SPEC), self, false)
     }
 
     pub(super) fn read(directory: &RunDirectory) -> Option<Self> {
@@ -137,12 +138,14 @@ pub(super) fn clear(directory: &RunDirectory) {
     }
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
-pub(super) fn write_private(path: &Path, content: &impl Serialize) -> io::Result<()> {
+/// Writes a file that only its owner may read, whole or not at all; where it `is_synced`, it is on disk when this returns.
+pub(super) fn write_private(path: &Path, content: &impl Serialize, is_synced: bool) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(directory)?;
     file.write_all(&serde_json::to_vec(content)?)?;
-    file.as_file().sync_all()?;
+    if is_synced {
+        file.as_file().sync_all()?;
+    }
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }

@@ -36,6 +36,9 @@ impl Session {
         let times = time_limit::times(&self.study, &self.options.output);
         let mut after = None;
         for jobs in plan(&runs, &execution, config.tasks_per_job, queue.most_jobs) {
+            if self.options.stop.soft.is_cancelled() {
+                break;
+            }
             let minutes = time_limit::minutes(&jobs, &times, &execution, &config);
             match self.submit(queue, &jobs, minutes, after).await {
                 Ok(job) => {
@@ -70,7 +73,7 @@ impl Session {
         fs_err::create_dir_all(&directory).map_err(StoreError::from)?;
         let plan_file = directory.join(format!("{name}.json"));
         let (plan, staged) = self.stage(&name, jobs)?;
-        write_private(&plan_file, &plan).map_err(StoreError::from)?;
+        write_private(&plan_file, &plan, true).map_err(StoreError::from)?;
         let runs = jobs.iter().map(Vec::len).sum();
         self.journal.append(&JournalEvent::ArrayPlanned { name: name.clone(), jobs: jobs.len(), runs })?;
         let request = ArrayRequest {
