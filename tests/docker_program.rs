@@ -31,6 +31,7 @@ mod model_access;
 mod process_runner;
 mod resume_hostile;
 mod same_work;
+mod slurm_runner;
 mod support;
 mod token_secrecy;
 mod user_config_fields;

@@ -28,6 +28,7 @@ fn effect(field: &str) {
         "python" => python(last),
         "calibration" => calibration(last),
         "carbon" => carbon(last),
+        "slurm" => slurm(last),
         _ => other(field),
     }
 }
@@ -101,6 +102,37 @@ fn check(user: &Value, what: &str) -> Value {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let found = report["checks"].as_array().unwrap().iter().find(|check| check["what"] == what);
     found.unwrap_or_else(|| panic!("no check of {what}: {report:#}")).clone()
+}
+
+/// What `llem config` says of the batch system, whether or not there is one.
+fn slurm(field: &str) {
+    let found = |slurm: Value| {
+        let said = check(&json!({"runner": "slurm", "slurm": slurm}), "slurm");
+        said["found"].as_str().unwrap().to_owned()
+    };
+    let (value, said) = match field {
+        "partition" | "account" | "qos" | "gres" | "constraint" => (json!("x-1"), format!("--{field}=x-1")),
+        "exclusive" => {
+            assert!(found(json!({})).contains("--exclusive") && !found(json!({field: false})).contains("--exclusive"));
+            return;
+        }
+        "node_runner" => {
+            let mut bench = Bench::new();
+            bench.user = json!({"slurm": {field: "docker"}});
+            let output = bench.llem(&["config"]);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.code() == Some(2) && said.contains("slurm.node_runner"), "{said}");
+            return;
+        }
+        "max_parallel" => (json!(7), "--array=0-0%7".to_owned()),
+        "time_limit_minutes" => (json!(77), "--time=77".to_owned()),
+        "prologue" => (json!(["module load x"]), "after `module load x`".to_owned()),
+        "poll_seconds" => (json!(33), "one squeue every 33 s".to_owned()),
+        "tasks_per_job" => (json!(5), "at most 5 runs a job".to_owned()),
+        _ => panic!("no case for `slurm.{field}`: show what it changes"),
+    };
+    let (without, with) = (found(json!({})), found(json!({field: value})));
+    assert!(with.contains(&said) && !without.contains(&said), "{field}: {with}");
 }
 
 /// Needs an engine that says that it does not have the image.

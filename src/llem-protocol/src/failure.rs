@@ -59,6 +59,12 @@ pub enum FailureClass {
     ContainerRefused,
     /// The container engine stopped answering.
     ContainerEngineLost,
+    /// The batch system took the run's node or job away.
+    NodeLost,
+    /// The run's job reached the batch system's time limit.
+    TimeLimit,
+    /// The run's job ended and left nothing to say how.
+    JobDied,
     /// The run was measured and is not valid, and `execution.strict` does not let that pass.
     NotValid,
     /// The user stopped the run.
@@ -104,6 +110,9 @@ impl FailureClass {
             Self::ImageMissing => "the image does not exist",
             Self::ContainerRefused => "the container engine refused the container",
             Self::ContainerEngineLost => "the container engine stopped answering",
+            Self::NodeLost => "the batch system took the node or the job away",
+            Self::TimeLimit => "the job reached its time limit",
+            Self::JobDied => "the job ended without a word",
             Self::NotValid => "the run is not valid",
             Self::Interrupted => "the run was interrupted",
             Self::Unknown => "the run failed for a reason that llem does not know",
@@ -155,6 +164,15 @@ impl FailureClass {
             Self::ContainerRefused => "read the engine's message; GPU access and limits are set in the user config",
             Self::ContainerEngineLost => {
                 "restart the container engine, then run the study again; leftovers are removed at the next start"
+            }
+            Self::NodeLost => {
+                "llem tries again as often as `execution.max_retries` says; where that does not help, ask the site what became of the node"
+            }
+            Self::TimeLimit => {
+                "raise `slurm.time_limit_minutes` in the user config, or lower `slurm.tasks_per_job`; then go on with --resume"
+            }
+            Self::JobDied => {
+                "read the job's output in `slurm/` of the study's directory; nodes must see llem, its cache and the study's directory under the same paths"
             }
             Self::NotValid => {
                 "do what its reasons say and run it again; without `execution.strict`, it counts as measured"

@@ -55,6 +55,13 @@ pub(crate) enum Command {
     },
     /// Remove containers that a killed llem left.
     Clean,
+    /// Carry out the runs of one job of SLURM. The `slurm` runner submits jobs that run this.
+    #[command(hide = true)]
+    SlurmTask {
+        /// The array's plan.
+        #[arg(long, value_name = "FILE")]
+        plan: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -226,6 +233,8 @@ pub(crate) enum RunnerName {
     Docker,
     /// Processes of this machine.
     Process,
+    /// Job arrays of the site's batch system, SLURM.
+    Slurm,
 }
 
 impl From<RunnerName> for RunnerKind {
@@ -234,6 +243,7 @@ impl From<RunnerName> for RunnerKind {
             RunnerName::Auto => Self::Auto,
             RunnerName::Docker => Self::Docker,
             RunnerName::Process => Self::Process,
+            RunnerName::Slurm => Self::Slurm,
         }
     }
 }

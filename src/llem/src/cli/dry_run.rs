@@ -258,7 +258,10 @@ fn gpus_line(gpus: &PlannedGpus) -> String {
     if let Some(bytes) = gpus.assumed_memory_bytes {
         return format!("GPUs: planned for {:.1} GiB each, as asked", bytes as f64 / GIB);
     }
-    let Some(present) = &gpus.present else { return "GPUs: none asked for".to_owned() };
+    let Some(present) = &gpus.present else {
+        let found = if gpus.elsewhere { "those of the nodes, not known here" } else { "none asked for" };
+        return format!("GPUs: {found}");
+    };
     let known = present.gpus().iter().map(|gpu| {
         let memory =
             gpu.memory_bytes.map_or_else(|| "? GiB".to_owned(), |bytes| format!("{:.1} GiB", bytes as f64 / GIB));

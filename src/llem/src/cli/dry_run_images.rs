@@ -32,7 +32,7 @@ pub(crate) async fn look(
 ) -> Result<ImageLines, Failure> {
     let of_process = |backend| {
         let kind = runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner);
-        kind == RunnerKind::Process
+        matches!(kind, RunnerKind::Process | RunnerKind::Slurm)
     };
     let nothing = ImageLines { lines: Vec::new(), missing: None };
     let mut named = preflight::named_images(study, user);

@@ -16,6 +16,7 @@ mod progress;
 mod report;
 mod run;
 mod signals;
+mod slurm_task;
 mod table;
 
 pub(crate) use arguments::Arguments;
@@ -37,6 +38,7 @@ pub(crate) fn dispatch(arguments: Arguments, printer: Printer) -> Result<Exit, F
             printer.result(&format!("{:#}", llem::schema::record_schema(record.into())))?;
             Ok(Exit::Success)
         }
+        Command::SlurmTask { plan } => slurm_task::slurm_task(&plan, printer),
         Command::Clean => runtime()?.block_on(clean::clean(printer)),
     }
 }

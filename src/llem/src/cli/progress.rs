@@ -32,6 +32,8 @@ pub(crate) struct Progress {
     finished_s: Vec<f64>,
     /// Runs that were measured before.
     completed: usize,
+    /// Runs that are under way at the same time.
+    at_a_time: usize,
 }
 
 /// One bar for the study, one for the run, one for its phase.
@@ -47,7 +49,16 @@ impl Progress {
     pub(crate) fn new(printer: Printer, study: &StudyConfig) -> Self {
         let bars = printer.bars().map(|target| Bars::new(MultiProgress::with_draw_target(target)));
         let title = format!("{} · {}", study.name, table::count(study.experiments.len(), "experiment"));
-        Self { printer, bars, title, runs: 0, run_started: Instant::now(), finished_s: Vec::new(), completed: 0 }
+        Self {
+            printer,
+            bars,
+            title,
+            runs: 0,
+            run_started: Instant::now(),
+            finished_s: Vec::new(),
+            completed: 0,
+            at_a_time: 1,
+        }
     }
 
     /// Shows events until there are no more.
@@ -85,7 +96,17 @@ impl Progress {
                 self.expect();
             }
             StudyEvent::Agent { event } => self.agent(&event.body),
-            StudyEvent::RunFinished { number, row, directory } => self.finished(number, &row, &directory),
+            StudyEvent::RunFinished { number, row, directory, wall_s } => {
+                self.finished(number, &row, &directory, wall_s);
+            }
+            StudyEvent::Jobs { waiting, running } => {
+                self.at_a_time = running.max(1);
+                let text = format!("{} waiting, {running} running", table::count(waiting, "job"));
+                self.say(|printer| printer.detail(&text));
+                if let Some(bars) = &self.bars {
+                    bars.phase(text);
+                }
+            }
             StudyEvent::Gap { seconds } => {
                 self.say(|printer| printer.detail(&format!("resting {}", duration(seconds))));
                 if let Some(bars) = &self.bars {
@@ -136,14 +157,13 @@ impl Progress {
         let mean = self.finished_s.iter().sum::<f64>() / self.finished_s.len() as f64;
         let run_left = (mean - self.run_started.elapsed().as_secs_f64()).max(0.0);
         let open = self.runs.saturating_sub(self.completed + self.finished_s.len() + 1) as f64;
-        bars.study.set_message(format!("about {} left", duration(run_left + open * mean)));
+        bars.study.set_message(format!("about {} left", duration(run_left + open * mean / self.at_a_time as f64)));
         bars.run.set_length((mean * 1000.0) as u64);
         bars.run.set_position((self.run_started.elapsed().as_millis() as u64).min(bars.run.length().unwrap_or(0)));
         bars.run.set_prefix(format!("about {} left · ", duration(run_left)));
     }
 
-    fn finished(&mut self, number: usize, row: &RunRow, directory: &Path) {
-        let seconds = self.run_started.elapsed().as_secs_f64();
+    fn finished(&mut self, number: usize, row: &RunRow, directory: &Path, seconds: f64) {
         self.finished_s.push(seconds);
         let head = format!("[{number}/{}] {}", self.runs, name(&row.label, row.cycle));
         let text = match (&row.metrics, &row.failure) {

@@ -1,9 +1,9 @@
 use std::path::{Path, PathBuf};
 
-use llem::config::{StudyConfig, UserConfig};
+use llem::config::{RunnerKind, StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
-use llem::study::{Forecast, ForecastOptions, RunOptions, StudyError, find_resumable, run_study, study_of};
+use llem::study::{Forecast, ForecastOptions, RunOptions, StudyError, find_resumable, run_study, slurm_plan, study_of};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
@@ -17,11 +17,14 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     if arguments.dry_run {
         let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
         let assumed_memory_bytes = arguments.vram_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
-        let options = ForecastOptions { output: &arguments.output, user: &user, assumed_memory_bytes };
+        let runner: RunnerKind = arguments.runner.map_or(user.runner, Into::into);
+        let elsewhere = runner == RunnerKind::Slurm;
+        let options = ForecastOptions { output: &arguments.output, user: &user, assumed_memory_bytes, elsewhere };
         let forecast = Forecast::of(&study, &options)?;
         let exit = dry_run::dry_run(&study, &forecast, &images, arguments.format, printer)?;
         let engines = engines::plan_line(&study, &user, arguments.runner.map(Into::into));
         runtime()?.block_on(engines)?.iter().for_each(|line| printer.line(line));
+        slurm_lines(&study, &user, arguments)?.iter().for_each(|line| printer.line(line));
         return Ok(exit);
     }
     let stop = Stop::default();
@@ -66,6 +69,22 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
             StudyStatus::Interrupted => Exit::Interrupted,
         })
     })
+}
+
+/// How a study would be submitted to the batch system.
+fn slurm_lines(study: &StudyConfig, user: &UserConfig, arguments: &RunArguments) -> Result<Vec<String>, Failure> {
+    let runner = arguments.runner.map(Into::into);
+    let options = RunOptions { output: arguments.output.clone(), user: user.clone(), runner, ..RunOptions::default() };
+    let Some(plan) = runtime()?.block_on(slurm_plan(study, &options))? else { return Ok(Vec::new()) };
+    let jobs: usize = plan.arrays.iter().sum();
+    let (jobs, arrays) = (table::count(jobs, "job"), table::count(plan.arrays.len(), "array"));
+    Ok(vec![
+        format!(
+            "slurm: {jobs} in {arrays} (here at most {} jobs each), {} min for each job; SLURM {}",
+            plan.max_array_jobs, plan.time_limit_minutes, plan.version
+        ),
+        plan.command,
+    ])
 }
 
 /// The lock file beside a study file.

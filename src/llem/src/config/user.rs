@@ -14,6 +14,7 @@ use super::energy::{Calibration, Carbon};
 use super::problem::{ConfigError, Problem};
 use super::rules;
 use super::schema::USER;
+use super::slurm::SlurmConfig;
 use super::source::Source;
 use super::study::{prune, read_bounded};
 
@@ -64,6 +65,8 @@ pub struct UserConfig {
     /// How long a run waits for another that builds the same engine before it builds its own; absent: 3600.
     #[schemars(range(max = 604_800))]
     pub engine_cache_wait_seconds: Option<u32>,
+    /// The site's batch system, for the `slurm` runner.
+    pub slurm: SlurmConfig,
     /// Address of the Docker daemon, e.g. `unix:///run/user/1000/docker.sock`; absent: `DOCKER_HOST`, then the usual socket.
     pub docker_host: Option<String>,
     /// Corrections of power sensors against an external meter; sensors without one count as sure to ±5 %.
@@ -83,6 +86,8 @@ pub enum RunnerKind {
     Docker,
     /// As a process on this machine.
     Process,
+    /// As jobs of the site's batch system, SLURM: a whole study or nothing of it.
+    Slurm,
 }
 
 /// How containers get at graphics processors.

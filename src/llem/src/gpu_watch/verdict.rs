@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use llem_protocol::{Reason, ReasonCode};
+use serde::{Deserialize, Serialize};
 
 use super::process::ProcessFacts;
 use super::record::{GpuProcess, named};
@@ -26,7 +27,7 @@ pub enum Owner {
 }
 
 /// What a watch means for a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// What is wrong, and what could not be found out.
     pub reasons: Vec<Reason>,

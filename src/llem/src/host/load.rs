@@ -51,7 +51,7 @@ pub struct HostLoad {
 }
 
 /// The machine's accounts at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Accounts {
     t_ns: u64,
     busy_ticks: u64,
@@ -68,7 +68,7 @@ pub(crate) struct LoadWatch {
 }
 
 /// What a watch saw.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct LoadSeen(Vec<Accounts>);
 
 impl LoadWatch {
@@ -150,6 +150,19 @@ impl LoadSeen {
         })
     }
 
+    /// What [`LoadSeen::in_window`] needs of it.
+    pub(crate) fn around(&self, window: &WindowRecord) -> Self {
+        let beside = |t_ns: u64| {
+            let after = self.0.partition_point(|reading| reading.t_ns < t_ns);
+            self.0.get(after.saturating_sub(1)..(after + 1).min(self.0.len())).unwrap_or_default()
+        };
+        let mut kept = [beside(window.start_ns), beside(window.end_ns)].concat();
+        // Both edges of a short window lie between the same readings.
+        kept.sort_by_key(|reading| reading.t_ns);
+        kept.dedup();
+        Self(kept)
+    }
+
     fn used(&self, account: Account, start_ns: u64, end_ns: u64) -> Option<f64> {
         // An account of the kernel may go back by a tick or two.
         Some((self.at(account, end_ns)? - self.at(account, start_ns)?).max(0.0))
@@ -228,6 +241,8 @@ mod tests {
         assert!((load.others_share - 25.0 / 3989.0).abs() < 1e-9 && (load.stolen_share - 1.0 / 3989.0).abs() < 1e-9);
         assert!((load.waiting_share.unwrap() - 0.005_020_3).abs() < 1e-9, "{load:?}");
         assert_eq!(load.reason(), None);
+        let window_of_all = window(0, 10 * S, Some(10.0));
+        assert_eq!(seen(QUIET).around(&window_of_all).in_window(&window_of_all), Some(load));
         // The same work of somebody else.
         let load = seen(QUIET).in_window(&window(0, 10 * S, Some(0.0))).unwrap();
         let reason = load.reason().unwrap();

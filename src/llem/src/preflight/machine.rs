@@ -9,6 +9,7 @@ use crate::host::cpus::obstacle;
 use crate::host::{GpuInventory, GpuSnapshot, HostSnapshot};
 use crate::hub::Hub;
 use crate::runner::docker::{DockerRunner, Engine, MachineConfig, host_powercap};
+use crate::runner::slurm::Slurm;
 
 /// Directories that llem writes to.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,7 @@ pub async fn machine(user: &UserConfig, directories: Directories<'_>) -> Vec<Che
     if let Some(engine) = &engine {
         images(user, engine, &mut checks).await;
     }
+    checks.extend(slurm(user).await);
     gpus(user, engine.as_ref(), &mut checks);
     checks.extend(cpus(user, engine.as_ref()));
     checks.push(processor_energy());
@@ -50,8 +52,9 @@ fn config() -> Check {
 
 async fn engine(user: &UserConfig, checks: &mut Vec<Check>) -> Option<Engine> {
     let kinds = || user.runners.values().copied().chain([user.runner]);
-    if kinds().all(|kind| kind == RunnerKind::Process) {
-        checks.push(Check::ok("container engine", "not used: `runner: process`"));
+    if kinds().all(|kind| matches!(kind, RunnerKind::Process | RunnerKind::Slurm)) {
+        let runner = if user.runner == RunnerKind::Slurm { "slurm" } else { "process" };
+        checks.push(Check::ok("container engine", format!("not used: `runner: {runner}`")));
         return None;
     }
     match Engine::connect(user.docker_host.as_deref()).await {
@@ -70,6 +73,23 @@ async fn engine(user: &UserConfig, checks: &mut Vec<Check>) -> Option<Engine> {
             None
         }
     }
+}
+
+/// The batch system, where runs go to it.
+async fn slurm(user: &UserConfig) -> Option<Check> {
+    let mut kinds = user.runners.values().chain([&user.runner]);
+    kinds.find(|kind| **kind == RunnerKind::Slurm)?;
+    let slurm = Slurm::new(user.slurm.clone());
+    let how = slurm.describe(1, user.slurm.time_limit_minutes.unwrap_or(1));
+    let limit = if user.slurm.time_limit_minutes.is_some() { "" } else { "; time limits are estimated" };
+    Some(match slurm.site().await {
+        Ok((version, most_jobs)) => {
+            Check::ok("slurm", format!("{version}, arrays of at most {most_jobs} jobs; {how}{limit}"))
+        }
+        Err(error) => {
+            Check::fails("slurm", format!("{error}; {how}{limit}"), "run llem where `sinfo` shows the partitions")
+        }
+    })
 }
 
 async fn images(user: &UserConfig, engine: &Engine, checks: &mut Vec<Check>) {

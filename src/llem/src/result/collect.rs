@@ -52,6 +52,11 @@ pub fn collect(volume: &Path, job: &Job, expected_sha256: Option<&str>) -> Resul
     Ok(collected)
 }
 
+/// A file that a run left beside its volume; `None` when it is not there, is no regular file, or is larger than `limit` bytes.
+pub(crate) fn read_left(directory: &Path, name: &str, limit: u64) -> Option<Vec<u8>> {
+    bytes(directory, name, limit).ok()
+}
+
 /// What the driver and its engine wrote; empty when it cannot be read.
 pub(super) fn driver_log(volume: &Path) -> Vec<u8> {
     bytes(volume, files::DRIVER_LOG, LOG_BYTES).unwrap_or_default()

@@ -9,8 +9,11 @@ use super::{RunResult, RunRow, WeightsIdentity};
 /// files, and what could not be read is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunIdentity {
-    /// `docker` or `process`.
+    /// `docker`, `process` or `slurm`.
     pub runner: String,
+    /// The node that the batch system had the run carried out on.
+    #[serde(default)]
+    pub node: Option<String>,
     /// SHA-256 of the tokenised workload.
     pub workload_sha256: String,
     /// `synthetic`, a directory, or a hub id.
@@ -65,6 +68,7 @@ impl RunIdentity {
         let host = run.host.as_ref();
         Self {
             runner: run.runner.clone(),
+            node: run.slurm.as_ref().and_then(|slurm| slurm.node.clone()),
             workload_sha256: run.workload.sha256.clone(),
             model: run.model.source.clone(),
             model_revision: run.model.revision.clone(),

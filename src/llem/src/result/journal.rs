@@ -70,6 +70,22 @@ pub enum JournalEvent {
         /// Its cycle, from 1.
         cycle: u32,
     },
+    /// A job array is about to be submitted. Its plan, `slurm/{name}.json`, is on disk.
+    ArrayPlanned {
+        /// Name of its jobs.
+        name: String,
+        /// Number of jobs.
+        jobs: usize,
+        /// Number of runs.
+        runs: usize,
+    },
+    /// The batch system has it.
+    ArraySubmitted {
+        /// Name of its jobs.
+        name: String,
+        /// The batch system's id.
+        job: u64,
+    },
     /// A run that a dead controller had started is followed again.
     RunAdopted {
         /// The run.

@@ -39,6 +39,7 @@ mod summary;
 mod uncertainty;
 mod upgrade;
 
+pub(crate) use collect::read_left;
 pub use collect::{Collected, collect};
 pub use design::{Design, DesignedExperiment, NumberedRuns, number_runs};
 pub use energy::{

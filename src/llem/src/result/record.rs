@@ -18,6 +18,7 @@ use crate::gpu_watch::{GpuProcess, GpuWait};
 use crate::host::{HostLoad, HostSnapshot};
 use crate::runner::ContainerRecord;
 use crate::runner::docker::ImageVersions;
+use crate::runner::slurm::SlurmRecord;
 use crate::workload::DatasetProvenance;
 
 /// How a run ended.
@@ -89,10 +90,13 @@ pub struct RunResult {
     pub draft_model: Option<WeightsIdentity>,
     /// The engine by its own account.
     pub engine: Option<EngineReport>,
-    /// `docker` or `process`.
+    /// `docker`, `process` or `slurm`.
     pub runner: String,
     /// The container, where there was one.
     pub container: Option<ContainerRecord>,
+    /// Where the batch system had it carried out.
+    #[serde(default)]
+    pub slurm: Option<SlurmRecord>,
     /// The machine as seen from inside.
     pub environment: Option<EnvironmentReport>,
     /// The processors that the run was kept to, as asked; what was in effect is in `environment`. Null where nothing was asked.

@@ -8,6 +8,7 @@ mod follow;
 mod gpu;
 mod offline;
 mod process;
+pub mod slurm;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use docker::DockerRunner;
 use docker::{ImageFacts, ImageVersions};
 pub use gpu::{Gpu, host_gpus};
 pub use process::ProcessRunner;
+use slurm::SlurmRecord;
 
 /// How long the agent may take to close a run after it was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -51,7 +53,7 @@ pub trait Runner: Send + Sync {
 pub type EventSink = UnboundedSender<Event>;
 
 /// The files of a run on this machine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HostFiles {
     /// Directory that the agent writes to.
     pub output_dir: PathBuf,
@@ -72,7 +74,7 @@ pub struct HostFiles {
 }
 
 /// The directory of a compiled engine on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineMount {
     /// The directory.
     pub dir: PathBuf,
@@ -81,7 +83,7 @@ pub struct EngineMount {
 }
 
 /// A backend's driver on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DriverFiles {
     /// A binary.
     Program(PathBuf),
@@ -118,7 +120,7 @@ pub struct Places {
 }
 
 /// One run, as a runner sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunSpec {
     /// Study identity for labels.
     pub study_id: String,
@@ -137,11 +139,12 @@ pub struct RunSpec {
     /// What the container may use.
     pub limits: Limits,
     /// What is known about the image, where it was probed. A run with a compiled engine is for exactly this image.
+    #[serde(skip)]
     pub facts: Option<Arc<ImageFacts>>,
 }
 
 /// What a container may use.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Main memory in bytes; swap is not added.
     pub memory_bytes: Option<u64>,
@@ -161,16 +164,19 @@ pub struct Stop {
 }
 
 /// How a run ended, as its runner saw it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RunOutcome {
     /// Digest of the report, from the agent's last event. Present only when the agent says that all went well.
     pub report_sha256: Option<String>,
     /// What failed, by the agent's or the runner's account.
     pub failure: Option<Failure>,
     /// What the agent wrote beside its events, bounded.
+    #[serde(skip)]
     pub agent_log: Vec<u8>,
     /// The container, where there was one.
     pub container: Option<ContainerRecord>,
+    /// Where the batch system had it carried out.
+    pub slurm: Option<SlurmRecord>,
     /// The agent's process on this machine, where it was started without a container.
     pub agent_pid: Option<u32>,
     /// Things that the user should know although the run went on.

@@ -1,5 +1,7 @@
 //! One run of a session: its attempts, and those that a dead controller left.
 
+use std::time::Duration;
+
 use llem_protocol::{Failure, ReasonCode};
 
 use super::ledger::{self, run_finished};
@@ -21,8 +23,8 @@ impl Session {
         let mut retries = 0;
         loop {
             let row = self.attempt(planned, notify).await?;
-            if !is_infrastructure(&row) || !self.can_retry(&row, &mut retries, notify).await {
-                self.judge_size(planned, &row, notify)?;
+            if !self.can_retry(&row, &mut retries, notify).await {
+                self.judge_size(planned, &row, &|_| false, notify)?;
                 return Ok(row);
             }
         }
@@ -31,25 +33,34 @@ impl Session {
     /// Waits until a run that the machine failed can be tried again; false when it cannot. An engine that is not back by then costs one
     /// of the retries, as an attempt on it would have.
     async fn can_retry(&self, row: &RunRow, retries: &mut u32, notify: &impl Fn(StudyEvent)) -> bool {
-        let execution = &self.study.execution;
-        while *retries < execution.max_retries && !self.options.stop.soft.is_cancelled() {
+        while let Some(pause) = self.again(row, *retries, notify) {
             *retries += 1;
-            let pause = wait_before(*retries, execution);
-            let text = format!(
-                "{}: {}; attempt {} of {} in {} s",
-                row.run_id,
-                row.failure.as_ref().map_or_else(|| "a power sensor was lost".to_owned(), short),
-                *retries + 1,
-                execution.max_retries + 1,
-                pause.as_secs_f64().round()
-            );
-            notify(StudyEvent::Notice { text });
             self.pause(pause, notify).await;
             if !self.options.stop.soft.is_cancelled() && self.engine_is_back().await {
                 return true;
             }
         }
         false
+    }
+
+    /// The wait before another attempt, where the machine failed and not the run, and it was not tried often enough yet.
+    pub(super) fn again(&self, row: &RunRow, retries: u32, notify: &impl Fn(StudyEvent)) -> Option<Duration> {
+        let execution = &self.study.execution;
+        let is_last = retries >= execution.max_retries || self.options.stop.soft.is_cancelled();
+        if is_last || !is_infrastructure(row) {
+            return None;
+        }
+        let pause = wait_before(retries + 1, execution);
+        let text = format!(
+            "{}: {}; attempt {} of {} in {} s",
+            row.run_id,
+            row.failure.as_ref().map_or_else(|| "a power sensor was lost".to_owned(), short),
+            retries + 2,
+            execution.max_retries + 1,
+            pause.as_secs_f64().round()
+        );
+        notify(StudyEvent::Notice { text });
+        Some(pause)
     }
 
     /// One attempt, from its directory to its line in the journal.
@@ -79,18 +90,23 @@ impl Session {
     }
 
     /// Takes the result of an attempt into journal and ledger.
-    fn keep(&mut self, run: &RunId, ended: Ended, notify: &impl Fn(StudyEvent)) -> Result<RunRow, StudyError> {
-        let Ended { row, directory, file } = ended;
+    pub(super) fn keep(
+        &mut self,
+        run: &RunId,
+        ended: Ended,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<RunRow, StudyError> {
+        let Ended { row, directory, file, wall_s } = ended;
         self.journal.append(&run_finished(run, &row, &file))?;
         let failure = row.failure.as_ref().map(|failure| failure.class);
         self.ledger.finished(ledger::Ended { run: run.clone(), status: row.status, failure, file: Some(file) });
-        notify(StudyEvent::RunFinished { number: run.number, row: Box::new(row.clone()), directory });
+        notify(StudyEvent::RunFinished { number: run.number, row: Box::new(row.clone()), directory, wall_s });
         self.tell(&row, notify);
         Ok(row)
     }
 
     /// What a run needs, with its name.
-    fn context<'a>(&'a self, planned: PlannedRun, run_id: &'a str) -> Result<RunContext<'a>, StudyError> {
+    pub(super) fn context<'a>(&'a self, planned: PlannedRun, run_id: &'a str) -> Result<RunContext<'a>, StudyError> {
         let experiment = self.study.experiments.get(planned.experiment).ok_or_else(no_such_experiment)?;
         let prepared = self.prepared.get(planned.experiment).ok_or_else(no_such_experiment)?;
         Ok(RunContext {
@@ -103,6 +119,7 @@ impl Session {
             agent_sha256: &self.agent_sha256,
             host: &self.host,
             runner: self.fleet.runner(experiment.config.backend),
+            runner_name: self.fleet.runner_name(experiment.config.backend),
             directory: &self.directory,
             user: &self.options.user,
             cache: &self.cache,
@@ -160,7 +177,7 @@ impl Session {
         let docker = self.fleet.docker().ok_or_else(|| StudyError::Task("a container without an engine".to_owned()))?;
         let ended = run::adopt(&context, docker, &survivor, job, notify).await?;
         let row = self.keep(run, ended, notify)?;
-        self.judge_size(planned, &row, notify)
+        self.judge_size(planned, &row, &|_| false, notify)
     }
 
     /// Removes containers of this study that are of no use.
@@ -186,18 +203,20 @@ impl Session {
         true
     }
 
-    /// Leaves out the other cycles of an experiment that is too large for the machine.
-    fn judge_size(
+    /// Leaves out the other cycles of an experiment that is too large for the machine, but for those that are under way.
+    pub(super) fn judge_size(
         &mut self,
         planned: PlannedRun,
         row: &RunRow,
+        is_under_way: &dyn Fn(usize) -> bool,
         notify: &impl Fn(StudyEvent),
     ) -> Result<(), StudyError> {
         let Some(class) = row.failure.as_ref().map(|f| f.class).filter(|class| is_out_of_memory(*class)) else {
             return Ok(());
         };
         self.too_large.insert(planned.experiment, class);
-        let cycles = self.left_out(planned.experiment);
+        let open = self.left_out_runs(planned.experiment).filter(|run| !is_under_way(run.number));
+        let cycles: Vec<u32> = open.map(|run| run.cycle).collect();
         let experiment = self.study.experiments.get(planned.experiment).ok_or_else(no_such_experiment)?;
         if !cycles.is_empty() {
             let name = if experiment.label.is_empty() { &experiment.id } else { &experiment.label };
@@ -210,11 +229,15 @@ impl Session {
 
     /// Cycles of an experiment that have no result.
     pub(super) fn left_out(&self, experiment: usize) -> Vec<u32> {
-        let of_experiment = self.runs.planned.iter().filter(|run| run.experiment == experiment);
-        of_experiment.filter(|run| self.ledger.ended(run.number).is_none()).map(|run| run.cycle).collect()
+        self.left_out_runs(experiment).map(|run| run.cycle).collect()
     }
 
-    fn planned(&self, number: usize) -> Option<PlannedRun> {
+    fn left_out_runs(&self, experiment: usize) -> impl Iterator<Item = &PlannedRun> {
+        let of_experiment = self.runs.planned.iter().filter(move |run| run.experiment == experiment);
+        of_experiment.filter(|run| self.ledger.ended(run.number).is_none())
+    }
+
+    pub(super) fn planned(&self, number: usize) -> Option<PlannedRun> {
         let mut all = self.runs.planned.iter().chain(&self.runs.beside);
         all.find(|run| run.number == number).copied()
     }
@@ -229,7 +252,7 @@ impl Session {
     }
 }
 
-fn no_such_experiment() -> StudyError {
+pub(super) fn no_such_experiment() -> StudyError {
     StudyError::Task("the plan names an experiment that the study does not have".to_owned())
 }
 

@@ -52,6 +52,15 @@ pub enum StudyEvent {
         row: Box<RunRow>,
         /// Where its files are.
         directory: PathBuf,
+        /// How long it took, in seconds.
+        wall_s: f64,
+    },
+    /// How many jobs of the study the batch system has.
+    Jobs {
+        /// Without a node yet.
+        waiting: usize,
+        /// On a node.
+        running: usize,
     },
     /// The machine rests.
     Gap {

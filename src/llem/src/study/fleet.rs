@@ -7,12 +7,14 @@ use std::sync::Arc;
 use super::{RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, RunnerKind, UserConfig};
 use crate::runner::docker::{BindMount, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans};
+use crate::runner::slurm::Slurm;
 use crate::runner::{DockerRunner, ProcessRunner, Runner};
 
 /// The runners of a study.
 pub(super) struct Fleet {
     runners: BTreeMap<Backend, Arc<dyn Runner>>,
     docker: Option<Arc<DockerRunner>>,
+    slurm: Option<Slurm>,
     engine: Option<Engine>,
     paths: HostPaths,
 }
@@ -26,11 +28,16 @@ impl Fleet {
         notify: &impl Fn(StudyEvent),
     ) -> Result<Self, StudyError> {
         let wanted: BTreeMap<Backend, RunnerKind> = backends.map(|b| (b, choice(b, options))).collect();
+        let slurm = slurm(&wanted, &options.user)?;
+        if let Some(slurm) = &slurm {
+            // Where there is no SLURM, nothing is to be made ready for it.
+            slurm.site().await?;
+        }
         let engine = connect(&wanted, &options.user, notify).await?;
         if let Some(engine) = &engine {
             reap(engine, notify).await;
         }
-        if wanted.values().any(|choice| engine.is_none() || *choice == RunnerKind::Process) {
+        if wanted.values().any(|choice| engine.is_none() || is_without_engine(*choice)) {
             note_ignored(&options.user, notify);
         }
         let paths = match &engine {
@@ -42,27 +49,47 @@ impl Fleet {
         let runner = |choice| -> Arc<dyn Runner> {
             match (&docker, choice) {
                 (Some(docker), RunnerKind::Auto | RunnerKind::Docker) => docker.clone(),
+                (_, RunnerKind::Slurm) => on_node(options.user.slurm.node_runner),
                 _ => Arc::new(ProcessRunner),
             }
         };
         Ok(Self {
             runners: wanted.iter().map(|(backend, choice)| (*backend, runner(*choice))).collect(),
             docker,
+            slurm,
             engine,
             paths,
         })
+    }
+
+    /// The batch system, where the options ask for it.
+    pub(super) fn slurm_of(
+        backends: impl Iterator<Item = Backend>,
+        options: &RunOptions,
+    ) -> Result<Option<Slurm>, StudyError> {
+        slurm(&backends.map(|backend| (backend, choice(backend, options))).collect(), &options.user)
     }
 
     /// One runner for everything.
     #[cfg(test)]
     pub(super) fn only(runner: &Arc<dyn Runner>) -> Self {
         let runners = Backend::ALL.into_iter().map(|backend| (backend, runner.clone())).collect();
-        Self { runners, docker: None, engine: None, paths: HostPaths::Same }
+        Self { runners, docker: None, slurm: None, engine: None, paths: HostPaths::Same }
     }
 
     /// The runner of a backend.
     pub(super) fn runner(&self, backend: Backend) -> Arc<dyn Runner> {
         self.runners.get(&backend).cloned().unwrap_or_else(|| Arc::new(ProcessRunner))
+    }
+
+    /// What a backend's runner is called in results.
+    pub(super) fn runner_name(&self, backend: Backend) -> &'static str {
+        if self.slurm.is_some() { SLURM } else { self.runner(backend).kind() }
+    }
+
+    /// The batch system that carries out the study, if one does.
+    pub(super) fn slurm(&self) -> Option<&Slurm> {
+        self.slurm.as_ref()
     }
 
     /// What runs containers, if an engine answers.
@@ -82,9 +109,33 @@ impl Fleet {
 
     /// Names of the runners in use.
     pub(super) fn names(&self) -> String {
-        let names: std::collections::BTreeSet<_> = self.runners.values().map(|runner| runner.kind()).collect();
+        let names: std::collections::BTreeSet<_> =
+            self.runners.keys().map(|backend| self.runner_name(*backend)).collect();
         names.into_iter().collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Name of the runner that hands runs to the batch system.
+const SLURM: &str = "slurm";
+
+/// The batch system, where it is asked for: for all of a study, because its queue decides when and where runs happen.
+fn slurm(wanted: &BTreeMap<Backend, RunnerKind>, user: &UserConfig) -> Result<Option<Slurm>, StudyError> {
+    let on_slurm = wanted.values().filter(|choice| **choice == RunnerKind::Slurm).count();
+    match wanted.iter().find(|(_, choice)| **choice != RunnerKind::Slurm) {
+        _ if on_slurm == 0 => Ok(None),
+        None => Ok(Some(Slurm::new(user.slurm.clone()))),
+        Some((backend, _)) => Err(StudyError::HalfOnSlurm(*backend)),
+    }
+}
+
+/// What carries out runs on a node of the batch system. The user config names none but these.
+pub(super) fn on_node(_: RunnerKind) -> Arc<dyn Runner> {
+    Arc::new(ProcessRunner)
+}
+
+/// Whether a runner needs no container engine on this machine.
+fn is_without_engine(choice: RunnerKind) -> bool {
+    matches!(choice, RunnerKind::Process | RunnerKind::Slurm)
 }
 
 /// Settings of the machine that are about containers.
@@ -97,8 +148,7 @@ fn note_ignored(user: &UserConfig, notify: &impl Fn(StudyEvent)) {
     ];
     let names: Vec<_> = set.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| format!("`{name}`")).collect();
     if !names.is_empty() {
-        let text =
-            format!("the `process` runner has no containers: {} of the user config have no effect", names.join(", "));
+        let text = format!("runs without containers: {} of the user config have no effect", names.join(", "));
         notify(StudyEvent::Notice { text });
     }
 }
@@ -131,7 +181,7 @@ async fn connect(
     user: &UserConfig,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Option<Engine>, EngineError> {
-    if wanted.values().all(|choice| *choice == RunnerKind::Process) {
+    if wanted.values().all(|choice| is_without_engine(*choice)) {
         return Ok(None);
     }
     match Engine::connect(user.docker_host.as_deref()).await {

@@ -44,6 +44,8 @@ pub struct PlannedGpus {
     pub present: Option<GpuInventory>,
     /// Memory of each, in bytes, that the caller asked about in place of this machine's.
     pub assumed_memory_bytes: Option<u64>,
+    /// Whether runs are carried out on other machines, whose GPUs are not known here.
+    pub elsewhere: bool,
 }
 
 /// What one experiment needs.
@@ -94,6 +96,8 @@ pub struct ForecastOptions<'a> {
     pub user: &'a UserConfig,
     /// Memory of each GPU to plan with, in bytes, as many as are needed; absent: the GPUs of this machine.
     pub assumed_memory_bytes: Option<u64>,
+    /// Whether runs are carried out on other machines.
+    pub elsewhere: bool,
 }
 
 impl Forecast {
@@ -110,7 +114,10 @@ impl Forecast {
         let machine = Machine {
             gpu_memory_bytes: gpus.assumed_memory_bytes.or(smallest),
             gpus_present: gpus.present.as_ref().map(|present| present.uuids.len() as u64),
-            problem: gpus.present.as_ref().and_then(|present| present.problem.clone()),
+            problem: match &gpus.present {
+                Some(present) => present.problem.clone(),
+                None => gpus.elsewhere.then(|| NODES_UNKNOWN.to_owned()),
+            },
         };
         let ids: BTreeSet<&str> = study.experiments.iter().map(|experiment| experiment.id.as_str()).collect();
         let earlier = earlier_runs(options.output, &ids);
@@ -159,6 +166,9 @@ impl DiskForecast {
         Some(format!("{what} need {} in {directory}, and {} are free there", gb(self.known_bytes), gb(free)))
     }
 }
+
+/// Why memory is not known on the machine that only submits.
+const NODES_UNKNOWN: &str = "the GPUs of the nodes are not known here: `--vram-gib` plans for theirs";
 
 /// The machine as memory is estimated for it.
 struct Machine {
@@ -288,11 +298,16 @@ fn described(dir: &Path) -> ModelFacts {
 }
 
 fn planned_gpus(study: &StudyConfig, options: &ForecastOptions<'_>) -> PlannedGpus {
-    if let Some(bytes) = options.assumed_memory_bytes {
-        return PlannedGpus { present: None, assumed_memory_bytes: Some(bytes) };
+    if options.assumed_memory_bytes.is_some() || options.elsewhere {
+        let assumed_memory_bytes = options.assumed_memory_bytes;
+        return PlannedGpus { present: None, assumed_memory_bytes, elsewhere: options.elsewhere };
     }
     let on_gpu = study.experiments.iter().any(|experiment| experiment.config.gpu_count() != Some(0));
-    PlannedGpus { present: on_gpu.then(|| GpuInventory::read(options.user)), assumed_memory_bytes: None }
+    PlannedGpus {
+        present: on_gpu.then(|| GpuInventory::read(options.user)),
+        assumed_memory_bytes: None,
+        elsewhere: false,
+    }
 }
 
 /// What a study will write where, before anything is downloaded.

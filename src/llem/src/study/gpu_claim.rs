@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::gpus;
 use super::{StudyError, StudyEvent};
-use crate::config::{StudyConfig, UserConfig, WhenBusy};
+use crate::config::{GpuConfig, StudyConfig, UserConfig, WhenBusy};
 use crate::gpu_watch::{GpuProcess, GpuWait, Look, Lookout, Owner, named};
 use crate::host::gpu_lock::{Attempt, GpuLock, lock_directory, try_lock};
 use crate::runner::host_gpus;
@@ -39,13 +39,28 @@ pub(super) enum NotFree {
 }
 
 impl<'a> GpuClaim<'a> {
-    pub(super) fn new(study: &StudyConfig, user: &UserConfig, own: Vec<Owner>, stop: &'a CancellationToken) -> Self {
+    /// Those of a whole study.
+    pub(super) fn of_study(
+        study: &StudyConfig,
+        user: &UserConfig,
+        own: Vec<Owner>,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        Self::new(study.experiments.iter().flat_map(|e| gpus(&e.config, user)), &user.gpu, own, stop)
+    }
+
+    pub(super) fn new(
+        gpus: impl IntoIterator<Item = String>,
+        config: &GpuConfig,
+        own: Vec<Owner>,
+        stop: &'a CancellationToken,
+    ) -> Self {
         // In one order for all studies: two of them never wait for each other.
-        let wanted: BTreeSet<String> = study.experiments.iter().flat_map(|e| gpus(&e.config, user)).collect();
+        let wanted: BTreeSet<String> = gpus.into_iter().collect();
         Self {
             gpus: wanted.into_iter().collect(),
-            directory: user.gpu.lock_dir.clone().unwrap_or_else(lock_directory),
-            when_busy: user.gpu.when_busy,
+            directory: config.lock_dir.clone().unwrap_or_else(lock_directory),
+            when_busy: config.when_busy,
             own,
             stop,
         }
@@ -66,15 +81,21 @@ impl<'a> GpuClaim<'a> {
 
     /// Locks every GPU, or waits for those that have them, as the user config says; then the same with those who compute there.
     pub(super) async fn take(&self, notify: &impl Fn(StudyEvent)) -> Result<Vec<GpuLock>, StudyError> {
-        let mut locks = Vec::with_capacity(self.gpus.len());
-        for gpu in &self.gpus {
-            locks.push(lock(gpu, &self.directory, self.when_busy, notify).await?);
-        }
+        let locks = self.lock(notify).await?;
         match until_free(&self.gpus, &self.own, self.when_busy, self.stop, notify).await {
             Ok(_) => Ok(locks),
             Err(NotFree::Busy(processes)) => Err(StudyError::GpuBusy { processes: named(&processes) }),
             Err(NotFree::Stopped) => Err(StudyError::Stopped),
         }
+    }
+
+    /// Locks every GPU, or waits for other studies that have them, as the user config says.
+    pub(super) async fn lock(&self, notify: &impl Fn(StudyEvent)) -> Result<Vec<GpuLock>, StudyError> {
+        let mut locks = Vec::with_capacity(self.gpus.len());
+        for gpu in &self.gpus {
+            locks.push(lock(gpu, &self.directory, self.when_busy, notify).await?);
+        }
+        Ok(locks)
     }
 }
 

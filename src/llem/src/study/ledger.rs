@@ -151,6 +151,15 @@ impl Ledger {
         entry.attempts = entry.attempts.max(run.attempt);
     }
 
+    /// An attempt that never began is taken back: its name is free again.
+    pub(super) fn withdrawn(&mut self, run: &RunId) {
+        let entry = self.entry(run);
+        if entry.open.as_ref() == Some(run) {
+            entry.open = None;
+            entry.attempts = entry.attempts.min(run.attempt.saturating_sub(1));
+        }
+    }
+
     /// An attempt has a result.
     pub(super) fn finished(&mut self, ended: Ended) {
         let entry = self.entry(&ended.run);

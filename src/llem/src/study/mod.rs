@@ -24,6 +24,7 @@ mod run;
 #[cfg(test)]
 mod scale;
 mod session;
+mod slurm;
 
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,7 @@ pub use programs::{Programs, ProgramsError};
 pub use references::WeightsProblems;
 pub use resume::{ResumeError, find_resumable, study_of};
 pub use session::run_study;
+pub use slurm::{SlurmPlan, SlurmTaskError, run_slurm_task, slurm_plan};
 
 use crate::config::{Backend, ExecutionConfig, ExperimentConfig, RunnerKind, StudyConfig, UserConfig};
 use crate::host::gpu_lock::{GpuLockError, Holder};
@@ -46,6 +48,7 @@ use crate::hub::HubError;
 use crate::result::{ExperimentResult, StoreError, StudyResult};
 use crate::runner::Stop;
 use crate::runner::docker::{EngineError, ImageError, NotShared};
+use crate::runner::slurm::SlurmError;
 use crate::workload::WorkloadError;
 
 /// How a study is carried out on this machine.
@@ -96,6 +99,15 @@ pub enum StudyError {
          container engine"
     )]
     ImageWithoutContainer(Backend),
+    /// The batch system for a part of a study.
+    #[error(
+        "backend `{0}` of this study has another runner than `slurm`: the batch system carries out whole studies; use `--runner slurm`, or \
+         split the study"
+    )]
+    HalfOnSlurm(Backend),
+    /// The batch system.
+    #[error("{0}; finished runs are kept, and `llem run --resume` goes on with jobs that are left")]
+    Slurm(#[from] SlurmError),
     /// No image is named for a backend that llem makes none for.
     #[error(
         "backend `{0}` runs in an image, and none is named: set `{0}.image` in the study, or `images: {{{0}: NAME}}` in the user config; \
@@ -282,6 +294,7 @@ impl StudyError {
             Self::Config(_)
             | Self::ImageWithoutContainer(_)
             | Self::NoImage(_)
+            | Self::HalfOnSlurm(_)
             | Self::NotShared(_)
             | Self::WritableWeights { .. }
             | Self::Changed(_)

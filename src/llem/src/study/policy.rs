@@ -16,7 +16,10 @@ pub(super) fn is_infrastructure(row: &RunRow) -> bool {
         // Whoever ends a container from outside, an administrator or an engine that is restarted, is not part of the run either.
         Some(failure) => matches!(
             failure.class,
-            FailureClass::GpuBusy | FailureClass::ContainerEngineLost | FailureClass::ContainerKilled
+            FailureClass::GpuBusy
+                | FailureClass::ContainerEngineLost
+                | FailureClass::ContainerKilled
+                | FailureClass::NodeLost
         ),
         // A driver that was reloaded takes the sensors with it; the next container has them again.
         None => row.reasons.iter().any(|reason| reason.code == ReasonCode::PowerSourceLost),
@@ -127,6 +130,9 @@ mod tests {
             (FailureClass::GpuBusy, true),
             (FailureClass::ContainerEngineLost, true),
             (FailureClass::ContainerKilled, true),
+            (FailureClass::NodeLost, true),
+            (FailureClass::TimeLimit, false),
+            (FailureClass::JobDied, false),
             (FailureClass::InvalidConfig, false),
             (FailureClass::OutOfMemory, false),
             (FailureClass::DriverCrashed, false),

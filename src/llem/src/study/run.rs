@@ -16,7 +16,7 @@ use super::job::run_spec;
 use super::judge::{conclude, judge, note_load};
 use super::prepare::Prepared;
 use super::{Programs, StudyError, StudyEvent};
-use crate::config::{ExecutionConfig, Experiment, UserConfig};
+use crate::config::{ExecutionConfig, Experiment, UserConfig, WhenBusy};
 use crate::engine_cache::EngineCache;
 use crate::gpu_watch::{Expected, GpuProcess, GpuWait, GpuWatch, Owner, Verdict, named};
 use crate::host::load::{LoadSeen, LoadWatch};
@@ -36,6 +36,8 @@ pub(super) struct RunContext<'a> {
     pub(super) agent_sha256: &'a str,
     pub(super) host: &'a HostSnapshot,
     pub(super) runner: Arc<dyn Runner>,
+    /// Its name in results.
+    pub(super) runner_name: &'static str,
     pub(super) directory: &'a StudyDirectory,
     pub(super) user: &'a UserConfig,
     pub(super) cache: &'a EngineCache,
@@ -48,6 +50,8 @@ pub(super) struct Ended {
     pub(super) directory: PathBuf,
     /// Its `result.json`.
     pub(super) file: FileIdentity,
+    /// How long it took, in seconds.
+    pub(super) wall_s: f64,
 }
 
 /// When a run began and how long it took.
@@ -57,20 +61,20 @@ pub(super) struct Times {
     pub(super) wall_s: f64,
 }
 
-/// One start of a run's container, with what it left.
-struct Attempt {
-    outcome: RunOutcome,
-    collected: Collected,
-    failure: Option<Failure>,
+/// One start of a run's agent, with what it left.
+pub(super) struct Attempt {
+    pub(super) outcome: RunOutcome,
+    pub(super) collected: Collected,
+    pub(super) failure: Option<Failure>,
     /// The GPUs that it was given.
-    gpus: Vec<String>,
-    verdict: Verdict,
+    pub(super) gpus: Vec<String>,
+    pub(super) verdict: Verdict,
     /// Those GPUs as the machine saw them.
-    nvidia: Option<GpusSnapshot>,
+    pub(super) nvidia: Option<GpusSnapshot>,
     /// The wait for them.
-    wait: Option<GpuWait>,
+    pub(super) wait: Option<GpuWait>,
     /// What else the machine did.
-    load: LoadSeen,
+    pub(super) load: LoadSeen,
 }
 
 /// Carries out one run and writes its files. Only results that cannot be written are an error.
@@ -119,7 +123,7 @@ fn unwatched(job: &Job) -> Verdict {
 }
 
 /// Judges a run that has ended, and writes its files.
-async fn close(
+pub(super) async fn close(
     context: &RunContext<'_>,
     directory: &RunDirectory,
     attempt: Attempt,
@@ -145,7 +149,8 @@ async fn close(
     conclude(&mut result, context.execution);
     directory.write_tables(&collected.requests, &collected.samples)?;
     let file = directory.finish(&result)?;
-    Ok(Ended { row: RunRow::of(&result, &context.experiment.label), directory: directory.path().to_owned(), file })
+    let (row, path) = (RunRow::of(&result, &context.experiment.label), directory.path().to_owned());
+    Ok(Ended { row, directory: path, file, wall_s: times.wall_s })
 }
 
 /// Gets the run's compiled engine and starts the run; a second time, when it does not load, with one that is built anew.
@@ -186,30 +191,42 @@ async fn attempt(
     notify: &impl Fn(StudyEvent),
 ) -> Result<Attempt, StudyError> {
     let spec = run_spec(context, directory, engine);
+    start(&*context.runner, &spec, directory, context.user.gpu.when_busy, context.stop, notify).await
+}
+
+/// Starts a run's agent on this machine when its GPUs are free, watches them meanwhile, and takes what it leaves.
+pub(super) async fn start(
+    runner: &dyn Runner,
+    spec: &RunSpec,
+    directory: &RunDirectory,
+    when_busy: WhenBusy,
+    stop: &Stop,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Attempt, StudyError> {
     directory.write_job(&spec.job)?;
     directory.write_nonce(&spec.job.nonce)?;
-    let when_busy = context.user.gpu.when_busy;
-    let wait = match until_free(&spec.job.gpus, &[], when_busy, &context.stop.soft, notify).await {
+    let wait = match until_free(&spec.job.gpus, &[], when_busy, &stop.soft, notify).await {
         Ok(wait) => wait,
         Err(NotFree::Busy(processes)) => return Ok(Attempt::beside(processes)),
         Err(NotFree::Stopped) => return Ok(Attempt::without_container(stopped_waiting())),
     };
-    debug!(run_id = context.run_id, runner = context.runner.kind(), image = spec.image, "run");
+    debug!(run_id = spec.job.run_id, runner = runner.kind(), image = spec.image, "run");
     let (watch, load) = (GpuWatch::start(&spec.job.gpus), LoadWatch::start());
     let (sink, events) = unbounded_channel();
-    let outcome = follow(context.runner.run(&spec, &sink, context.stop), events, notify).await;
+    let outcome = follow(runner.run(spec, &sink, stop), events, notify).await;
     let watched = OptionFuture::from(watch.map(GpuWatch::finish)).await.unwrap_or_default();
     let load = load.finish().await;
     let (collected, failure) = take_files(directory, &spec.job, &outcome);
     let expected = collected.report.as_ref().and_then(Expected::of);
     let verdict =
         if spec.job.gpus.is_empty() { Verdict::default() } else { watched.judge(owner(&outcome).as_ref(), expected) };
-    Ok(Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia: watched.gpus, wait, load })
+    let gpus = spec.job.gpus.clone();
+    Ok(Attempt { outcome, collected, failure, gpus, verdict, nvidia: watched.gpus, wait, load })
 }
 
 impl Attempt {
-    /// The run was not begun.
-    fn without_container(failure: Failure) -> Self {
+    /// The run ended before its agent was started.
+    pub(super) fn without_container(failure: Failure) -> Self {
         let outcome = RunOutcome { failure: Some(failure.clone()), ..RunOutcome::default() };
         let (collected, verdict) = (Collected::default(), Verdict::default());
         Self {
@@ -257,7 +274,7 @@ async fn follow(
 }
 
 /// Takes the agent's files; a run that claims to be whole and is not has failed.
-fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Collected, Option<Failure>) {
+pub(super) fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutcome) -> (Collected, Option<Failure>) {
     let announced = outcome.report_sha256.as_deref().filter(|_| outcome.failure.is_none());
     let (collected, failure) = match collect(directory.volume(), job, announced) {
         Ok(collected) => (collected, outcome.failure.clone()),

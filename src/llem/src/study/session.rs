@@ -20,6 +20,7 @@ use crate::engine_cache::{CacheSettings, EngineCache};
 use crate::gpu_watch::Owner;
 use crate::host::HostSnapshot;
 use crate::host::gpu_lock::GpuLock;
+use crate::plan::estimate::time::gap_s;
 use crate::plan::order::PlannedRun;
 use crate::result::{Design, Journal, JournalEvent, NumberedRuns, StopCause, StudyDirectory, StudyResult, number_runs};
 
@@ -88,10 +89,17 @@ async fn make_ready(
 ) -> Result<(Fleet, Vec<Prepared>, Vec<GpuLock>), StudyError> {
     let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
     let own = containers_left(&fleet, resumed).await?;
-    let claim = GpuClaim::new(study, &options.user, own, &options.stop.soft);
-    claim.check(notify).await?;
+    // Jobs of a batch system claim theirs on their nodes.
+    let is_here = fleet.slurm().is_none();
+    let claim = is_here.then(|| GpuClaim::of_study(study, &options.user, own, &options.stop.soft));
+    if let Some(claim) = &claim {
+        claim.check(notify).await?;
+    }
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
-    let locks = claim.take(notify).await?;
+    let locks = match &claim {
+        Some(claim) => claim.take(notify).await?,
+        None => Vec::new(),
+    };
     Ok((fleet, prepared, locks))
 }
 
@@ -141,7 +149,7 @@ pub(super) struct Session {
     /// What the user has been told of the machine's config already.
     pub(super) told: BTreeSet<String>,
     /// Failed runs in a row when the study was taken up.
-    streak: Streak,
+    pub(super) streak: Streak,
     /// Whether the design that holds is of this session.
     is_new_design: bool,
     /// What is to be said when the study begins.
@@ -209,8 +217,13 @@ impl Session {
         for text in std::mem::take(&mut self.notices) {
             notify(StudyEvent::Notice { text });
         }
-        self.take_up(notify).await?;
-        let halt = self.all_runs(notify).await?;
+        if self.fleet.slurm().is_none() {
+            self.take_up(notify).await?;
+        }
+        let halt = match self.fleet.slurm().cloned() {
+            Some(slurm) => Box::pin(self.runs_in_arrays(slurm, notify)).await?,
+            None => self.all_runs(notify).await?,
+        };
         if let Some(halt) = &halt {
             self.journal.append(&JournalEvent::StudyStopped { cause: halt.cause() })?;
         }
@@ -263,12 +276,7 @@ impl Session {
 
     /// The gap between two runs; a stop ends it.
     async fn rest(&self, previous: PlannedRun, next: PlannedRun, notify: &impl Fn(StudyEvent)) {
-        let execution = &self.study.execution;
-        let seconds = if previous.cycle == next.cycle {
-            execution.experiment_gap_seconds
-        } else {
-            execution.cycle_gap_seconds.max(execution.experiment_gap_seconds)
-        };
+        let seconds = gap_s(&self.study.execution, &[previous, next]);
         if seconds > 0.0 {
             self.pause(Duration::from_secs_f64(seconds), notify).await;
         }

@@ -18,6 +18,8 @@ pub(super) struct Findings {
     pub(super) differs: Vec<String>,
     /// Whether the error of the sensors' gain is the same on both sides, and so no part of their ratio.
     pub(super) gain_cancels: bool,
+    /// Whether runs of the same cycle were on different GPUs or nodes: they do not belong together more than others.
+    pub(super) is_apart: bool,
 }
 
 /// What a difference means.
@@ -82,10 +84,33 @@ impl Findings {
                 findings.gain_cancels = false;
             }
         }
+        findings.hold_places(&a, &b);
         for fact in FACTS.iter().filter(|fact| !varies(key, fact.name)) {
             findings.weigh(fact, &values(&a, fact), &values(&b, fact));
         }
         findings
+    }
+
+    /// Runs of a batch system may be on any of its nodes. What is compared within one GPU (one node, without GPUs) shares that device's
+    /// sensors and its history; what is not, is marked.
+    fn hold_places(&mut self, a: &[&RunRow], b: &[&RunRow]) {
+        let all = |rows: &[&RunRow]| rows.iter().filter_map(|row| place(row)).collect::<BTreeSet<String>>();
+        let (places_a, places_b) = (all(a), all(b));
+        // Other GPUs on the other side are told below.
+        let is_told = places_a != places_b && a.iter().any(|row| has_gpu(row));
+        let places: BTreeSet<String> = places_a.union(&places_b).cloned().collect();
+        if places.len() < 2 || is_told {
+            return;
+        }
+        let what = if a.iter().any(|row| has_gpu(row)) { "GPU" } else { "node" };
+        let is_apart = |one: &&RunRow| b.iter().any(|other| other.cycle == one.cycle && place(other) != place(one));
+        self.is_apart = a.iter().any(is_apart);
+        self.gain_cancels &= !self.is_apart;
+        self.warnings.push(if self.is_apart {
+            format!("not within one {what}: runs of one cycle are on different ones; {}", listed(&places))
+        } else {
+            format!("each cycle is within one {what}, cycles are on several: {}", listed(&places))
+        });
     }
 
     fn weigh(&mut self, fact: &Fact, a: &BTreeSet<String>, b: &BTreeSet<String>) {
@@ -160,6 +185,11 @@ fn gpu_uuids(row: &RunRow) -> Option<String> {
     if of_sensors.is_empty() { known } else { known.filter(|gpus| gpus != "none").or(Some(of_sensors.join(", "))) }
 }
 
+/// Where a run was: its GPUs, else the batch system's node.
+fn place(row: &RunRow) -> Option<String> {
+    if has_gpu(row) { gpu_uuids(row) } else { identity(row)?.node.clone() }
+}
+
 fn sensors_of_gpus(row: &RunRow) -> Vec<&str> {
     let domains = row.metrics.iter().flat_map(|metrics| &metrics.energy.domains);
     let counted = domains.filter(|d| d.counted && d.domain.source == PowerSourceKind::Nvml);
@@ -217,4 +247,50 @@ fn engine(row: &RunRow) -> Option<String> {
 
 fn short_id(id: &str) -> String {
     id.trim_start_matches("sha256:").chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Findings;
+    use crate::result::{GpuIdentity, RunIdentity, RunRow, RunStatus};
+
+    fn row(cycle: u32, node: &str, gpu: Option<&str>) -> RunRow {
+        let identity_of = |uuid: &str| GpuIdentity { uuid: Some(uuid.to_owned()), ..GpuIdentity::default() };
+        let gpus = gpu.map(identity_of).into_iter().collect();
+        let identity = RunIdentity { node: Some(node.to_owned()), gpus, ..RunIdentity::default() };
+        RunRow {
+            run_id: String::new(),
+            label: String::new(),
+            cycle,
+            status: RunStatus::Completed,
+            valid: true,
+            reasons: Vec::new(),
+            failure: None,
+            metrics: None,
+            engine_cache: None,
+            identity: Some(identity),
+        }
+    }
+
+    /// The warnings, whether the gain cancels, and whether cycles are apart.
+    fn held(a: &[RunRow], b: &[RunRow]) -> (Vec<String>, bool, bool) {
+        let mut findings = Findings { gain_cancels: true, ..Findings::default() };
+        findings.hold_places(&a.iter().collect::<Vec<_>>(), &b.iter().collect::<Vec<_>>());
+        (findings.warnings, findings.gain_cancels, findings.is_apart)
+    }
+
+    #[test]
+    fn what_is_not_within_a_gpu_is_marked() {
+        let (a, b) = (Some("GPU-a"), Some("GPU-b"));
+        assert_eq!(held(&[row(1, "n", a), row(2, "n", a)], &[row(1, "n", a)]), (vec![], true, false));
+        let (said, cancels, is_apart) = held(&[row(1, "n", a), row(2, "n", b)], &[row(1, "n", b), row(2, "n", a)]);
+        assert!(said[0].starts_with("not within one GPU: runs of one cycle") && !cancels && is_apart, "{said:?}");
+        let (said, cancels, is_apart) = held(&[row(1, "n", a), row(2, "m", b)], &[row(1, "n", a), row(2, "m", b)]);
+        assert!(said[0].starts_with("each cycle is within one GPU") && cancels && !is_apart, "{said:?}");
+        // Without GPUs the node counts; without a batch system there is one machine, which other facts tell of.
+        let (said, ..) = held(&[row(1, "n", None)], &[row(1, "m", None)]);
+        assert!(said[0].starts_with("not within one node"), "{said:?}");
+        // All other GPUs on the other side: refused elsewhere.
+        assert_eq!(held(&[row(1, "n", a)], &[row(1, "n", b)]), (vec![], true, false));
+    }
 }

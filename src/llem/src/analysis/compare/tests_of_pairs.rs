@@ -49,7 +49,8 @@ impl<'a> Tested<'a> {
     /// Tests every quantity; those that no run of either side has are left out, unless nothing else would be there.
     pub(super) fn new(pair: &'a Pair<'a>, findings: &Findings, quantities: &[Quantity], by_cycle: bool) -> Self {
         let [baseline, candidate] = [&pair.baseline.runs, &pair.candidate.runs].map(|rows| valid(rows));
-        let by_cycle = by_cycle && has_each_cycle_once(&baseline) && has_each_cycle_once(&candidate);
+        let by_cycle =
+            by_cycle && !findings.is_apart && has_each_cycle_once(&baseline) && has_each_cycle_once(&candidate);
         let runs = Runs { baseline, candidate, by_cycle, gain_cancels: findings.gain_cancels };
         let tests = quantities.iter().map(|quantity| runs.test(*quantity)).collect();
         Self { pair, by_cycle, differs: findings.differs.clone(), tests }

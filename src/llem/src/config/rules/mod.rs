@@ -10,6 +10,7 @@ mod model;
 mod pytorch;
 mod sampling;
 mod secrets;
+mod slurm;
 mod tensorrt;
 mod tensorrt_extra;
 mod user;

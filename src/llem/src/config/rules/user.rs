@@ -23,6 +23,7 @@ pub(crate) fn rules(config: &UserConfig) -> Vec<Finding> {
     environment(config, &mut findings);
     containers(config, &mut findings);
     calibration(config, &mut findings);
+    super::slurm::rules(&config.slurm, &mut findings);
     findings
 }
 

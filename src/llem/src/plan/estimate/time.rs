@@ -72,7 +72,7 @@ pub fn study_time(plan: &[PlannedRun], execution: &ExecutionConfig, times: &[Run
 }
 
 /// Seconds of rest between two runs that follow each other.
-fn gap_s(execution: &ExecutionConfig, pair: &[PlannedRun]) -> f64 {
+pub(crate) fn gap_s(execution: &ExecutionConfig, pair: &[PlannedRun]) -> f64 {
     match pair {
         [a, b] if a.cycle == b.cycle => execution.experiment_gap_seconds,
         _ => execution.cycle_gap_seconds.max(execution.experiment_gap_seconds),

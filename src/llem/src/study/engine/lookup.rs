@@ -99,8 +99,12 @@ impl<'a> Desk<'a> {
 
     async fn key(&mut self, experiment: &Experiment, kind: CacheKind) -> Result<Key, String> {
         let (config, user) = (&experiment.config, &self.options.user);
-        let runs_in_process = choice(config.backend, self.options) == RunnerKind::Process || self.engine.is_none();
-        if let Some(why) = not_asked(kind, if runs_in_process { "process" } else { "docker" }, !runs_in_process, user) {
+        let runner = match choice(config.backend, self.options) {
+            RunnerKind::Slurm => "slurm",
+            RunnerKind::Auto | RunnerKind::Docker if self.engine.is_some() => "docker",
+            _ => "process",
+        };
+        if let Some(why) = not_asked(kind, runner, runner == "docker", user) {
             return Err(why);
         }
         let facts = Some(self.facts(experiment).await?);

@@ -71,7 +71,11 @@ pub(super) struct RunEnd<'a> {
 impl RunEngine {
     /// The engine of a run that goes on in the container of a controller that died, and its lock on the engine with it.
     pub(super) fn of_dead_controller(context: &RunContext<'_>) -> Self {
-        let why = "llem was started anew while the run was under way";
+        Self::without(context, "llem was started anew while the run was under way")
+    }
+
+    /// The engine of a run that compiles for itself, for a reason that does not depend on its key.
+    pub(super) fn without(context: &RunContext<'_>, why: &str) -> Self {
         let record = |kind| CacheRecord::without_engine(kind, CacheOutcome::Private, why);
         compiled_kind(&context.experiment.config, context.user)
             .map_or(Self::None, |kind| Self::Off(Box::new(record(kind))))

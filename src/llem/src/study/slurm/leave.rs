@@ -1,0 +1,126 @@
+//! The end of a study's jobs, whatever ends the study: none is left in the queue.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::take::Source;
+use super::{Array, DIRECTORY, Queue};
+use crate::runner::slurm::{End, Stage};
+use crate::study::session::Session;
+use crate::study::{StudyError, StudyEvent};
+
+/// How long jobs may take to end: agents get 10 s, SLURM kills what is left after its `KillWait`, 30 s by default.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Time between two looks meanwhile; the user waits.
+const PERIOD: Duration = Duration::from_secs(1);
+
+impl Session {
+    /// Cancels what is left, takes back what has not begun, waits for the rest and takes it, too. After an error nothing is written any
+    /// more: `--resume` finds what nodes left.
+    pub(super) async fn leave(
+        &mut self,
+        queue: &mut Queue,
+        after_error: bool,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<(), StudyError> {
+        if queue.arrays.is_empty() {
+            return Ok(());
+        }
+        let jobs = queue.arrays.iter().flat_map(|array| &array.jobs).filter(|job| !job.open.is_empty()).count();
+        queue.leaving = true;
+        notify(StudyEvent::Notice { text: format!("cancelling {jobs} jobs") });
+        cancel(queue, notify).await;
+        if after_error {
+            self.wait_for_end(queue).await;
+            return Ok(());
+        }
+        self.withdraw(queue)?;
+        let deadline = Instant::now() + PATIENCE;
+        while !queue.arrays.is_empty() && Instant::now() < deadline && !self.options.stop.hard.is_cancelled() {
+            self.look(queue, notify).await?;
+            tokio::select! {
+                () = sleep(if queue.arrays.is_empty() { Duration::ZERO } else { PERIOD }) => {}
+                () = self.options.stop.hard.cancelled() => {}
+            }
+        }
+        self.give_up(queue, notify).await
+    }
+
+    /// Takes back every run that no node has begun.
+    fn withdraw(&mut self, queue: &mut Queue) -> Result<(), StudyError> {
+        for array in &mut queue.arrays {
+            for job in &mut array.jobs {
+                let mut kept = Vec::new();
+                for open in std::mem::take(&mut job.open) {
+                    if open.begun || !self.take_back(&open)? {
+                        kept.push(open);
+                    }
+                }
+                job.open = kept;
+            }
+        }
+        queue.arrays.retain(|array| !array.is_over());
+        Ok(())
+    }
+
+    /// Ends what did not end in time.
+    async fn give_up(&mut self, queue: &mut Queue, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+        for mut array in std::mem::take(&mut queue.arrays) {
+            for index in 0..array.jobs.len() {
+                let open = std::mem::take(&mut array.jobs[index].open);
+                for mut open in open {
+                    let source = Source { array: &array, index, lost: Some(End::Cancelled), ours: true };
+                    self.take(&mut open, &source, notify).await?;
+                }
+            }
+            array.clear_away(self.directory.path());
+        }
+        Ok(())
+    }
+
+    async fn wait_for_end(&self, queue: &Queue) {
+        let names: Vec<&str> = queue.arrays.iter().map(|array| array.name.as_str()).collect();
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && !self.options.stop.hard.is_cancelled() {
+            let left = queue.slurm.jobs(&names).await.unwrap_or_default();
+            if left.iter().all(|job| matches!(job.stage, Stage::Ended(_))) {
+                return;
+            }
+            sleep(PERIOD).await;
+        }
+    }
+}
+
+/// Cancels all arrays. What cannot be cancelled is told: it is the user's to do.
+async fn cancel(queue: &Queue, notify: &impl Fn(StudyEvent)) {
+    let ids: Vec<u64> = queue.arrays.iter().filter_map(|array| array.job).collect();
+    let mut failed = if ids.is_empty() { None } else { queue.slurm.cancel(&ids).await.err() };
+    for array in queue.arrays.iter().filter(|array| array.job.is_none()) {
+        failed = queue.slurm.cancel_named(&array.name).await.err().or(failed);
+    }
+    if let Some(error) = failed {
+        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+        let text = format!("{error}; cancel what is left by hand: scancel {}", ids.join(" "));
+        notify(StudyEvent::Notice { text });
+    }
+}
+
+impl Array {
+    /// Whether all its runs have ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.jobs.iter().all(|job| job.open.is_empty())
+    }
+
+    /// Removes its plan, and the output of jobs that said nothing.
+    pub(super) fn clear_away(&self, study: &std::path::Path) {
+        // What cannot be removed harms nothing.
+        let _ = fs_err::remove_file(&self.plan_file);
+        for index in 0..self.jobs.len() {
+            let log = study.join(DIRECTORY).join(format!("{}-{index}.log", self.name));
+            if fs_err::metadata(&log).is_ok_and(|found| found.len() == 0) {
+                let _ = fs_err::remove_file(log);
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! A SLURM of one node, started for one test: the real daemons, on ports and in a directory of their own.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::{Bench, eventually};
+
+/// Jobs that the node takes at the same time, whatever the machine has.
+const PROCESSORS: u32 = 4;
+
+/// Seconds without an answer after which the node has failed.
+const NODE_TIMEOUT_S: u32 = 3;
+
+/// A running SLURM. Its daemons end with it.
+pub(super) struct Site {
+    directory: TempDir,
+    munge: Option<Child>,
+    controller: Option<Child>,
+    node: Option<Child>,
+}
+
+impl Site {
+    /// `None`, with a line that says so, where SLURM is not installed.
+    pub(super) fn start() -> Option<Self> {
+        let missing = ["munged", "slurmctld", "slurmd", "sbatch"].into_iter().find(|name| program(name).is_none());
+        if let Some(missing) = missing {
+            assert!(std::env::var_os("CI").is_none(), "{missing} is not installed: apt-get install slurm-wlm munge");
+            let _ = writeln!(std::io::stderr(), "skipped: {missing} is not installed (slurm-wlm and munge)");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut site = Self { directory, munge: None, controller: None, node: None };
+        site.configure();
+        site.start_munge();
+        site.start_controller();
+        site.start_node();
+        Some(site)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn configure(&self) {
+        for name in ["munge", "state", "spool"] {
+            fs_err::create_dir(self.path(name)).unwrap();
+        }
+        for path in [self.directory.path().to_owned(), self.path("munge")] {
+            fs_err::set_permissions(path, PermissionsExt::from_mode(0o711)).unwrap();
+        }
+        // Both are free until the daemons take them.
+        let ports = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
+        let [controller, node] = ports.map(|port| port.local_addr().unwrap().port());
+        let user = Command::new("id").arg("-un").output().unwrap();
+        let user = String::from_utf8(user.stdout).unwrap();
+        let at = |name: &str| self.path(name).display().to_string();
+        let text = format!(
+            "ClusterName=test\nSlurmctldHost=localhost\nSlurmUser={user}\nSlurmdUser={user}\nAuthType=auth/munge\n\
+             AuthInfo=socket={}\nCryptoType=crypto/munge\nSlurmctldPort={controller}\nSlurmdPort={node}\n\
+             StateSaveLocation={}\nSlurmdSpoolDir={}\nSlurmctldPidFile={}\nSlurmdPidFile={}\nSlurmctldLogFile={}\nSlurmdLogFile={}\n\
+             ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nJobAcctGatherType=jobacct_gather/none\n\
+             AccountingStorageType=accounting_storage/none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_Core\n\
+             SchedulerType=sched/backfill\nSchedulerParameters=sched_interval=1,bf_interval=1\nReturnToService=2\nMpiDefault=none\n\
+             MessageTimeout=2\nSlurmdTimeout={NODE_TIMEOUT_S}\nSlurmdParameters=config_overrides\n\
+             NodeName=localhost CPUs={PROCESSORS} RealMemory=1000 State=UNKNOWN\n\
+             PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP\n",
+            at("munge/munge.sock"),
+            at("state"),
+            at("spool"),
+            at("slurmctld.pid"),
+            at("slurmd.pid"),
+            at("slurmctld.log"),
+            at("slurmd.log"),
+            user = user.trim(),
+        );
+        fs_err::write(self.path("slurm.conf"), text).unwrap();
+    }
+
+    fn start_munge(&mut self) {
+        let key = self.path("munge/key");
+        fs_err::write(&key, [7_u8; 1024]).unwrap();
+        fs_err::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+        let option = |name: &str, file: &str| format!("--{name}={}", self.path("munge").join(file).display());
+        let files = [
+            option("key-file", "key"),
+            option("socket", "munge.sock"),
+            option("pid-file", "munged.pid"),
+            option("log-file", "munged.log"),
+            option("seed-file", "seed"),
+        ];
+        let mut arguments = vec!["--force", "--foreground"];
+        arguments.extend(files.iter().map(String::as_str));
+        self.munge = Some(self.daemon("munged", &arguments));
+        eventually("the socket of munge", || self.path("munge/munge.sock").exists().then_some(()));
+    }
+
+    fn daemon(&self, name: &str, arguments: &[&str]) -> Child {
+        let output = fs_err::File::create(self.path(&format!("{name}.out"))).unwrap().into_file();
+        let mut command = Command::new(program(name).unwrap());
+        command.args(arguments).env("SLURM_CONF", self.path("slurm.conf"));
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap()
+    }
+
+    /// Starts SLURM's own controller; what it knew before, it knows again.
+    pub(super) fn start_controller(&mut self) {
+        self.controller = Some(self.daemon("slurmctld", &["-D"]));
+    }
+
+    /// Nobody answers any more.
+    pub(super) fn kill_controller(&mut self) {
+        let mut daemon = self.controller.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+
+    /// Starts the node's daemon and waits until the node takes jobs.
+    pub(super) fn start_node(&mut self) {
+        self.node = Some(self.daemon("slurmd", &["-D"]));
+        eventually("a node that takes jobs", || {
+            let said = self.ask("sinfo", &["--noheader", "--format=%T"]);
+            let is_up = ["idle", "mixed", "allocated"].iter().any(|state| said.trim() == *state);
+            is_up.then_some(())
+        });
+    }
+
+    /// The node dies with everything on it.
+    pub(super) fn kill_node(&mut self) {
+        let mut daemon = self.node.take().unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        for pid in self.processes() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+
+    /// What runs on the node for this site's jobs, but for its daemon.
+    pub(super) fn processes(&self) -> Vec<Pid> {
+        let conf = format!("SLURM_CONF={}", self.path("slurm.conf").display());
+        let is_of_job = |pid: &Path| {
+            let environ = fs_err::read(pid.join("environ")).unwrap_or_default();
+            let has =
+                |text: &str| environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(text.as_bytes()));
+            let name = fs_err::read_to_string(pid.join("comm")).unwrap_or_default();
+            has(&conf) && (has("SLURM_JOB_ID=") || name.trim() == "slurmstepd")
+        };
+        let entries = fs_err::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let pid = |path: PathBuf| path.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw);
+        entries.filter(|path| is_of_job(path)).filter_map(pid).collect()
+    }
+
+    /// One of SLURM's commands.
+    pub(super) fn command(&self, name: &str, arguments: &[&str]) -> Output {
+        Command::new(name).args(arguments).env("SLURM_CONF", self.path("slurm.conf")).output().unwrap()
+    }
+
+    fn ask(&self, name: &str, arguments: &[&str]) -> String {
+        String::from_utf8(self.command(name, arguments).stdout).unwrap()
+    }
+
+    /// Jobs in these states, as `scancel` takes them.
+    pub(super) fn jobs(&self, states: &str) -> Vec<String> {
+        let states = format!("--states={states}");
+        let said = self.ask("squeue", &["--noheader", "--array", &states, "--format=%F_%K"]);
+        said.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    /// Checks that nothing of a study is left in the queue or on the node.
+    #[track_caller]
+    pub(super) fn is_idle(&self) {
+        eventually("an empty queue", || self.jobs("PENDING,RUNNING,COMPLETING,SUSPENDED").is_empty().then_some(()));
+        eventually("a node without jobs", || self.processes().is_empty().then_some(()));
+    }
+
+    /// A study of one short run for this site.
+    pub(super) fn bench(&self, name: &str) -> Bench {
+        let mut bench = Bench::new(name);
+        bench.user = json!({"runner": "slurm", "slurm": {"poll_seconds": 1, "exclusive": false}});
+        bench.variables.insert("SLURM_CONF", self.path("slurm.conf").display().to_string());
+        bench
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for pid in self.processes() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        for daemon in [&mut self.munge, &mut self.controller, &mut self.node].into_iter().flatten() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+/// Where a program is; daemons are not in everybody's PATH.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    path.split(':').map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
+}
