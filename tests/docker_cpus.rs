@@ -72,13 +72,12 @@ fn agent_and_engine_of_a_container_keep_to_their_processors() {
     let mut inside: Vec<u32> = top.lines().filter_map(|line| line.trim().parse().ok()).collect();
     inside.sort_unstable();
     let inside: Vec<String> = inside.iter().map(u32::to_string).collect();
-    match of_all(&inside) {
-        Some(found) => assert_eq!(found, [both.to_string(), agent, engine], "init, agent and driver: {top}"),
-        None => {
-            let text = b"skipped: the engine's processes are not in this PID namespace\n";
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), text);
-        }
-    }
+    let Some(found) = of_all(&inside) else {
+        let text = b"skipped: the engine's processes are not in this PID namespace\n";
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), text);
+        return;
+    };
+    assert_eq!(found, [both.to_string(), agent, engine], "init, agent and driver: {top}");
 }
 
 #[test]
