@@ -53,12 +53,20 @@ pub enum SlurmError {
     NoArrays,
 }
 
+/// Whether a variable gives `squeue`, `scancel` or `sacct` options: with a filter of the user's, jobs would seem to be gone.
+fn is_filter(name: &str) -> bool {
+    ["SQUEUE_", "SCANCEL_", "SACCT_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Runs a command to its end and gives what it printed. Access tokens stay here: jobs inherit the environment of `sbatch`. So does
 /// `CUDA_VISIBLE_DEVICES`, which says what may be used on this machine and not on a node.
 pub(super) async fn run(program: &str, arguments: &[&str], input: Option<String>) -> Result<String, SlurmError> {
     let failed = |source| SlurmError::Missing { command: program.to_owned(), source };
     let mut command = Command::new(program);
     for name in TOKEN_VARIABLES {
+        command.env_remove(name);
+    }
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_filter(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     let mut child = command
