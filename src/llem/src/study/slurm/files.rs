@@ -168,7 +168,7 @@ pub(super) fn settle_time(directory: &Path) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::{Begun, LOCAL_SETTLE, RECORD, SCHEMA_VERSION, TaskRecord, settle_time};
-    use crate::gpu_watch::{GpuWait, Verdict};
+    use crate::gpu_watch::Verdict;
     use crate::host::HostSnapshot;
     use crate::host::load::LoadSeen;
     use crate::result::StudyFiles;
