@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{RunOptions, StudyError, StudyEvent};
+use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, RunnerKind, UserConfig};
-use crate::runner::docker::{BindMount, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans};
-use crate::runner::{DockerRunner, ProcessRunner, Runner};
+use crate::runner::apptainer::{ApptainerError, ApptainerMachine};
+use crate::runner::docker::{
+    BindMount, CandleImage, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans,
+};
+use crate::runner::{ApptainerRunner, DockerRunner, ProcessRunner, Runner};
 
 /// The runners of a study.
 pub(super) struct Fleet {
     runners: BTreeMap<Backend, Arc<dyn Runner>>,
     docker: Option<Arc<DockerRunner>>,
+    apptainer: Option<Arc<ApptainerRunner>>,
     engine: Option<Engine>,
     paths: HostPaths,
 }
@@ -23,6 +27,7 @@ impl Fleet {
     pub(super) async fn choose(
         backends: impl Iterator<Item = Backend>,
         options: &RunOptions,
+        programs: &Programs,
         notify: &impl Fn(StudyEvent),
     ) -> Result<Self, StudyError> {
         let wanted: BTreeMap<Backend, RunnerKind> = backends.map(|b| (b, choice(b, options))).collect();
@@ -30,7 +35,13 @@ impl Fleet {
         if let Some(engine) = &engine {
             reap(engine, notify).await;
         }
-        if wanted.values().any(|choice| engine.is_none() || *choice == RunnerKind::Process) {
+        let apptainer = match wanted.values().any(|choice| *choice == RunnerKind::Apptainer) {
+            true => Some(Arc::new(find_apptainer(options, programs, notify).await?)),
+            false => None,
+        };
+        let is_process =
+            |choice: &RunnerKind| *choice == RunnerKind::Process || (choice.may_use_engine() && engine.is_none());
+        if wanted.values().any(is_process) {
             note_ignored(&options.user, notify);
         }
         let paths = match &engine {
@@ -42,12 +53,17 @@ impl Fleet {
         let runner = |choice| -> Arc<dyn Runner> {
             match (&docker, choice) {
                 (Some(docker), RunnerKind::Auto | RunnerKind::Docker) => docker.clone(),
+                (_, RunnerKind::Apptainer) => match &apptainer {
+                    Some(apptainer) => apptainer.clone(),
+                    None => Arc::new(ProcessRunner),
+                },
                 _ => Arc::new(ProcessRunner),
             }
         };
         Ok(Self {
             runners: wanted.iter().map(|(backend, choice)| (*backend, runner(*choice))).collect(),
             docker,
+            apptainer,
             engine,
             paths,
         })
@@ -57,7 +73,7 @@ impl Fleet {
     #[cfg(test)]
     pub(super) fn only(runner: &Arc<dyn Runner>) -> Self {
         let runners = Backend::ALL.into_iter().map(|backend| (backend, runner.clone())).collect();
-        Self { runners, docker: None, engine: None, paths: HostPaths::Same }
+        Self { runners, docker: None, apptainer: None, engine: None, paths: HostPaths::Same }
     }
 
     /// The runner of a backend.
@@ -68,6 +84,21 @@ impl Fleet {
     /// What runs containers, if an engine answers.
     pub(super) fn docker(&self) -> Option<&DockerRunner> {
         self.docker.as_deref()
+    }
+
+    /// What makes containers of Apptainer, if any backend uses them.
+    pub(super) fn apptainer(&self) -> Option<&Arc<ApptainerRunner>> {
+        self.apptainer.as_ref()
+    }
+
+    /// Whether the runs of a backend are in containers of the engine.
+    pub(super) fn uses_engine(&self, backend: Backend) -> bool {
+        self.runner(backend).kind() == "docker"
+    }
+
+    /// Whether the runs of a backend are in containers of Apptainer.
+    pub(super) fn uses_apptainer(&self, backend: Backend) -> bool {
+        self.runner(backend).kind() == "apptainer"
     }
 
     /// The container engine, if any backend uses it.
@@ -103,6 +134,33 @@ fn note_ignored(user: &UserConfig, notify: &impl Fn(StudyEvent)) {
     }
 }
 
+/// Finds Apptainer and says how it is used.
+async fn find_apptainer(
+    options: &RunOptions,
+    programs: &Programs,
+    notify: &impl Fn(StudyEvent),
+) -> Result<ApptainerRunner, StudyError> {
+    let user = &options.user;
+    let machine = ApptainerMachine::of(user, &programs.agent);
+    let embedded = CandleImage::from_host(&programs.candle, &programs.agent)?;
+    let found = match ApptainerRunner::find(machine, &embedded, &options.stop.soft).await {
+        Ok(found) => found,
+        Err(ApptainerError::Stopped) => return Err(StudyError::Stopped),
+        Err(error) => return Err(error.into()),
+    };
+    notify(StudyEvent::Detail { text: found.reason() });
+    let mut notices = Vec::new();
+    if found.has_network() {
+        notices.push(format!("engines can reach the network: {}", found.reason()));
+    }
+    let set = [("devices", !user.devices.is_empty()), ("cap_add", !user.cap_add.is_empty())];
+    for (name, _) in set.iter().filter(|(_, is_set)| *is_set) {
+        notices.push(format!("`{name}` of the user config has no effect on the `apptainer` runner"));
+    }
+    notices.into_iter().for_each(|text| notify(StudyEvent::Notice { text }));
+    Ok(found)
+}
+
 /// What cannot be removed must not keep a study from running.
 async fn reap(engine: &Engine, notify: &impl Fn(StudyEvent)) {
     match remove_orphans(engine).await {
@@ -131,7 +189,7 @@ async fn connect(
     user: &UserConfig,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Option<Engine>, EngineError> {
-    if wanted.values().all(|choice| *choice == RunnerKind::Process) {
+    if !wanted.values().any(|choice| choice.may_use_engine()) {
         return Ok(None);
     }
     match Engine::connect(user.docker_host.as_deref()).await {
@@ -148,11 +206,7 @@ async fn connect(
 fn machine(user: &UserConfig, paths: HostPaths) -> MachineConfig {
     MachineConfig {
         gpu_access: user.gpu.access,
-        mounts: user
-            .mounts
-            .iter()
-            .map(|m| BindMount { source: m.source.clone(), target: m.target.clone(), read_only: m.read_only })
-            .collect(),
+        mounts: user.mounts.iter().map(BindMount::of).collect(),
         devices: user.devices.iter().map(PathBuf::from).collect(),
         cap_add: user.cap_add.clone(),
         powercap: host_powercap(),

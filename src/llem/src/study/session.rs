@@ -86,7 +86,7 @@ async fn make_ready(
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(Fleet, Vec<Prepared>, Vec<GpuLock>), StudyError> {
-    let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
+    let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, programs, notify).await?;
     let prepared = prepare(study, options, programs, &fleet, probing, notify).await?;
     let locks = lock_gpus(study, &options.user, notify).await?;
     Ok((fleet, prepared, locks))

@@ -1,6 +1,8 @@
 //! The only code that speaks to a container engine: bollard behind one method per operation.
 
 use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -235,6 +237,21 @@ impl Engine {
         let mut steps = self.docker.create_image(Some(options), Some(bollard::body_full(archive)), None);
         while let Some(step) = steps.next().await {
             step.map_err(|e| EngineError::of(format!("import the image `{reference}`"), e))?;
+        }
+        Ok(())
+    }
+
+    /// Writes an image as an archive in Docker's format.
+    pub async fn save(&self, reference: &str, archive: &Path) -> Result<(), EngineError> {
+        debug!(reference, archive = %archive.display(), "save image");
+        let operation = || format!("save the image `{reference}`");
+        let local =
+            |error: std::io::Error| EngineError::Broken { operation: operation(), source: Box::new(error.into()) };
+        let mut file = fs_err::File::create(archive).map_err(local)?;
+        let mut pieces = self.docker.export_image(reference);
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|e| EngineError::of(operation(), e))?;
+            file.write_all(&piece).map_err(local)?;
         }
         Ok(())
     }

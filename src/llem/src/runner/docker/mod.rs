@@ -6,7 +6,7 @@ mod client;
 mod facts;
 mod image;
 mod neighbour;
-mod probe;
+pub(super) mod probe;
 mod reaper;
 mod spec;
 mod supervise;
@@ -28,14 +28,14 @@ pub use probe::{GpuProbeSpec, ProbeSpec, probe, probe_gpus};
 pub use reaper::{Reaped, remove_all, remove_orphans};
 
 use super::{
-    ContainerRecord, DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus,
+    ContainerRecord, DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus, inside,
     runner_failure,
 };
-use crate::config::GpuAccess;
+use crate::config::{GpuAccess, Mount};
 use archive::Archive;
 pub(crate) use facts::sha256_of;
 pub(crate) use probe::SCRIPT as PROBE_SCRIPT;
-use spec::{GpuPlan, inside};
+use spec::GpuPlan;
 
 /// How long the engine has to clear up after the second signal.
 const KILL_GRACE: Duration = Duration::from_secs(10);
@@ -89,6 +89,13 @@ pub struct BindMount {
     pub target: PathBuf,
     /// Whether the container may only read it.
     pub read_only: bool,
+}
+
+impl BindMount {
+    /// As the user config has it.
+    pub fn of(mount: &Mount) -> Self {
+        Self { source: mount.source.clone(), target: mount.target.clone(), read_only: mount.read_only }
+    }
 }
 
 /// Runs agents in containers.
@@ -292,16 +299,7 @@ impl Runner for DockerRunner {
     }
 
     fn places(&self, files: &HostFiles) -> Places {
-        Places {
-            output_dir: inside::OUT.into(),
-            workload: inside::WORKLOAD.into(),
-            model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
-            adapter_dir: files.adapter_dir.as_ref().map(|_| inside::ADAPTER.into()),
-            draft_dir: files.draft_dir.as_ref().map(|_| inside::DRAFT.into()),
-            engine_dir: files.engine.as_ref().map(|_| inside::ENGINE.into()),
-            driver: spec::driver(&files.driver),
-            powercap: self.machine.powercap.as_ref().map(|_| inside::POWERCAP.into()),
-        }
+        inside::places(files, self.machine.powercap.is_some())
     }
 
     fn run<'a>(&'a self, spec: &'a RunSpec, events: &'a EventSink, stop: &'a Stop) -> BoxFuture<'a, RunOutcome> {
