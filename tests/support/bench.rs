@@ -112,7 +112,7 @@ impl Bench {
 
     /// Runs `llem` as a user without privileges but that to use the engine. `None`, with a line that says so, where the tests
     /// themselves run as such a user.
-    pub(crate) fn for_ordinary_user(mut self) -> Option<Self> {
+    pub(crate) fn for_ordinary_user(self) -> Option<Self> {
         if !rustix::process::getuid().is_root() {
             let _ = writeln!(
                 std::io::stderr(),

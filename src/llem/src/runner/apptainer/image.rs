@@ -41,6 +41,8 @@ pub struct Image {
     pub(super) id: String,
     /// What a SIF file was made from.
     pub(super) source: Option<ImageSource>,
+    /// Architecture of a SIF file; empty where it is not known.
+    pub(super) architecture: &'static str,
     /// Size of a SIF file in bytes; 0 for a directory.
     pub(super) size_bytes: u64,
     stamp: Stamp,
@@ -67,14 +69,14 @@ impl Image {
     pub(super) fn identify(reference: &str, path: PathBuf, cache_root: &Path) -> Result<Self, ApptainerError> {
         let stamp = Stamp::of(&path)?;
         let doing = || ApptainerError::files(format!("image {}", path.display()));
-        let (sha256, source, size_bytes) = if path.is_dir() {
-            (tree::sha256(&path).map_err(doing())?, None, 0)
+        let (sha256, source, architecture, size_bytes) = if path.is_dir() {
+            (tree::sha256(&path).map_err(doing())?, None, "", 0)
         } else {
-            let header = sif::read(&path)?;
-            (file_sha256(&path, cache_root).map_err(doing())?, header.source, stamp.size_bytes)
+            let sif::Header { source, architecture } = sif::read(&path)?;
+            (file_sha256(&path, cache_root).map_err(doing())?, source, architecture, stamp.size_bytes)
         };
         let (reference, root, id) = (reference.to_owned(), path.clone(), format!("sha256:{sha256}"));
-        Ok(Self { reference, path, root, id, source, size_bytes, stamp })
+        Ok(Self { reference, path, root, id, source, architecture, size_bytes, stamp })
     }
 
     /// The minimal root of the embedded backend, laid into the cache.
@@ -87,7 +89,7 @@ impl Image {
         }
         let (stamp, root) = (Stamp::of(&path)?, path.clone());
         let (reference, id) = (image.reference.clone(), format!("sha256:{}", image.sha256));
-        Ok(Self { reference, path, root, id, source: None, size_bytes: 0, stamp })
+        Ok(Self { reference, path, root, id, source: None, architecture: "", size_bytes: 0, stamp })
     }
 
     /// Whether the file is as it was when it was identified.

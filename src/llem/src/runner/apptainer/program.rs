@@ -21,6 +21,9 @@ use crate::runner::left::SCRATCH_PREFIX;
 /// How long a command without work of its own may take on a slow, shared file system.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// What Apptainer says where root lacks one of the capabilities that it wants to keep, as in many containers and virtual machines.
+const LACKS_CAPABILITIES: &str = "Requesting capability set";
+
 /// Output of a command that is read, in bytes.
 const OUTPUT_BYTES: u64 = 1 << 20;
 
@@ -114,12 +117,23 @@ impl Apptainer {
         limit: Duration,
         stop: &CancellationToken,
     ) -> Result<Output, ApptainerError> {
-        let mut command = Command::new("apptainer");
-        command.arg("--nocolor").args(arguments).env("APPTAINER_TMPDIR", directory);
+        let output = run(Self::tool_command(&["apptainer"], arguments, directory), limit, stop).await?;
+        if output.succeeded || !output.stderr.contains(LACKS_CAPABILITIES) {
+            return Ok(output);
+        }
+        // A root that is not allowed everything is one in a user namespace, where Apptainer does not ask for more.
+        let own_root = ["unshare", "--user", "--map-root-user", "--mount", "apptainer"];
+        run(Self::tool_command(&own_root, arguments, directory), limit, stop).await
+    }
+
+    fn tool_command(program: &[&str], arguments: &[&std::ffi::OsStr], directory: &Path) -> Command {
+        let (first, rest) = program.split_first().map_or(("apptainer", &[][..]), |(first, rest)| (*first, rest));
+        let mut command = Command::new(first);
+        command.args(rest).arg("--nocolor").args(arguments).env("APPTAINER_TMPDIR", directory);
         for name in TOKEN_VARIABLES {
             command.env_remove(name);
         }
-        run(command, limit, stop).await
+        command
     }
 }
 
@@ -189,12 +203,20 @@ async fn text(stream: Option<impl AsyncRead + Unpin>) -> String {
 
 /// What Apptainer says is wrong: its `FATAL` and `ERROR` lines, else its last line.
 pub(super) fn complaint(stderr: &str) -> String {
+    let stderr = without_colours(stderr);
     let lines = || stderr.lines().map(str::trim).filter(|line| !line.is_empty());
     let serious = |line: &&str| line.starts_with("FATAL") || line.starts_with("ERROR");
     let message = |line: &str| line.split_once(':').map_or(line, |(_, rest)| rest.trim()).to_owned();
     let told: Vec<String> = lines().filter(serious).map(message).collect();
     let text = if told.is_empty() { lines().last().unwrap_or("it said nothing").to_owned() } else { told.join("; ") };
     printable(&text)
+}
+
+/// Its part in C colours what it says whatever it is told.
+fn without_colours(text: &str) -> String {
+    let mut pieces = text.split("\u{1b}[");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| text + piece.split_once('m').map_or(piece, |(_, rest)| rest))
 }
 
 #[cfg(test)]
@@ -207,5 +229,6 @@ mod tests {
         assert_eq!(complaint(text), "Requesting capability set 0x1: refused; no user 1234");
         assert_eq!(complaint("INFO: a\nPermission denied\n\n"), "Permission denied");
         assert_eq!(complaint(""), "it said nothing");
+        assert_eq!(complaint("\u{1b}[91mERROR  : no more\n\u{1b}[0mFATAL:   end\n"), "no more; end");
     }
 }
