@@ -54,6 +54,8 @@ impl SourceRecord {
 pub(super) struct Header {
     /// What it was made from, where llem made it.
     pub(super) source: Option<ImageSource>,
+    /// Architecture as engines name it; empty where the file does not tell.
+    pub(super) architecture: &'static str,
 }
 
 /// Reads a SIF file's header.
@@ -67,13 +69,12 @@ pub(super) fn read(path: &Path) -> Result<Header, ApptainerError> {
         let is_sif = "it does not begin as a SIF file";
         return Err(problem(is_sif.to_owned()));
     }
-    if let Some(found) =
-        architecture(header.get(45..47).unwrap_or_default()).filter(|found| *found != own_architecture())
-    {
+    let architecture = architecture(header.get(45..47).unwrap_or_default());
+    if let Some(found) = architecture.filter(|found| *found != own_architecture()) {
         return Err(ApptainerError::Architecture { path: path.to_owned(), found, own: own_architecture() });
     }
     let source = source(&mut file, &header).map_err(|error| problem(format!("its header is damaged: {error}")))?;
-    Ok(Header { source })
+    Ok(Header { source, architecture: architecture.unwrap_or_default() })
 }
 
 /// The record of the source among the objects of a file.
