@@ -151,6 +151,8 @@ fn resuming_ends_what_a_killed_controller_left_and_measures() {
     if !apptainer_answers() {
         return;
     }
+    // Were they given to another session, the kernel would wake stopped processes with a hang-up.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     for runner in ["process", "apptainer"] {
         let mut bench = with_temporary(Bench::new("left-behind"));
         bench.study["measurement"]["min_seconds"] = json!(4);

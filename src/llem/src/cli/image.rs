@@ -107,18 +107,19 @@ async fn probe_file(user: UserConfig, arguments: &ProbeArguments, printer: Print
 /// `llem image export`.
 async fn export(arguments: &ExportArguments, user: &UserConfig, printer: Printer) -> Result<Exit, Failure> {
     let reference = &arguments.reference;
-    let is_definition = reference.ends_with(".def");
+    let extension = Path::new(reference).extension().unwrap_or_default();
+    let is_definition = extension == "def";
     if !is_definition && !arguments.build_args.is_empty() {
         return Err(Failure::usage("`--build-arg` sets variables of a definition file (`*.def`)".to_owned()));
     }
     let source = if is_definition {
         ExportSource::Definition(reference.into(), arguments.build_args.clone())
-    } else if reference.ends_with(".tar") || is_image_path(reference) {
+    } else if extension == "tar" || is_image_path(reference) {
         ExportSource::Archive(reference.into())
     } else if let Some(problem) = image_reference_problem(reference) {
         return Err(Failure::usage(problem));
     } else {
-        ExportSource::Engine(Engine::connect(user.docker_host.as_deref()).await?, reference.clone())
+        ExportSource::Engine(Box::new(Engine::connect(user.docker_host.as_deref()).await?), reference.clone())
     };
     let stop = Stop::default();
     super::signals::listen(stop.clone(), printer)?;

@@ -1,6 +1,8 @@
 //! Image references: `[registry[:port]/]path[:tag][@sha256:digest]`, by the grammar of the OCI distribution project; or, for Apptainer, paths
 //! of SIF files and sandbox directories.
 
+use std::path::Path;
+
 use super::wording::key;
 
 /// What is wrong with an image reference; `None` when it can be one.
@@ -32,7 +34,7 @@ pub fn problem(reference: &str) -> Option<String> {
 
 /// Whether a name is the path of an image of Apptainer and not an image that a container engine may know.
 pub fn is_path(reference: &str) -> bool {
-    let is_sif = reference.len() > ".sif".len() && reference.ends_with(".sif");
+    let is_sif = Path::new(reference).extension().is_some_and(|extension| extension == "sif");
     is_sif || ["/", "./", "../"].iter().any(|start| reference.starts_with(start))
 }
 

@@ -35,9 +35,10 @@ impl Fleet {
         if let Some(engine) = &engine {
             reap(engine, notify).await;
         }
-        let apptainer = match wanted.values().any(|choice| *choice == RunnerKind::Apptainer) {
-            true => Some(Arc::new(find_apptainer(options, programs, notify).await?)),
-            false => None,
+        let apptainer = if wanted.values().any(|choice| *choice == RunnerKind::Apptainer) {
+            Some(Arc::new(find_apptainer(options, programs, notify).await?))
+        } else {
+            None
         };
         let is_process =
             |choice: &RunnerKind| *choice == RunnerKind::Process || (choice.may_use_engine() && engine.is_none());
@@ -157,7 +158,9 @@ async fn find_apptainer(
     for (name, _) in set.iter().filter(|(_, is_set)| *is_set) {
         notices.push(format!("`{name}` of the user config has no effect on the `apptainer` runner"));
     }
-    notices.into_iter().for_each(|text| notify(StudyEvent::Notice { text }));
+    for text in notices {
+        notify(StudyEvent::Notice { text });
+    }
     Ok(found)
 }
 

@@ -29,7 +29,7 @@ const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 #[derive(Clone, Debug)]
 pub enum ExportSource {
     /// An image of a container engine.
-    Engine(Engine, String),
+    Engine(Box<Engine>, String),
     /// What `docker save` or a tool of the OCI format wrote.
     Archive(PathBuf),
     /// A definition file of Apptainer, with values for its variables, `NAME=VALUE`.

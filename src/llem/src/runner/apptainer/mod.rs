@@ -294,7 +294,7 @@ async fn identify(reference: &str, base: &Path, cache_root: &Path) -> Result<Ima
     // A thread that nobody waits for when the study is stopped.
     let (sender, done) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("image".to_owned());
-    thread.spawn(move || sender.send(work())).map_err(ApptainerError::files("a thread of llem"))?;
+    thread.spawn(move || drop(sender.send(work()))).map_err(ApptainerError::files("a thread of llem"))?;
     done.await.map_err(|error| ApptainerError::files("a thread of llem")(std::io::Error::other(error)))?
 }
 

@@ -208,7 +208,8 @@ pub(super) fn complaint(stderr: &str) -> String {
     let serious = |line: &&str| line.starts_with("FATAL") || line.starts_with("ERROR");
     let message = |line: &str| line.split_once(':').map_or(line, |(_, rest)| rest.trim()).to_owned();
     let told: Vec<String> = lines().filter(serious).map(message).collect();
-    let text = if told.is_empty() { lines().last().unwrap_or("it said nothing").to_owned() } else { told.join("; ") };
+    let text =
+        if told.is_empty() { lines().next_back().unwrap_or("it said nothing").to_owned() } else { told.join("; ") };
     printable(&text)
 }
 
