@@ -32,6 +32,17 @@ fn a_study_under_podman_is_the_one_of_plain_processes() {
     assert_eq!(by_podman, identity(&finished));
 }
 
+/// What is root in such a container is an ordinary user outside, and results belong to that user.
+#[test]
+fn a_study_under_rootless_podman_belongs_to_its_user() {
+    let Some(mut bench) = two_experiments("rootless").for_nobody() else { return };
+    let Some(podman) = Podman::start_as(bench.user_and_group.map(|(user, _)| user)) else { return };
+    let by_podman = under_podman(&mut bench, &podman);
+    let finished = bench.run(&["--runner", "process"]);
+    finished.exits(0);
+    assert_eq!(by_podman, identity(&finished));
+}
+
 /// podman 4 creates and starts such a container as if nothing had been asked for.
 #[test]
 fn a_gpu_request_that_the_engine_ignores_is_noticed_inside() {

@@ -1,6 +1,7 @@
 //! A podman that answers on a socket, with storage of its own.
 
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -21,11 +22,18 @@ events_logger = "file"
 pub(crate) struct Podman {
     service: Child,
     directory: TempDir,
+    /// Whom it runs as, where that is not the test's own user.
+    user: Option<u32>,
 }
 
 impl Podman {
     /// Starts a service. Where there is no podman, says so; fails where `CI` is set.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_as(None)
+    }
+
+    /// As [`Podman::start`], as an ordinary user: without root on this machine.
+    pub(crate) fn start_as(user: Option<u32>) -> Option<Self> {
         let version = Command::new("podman").arg("--version").output();
         if !version.is_ok_and(|output| output.status.success()) {
             assert!(
@@ -38,13 +46,16 @@ impl Podman {
         // Unix sockets have short names.
         let directory = tempfile::Builder::new().prefix("llem-podman-").tempdir_in("/tmp").unwrap();
         fs_err::write(directory.path().join("containers.conf"), CONFIG).unwrap();
-        let address = address(directory.path());
-        let mut command = podman(directory.path());
+        std::os::unix::fs::chown(directory.path(), user, user).unwrap();
         let log = fs_err::File::create(directory.path().join("log")).unwrap().into_parts().0;
-        let service =
-            command.args(["system", "service", "--time=0", &address]).stdin(Stdio::null()).stdout(Stdio::null());
-        let service = service.stderr(log).spawn().unwrap();
-        let started = Self { service, directory };
+        let service = podman(directory.path(), user)
+            .args(["system", "service", "--time=0", &address(directory.path())])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let started = Self { service, directory, user };
         let socket = started.directory.path().join("sock");
         eventually("podman's socket", || std::os::unix::net::UnixStream::connect(&socket).ok());
         Some(started)
@@ -57,7 +68,7 @@ impl Podman {
 
     /// What a command of podman's own says.
     pub(crate) fn text(&self, arguments: &[&str]) -> String {
-        let output = podman(self.directory.path()).args(arguments).output().unwrap();
+        let output = podman(self.directory.path(), self.user).args(arguments).output().unwrap();
         assert!(output.status.success(), "podman {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -67,20 +78,23 @@ fn address(directory: &Path) -> String {
     format!("unix://{}/sock", directory.display())
 }
 
-fn podman(directory: &Path) -> Command {
+fn podman(directory: &Path, user: Option<u32>) -> Command {
     let mut command = Command::new("podman");
     let place = |name: &str| directory.join(name);
-    command.env("CONTAINERS_CONF", place("containers.conf"));
+    command.env("CONTAINERS_CONF", place("containers.conf")).current_dir("/");
+    if let Some(user) = user {
+        command.uid(user).gid(user).env("HOME", directory).env("XDG_RUNTIME_DIR", directory);
+    }
     command.arg("--root").arg(place("root")).arg("--runroot").arg(place("run")).args(["--storage-driver", "vfs"]);
     command
 }
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        let _ = podman(self.directory.path()).args(["rm", "--all", "--force"]).output();
+        let _ = podman(self.directory.path(), self.user).args(["rm", "--all", "--force"]).output();
         let _ = self.service.kill();
         let _ = self.service.wait();
         // Layers may be mounted below.
-        let _ = podman(self.directory.path()).args(["system", "reset", "--force"]).output();
+        let _ = podman(self.directory.path(), self.user).args(["system", "reset", "--force"]).output();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -96,12 +97,23 @@ impl EngineError {
     }
 }
 
+/// Docker says so among its options. podman says so in a field that Docker's API does not have; its socket belongs to whom it runs as.
+async fn is_rootless(docker: &Docker, info: &SystemInfo, address: &str) -> bool {
+    if info.security_options.iter().flatten().any(|option| option.contains("rootless")) {
+        return true;
+    }
+    let components = docker.version().await.ok().and_then(|version| version.components).unwrap_or_default();
+    let socket = fs_err::metadata(address.trim_start_matches("unix://"));
+    components.iter().any(|component| component.name.contains("Podman")) && socket.is_ok_and(|socket| socket.uid() != 0)
+}
+
 /// A container engine on this machine.
 #[derive(Clone, Debug)]
 pub struct Engine {
     docker: Docker,
     address: String,
     info: SystemInfo,
+    is_rootless: bool,
 }
 
 impl Engine {
@@ -123,8 +135,14 @@ impl Engine {
             .await
             .map_err(|e| unreachable(&address, Box::new(e)))?;
         let info = docker.info().await.map_err(|e| unreachable(&address, Box::new(e)))?;
-        debug!(address, version = info.server_version.as_deref(), "container engine");
-        Ok(Self { docker, address, info })
+        let is_rootless = is_rootless(&docker, &info, &address).await;
+        debug!(address, version = info.server_version.as_deref(), is_rootless, "container engine");
+        Ok(Self { docker, address, info, is_rootless })
+    }
+
+    /// Whether it runs as an ordinary user, who is root in its containers.
+    pub fn is_rootless(&self) -> bool {
+        self.is_rootless
     }
 
     /// Where the engine was found.

@@ -370,8 +370,7 @@ fn container_name(job: &Job) -> String {
 
 /// Result files belong to the calling user. In a rootless engine, root inside is the calling user outside.
 fn container_user(engine: &Engine) -> String {
-    let options = engine.info().security_options.iter().flatten();
-    if options.into_iter().any(|option| option.contains("rootless")) {
+    if engine.is_rootless() {
         return "0:0".to_owned();
     }
     format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())
