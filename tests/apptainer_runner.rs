@@ -139,7 +139,7 @@ fn what_a_killed_controller_leaves_goes_by_itself() {
     if !apptainer_answers() {
         return;
     }
-    let bench = Bench::new("apptainer-killed").long_window();
+    let bench = with_temporary(Bench::new("apptainer-killed").long_window());
     let (program, processes) = in_window(&bench, "apptainer");
     program.kill();
     all_gone(&processes);

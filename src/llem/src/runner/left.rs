@@ -5,12 +5,15 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fs_err::File;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use super::STOP_GRACE;
 use crate::files::{remove_tree, write_atomic};
@@ -18,11 +21,14 @@ use crate::files::{remove_tree, write_atomic};
 /// The note's name in the directory of a run.
 const NAME: &str = ".process.json";
 
+/// A scratch directory that nobody changed for so long, of a controller that does not live, is used by nothing.
+const SCRATCH_AGE: Duration = Duration::from_secs(3600);
+
 /// How long the kernel may take to end a process that was killed.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
 /// What names of scratch directories begin with: nothing else is removed.
-pub(super) const SCRATCH_PREFIX: &str = "llem-run-";
+const SCRATCH_PREFIX: &str = "llem-run-";
 
 /// The process of a run, as it can be known again.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +72,42 @@ pub fn end_left_process(run_dir: &Path) -> io::Result<Option<i32>> {
     }
     forget(run_dir);
     Ok(ended.then_some(note.pid))
+}
+
+/// A directory for the time of one container. Its lock lasts as long as its controller does.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    directory: TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    /// An empty directory of this machine. Schedulers name a local disk by `TMPDIR`.
+    pub(super) fn new() -> io::Result<Self> {
+        let directory = tempfile::Builder::new().prefix(SCRATCH_PREFIX).tempdir()?;
+        let lock = File::open(directory.path())?;
+        lock.file().lock()?;
+        Ok(Self { directory, _lock: lock })
+    }
+
+    /// The directory.
+    pub(super) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// Removes scratch directories that killed controllers of this user left in `place`.
+pub(super) fn remove_left_scratch(place: &Path) {
+    let entries = fs_err::read_dir(place).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).filter(|path| is_scratch(path)) {
+        let Ok(found) = fs_err::symlink_metadata(&path) else { continue };
+        let is_own = found.is_dir() && found.uid() == rustix::process::getuid().as_raw();
+        let is_old = found.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > SCRATCH_AGE));
+        let is_free = || File::open(&path).is_ok_and(|directory| directory.file().try_lock().is_ok());
+        if is_own && is_old && is_free() {
+            let _ = remove_tree(&path);
+        }
+    }
 }
 
 fn is_scratch(path: &Path) -> bool {
@@ -128,7 +170,7 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};
 
-    use super::{NAME, Note, end_left_process, note};
+    use super::{NAME, Note, end_left_process, note, remove_left_scratch};
 
     fn sleeper() -> Child {
         Command::new("sleep").arg("300").process_group(0).spawn().unwrap()
@@ -145,6 +187,29 @@ mod tests {
         child.wait().unwrap();
         assert!(!scratch.exists() && !run.path().join(NAME).exists());
         assert_eq!(end_left_process(run.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn old_scratch_directories_go_and_those_in_use_stay() {
+        let place = tempfile::tempdir().unwrap();
+        let make = |name: &str, age_s: u64| {
+            let path = place.path().join(name);
+            fs_err::create_dir(&path).unwrap();
+            let directory = fs_err::File::open(&path).unwrap();
+            let then = std::time::SystemTime::now() - std::time::Duration::from_secs(age_s);
+            directory.file().set_modified(then).unwrap();
+            directory
+        };
+        drop(make("llem-run-old", 7200));
+        drop(make("llem-run-new", 60));
+        drop(make("other", 7200));
+        let held = make("llem-run-held", 7200);
+        held.file().lock().unwrap();
+        remove_left_scratch(place.path());
+        let entries = fs_err::read_dir(place.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["llem-run-held", "llem-run-new", "other"]);
     }
 
     #[test]

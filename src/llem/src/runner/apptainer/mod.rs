@@ -25,6 +25,7 @@ pub use export::{ExportError, ExportSource, ExportSpec, Exported, export};
 pub use image::Image;
 
 use super::docker::{BindMount, CandleImage, ImageError, ImageFacts, host_powercap};
+use super::left::remove_left_scratch;
 use super::offline::OFFLINE;
 use super::process::{Supervised, supervise, unlimited, visible_gpus};
 use super::{
@@ -88,6 +89,7 @@ impl ApptainerRunner {
         let ApptainerMachine { cache_root, mounts, powercap, agent } = machine;
         // Before anything is written.
         program::version(stop).await?;
+        remove_left_scratch(&std::env::temp_dir());
         let image = Image::embedded(embedded, &cache_root)?;
         let apptainer = Apptainer::find(&image.root, &agent, stop).await?;
         let images = Mutex::new(BTreeMap::from([(image.reference.clone(), Arc::new(image))]));

@@ -5,7 +5,6 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getuid, kill_process_group};
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,7 @@ use super::error::ApptainerError;
 use crate::config::TOKEN_VARIABLES;
 use crate::printable::printable;
 use crate::runner::inside;
-use crate::runner::left::SCRATCH_PREFIX;
+use crate::runner::left::Scratch;
 
 /// How long a command without work of its own may take on a slow, shared file system.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -146,10 +145,9 @@ pub(super) async fn version(stop: &CancellationToken) -> Result<String, Apptaine
     if output.succeeded && !text.is_empty() { Ok(text) } else { Err(ApptainerError::Broken(complaint(&output.stderr))) }
 }
 
-/// An empty directory of this machine for one container. Schedulers name a local disk by `TMPDIR`.
-pub(super) fn scratch() -> Result<TempDir, ApptainerError> {
-    let made = tempfile::Builder::new().prefix(SCRATCH_PREFIX).tempdir();
-    made.map_err(ApptainerError::files("a temporary directory (see TMPDIR)"))
+/// An empty directory of this machine for one container.
+pub(super) fn scratch() -> Result<Scratch, ApptainerError> {
+    Scratch::new().map_err(ApptainerError::files("a temporary directory (see TMPDIR)"))
 }
 
 /// Runs a command to its end, or ends it and all that it started.

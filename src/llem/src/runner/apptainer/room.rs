@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use llem_protocol::VisibleGpus;
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Bind, Exec};
@@ -12,6 +11,7 @@ use super::image::Image;
 use super::program::{Apptainer, Output, complaint, scratch};
 use crate::runner::docker::probe::{AGENT_PLACE, OUTPUT_BYTES, ProbeRoom, SCRIPT, SCRIPT_PLACE};
 use crate::runner::docker::{ImageError, ImageFacts};
+use crate::runner::left::Scratch;
 
 /// Where commands of one probe are run.
 pub(super) struct Room<'a> {
@@ -22,7 +22,7 @@ pub(super) struct Room<'a> {
     /// Variables and GPUs of a run's container, where these are asked about.
     gpus: Option<std::collections::BTreeMap<String, String>>,
     stop: &'a CancellationToken,
-    _files: TempDir,
+    _files: Scratch,
 }
 
 impl<'a> Room<'a> {
