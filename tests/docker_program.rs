@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at what it does not expect")]
 
+mod apptainer_export;
+mod apptainer_images;
+mod apptainer_runner;
 mod docker_architectures;
 mod docker_containers;
 mod docker_cpus;
@@ -28,6 +31,7 @@ mod docker_vllm;
 mod docker_volume;
 mod gpu_watch;
 mod model_access;
+mod podman;
 mod process_runner;
 mod resume_hostile;
 mod same_work;

@@ -18,6 +18,9 @@ use super::{Finished, PATIENCE, Program, engine_answers};
 /// The built program.
 const LLEM: &str = env!("CARGO_BIN_EXE_llem");
 
+/// The user and group of that name.
+const NOBODY: u32 = 65534;
+
 /// A place for one test: nothing of it is shared but the cache of models.
 pub(crate) struct Bench {
     directory: Arc<Directory>,
@@ -109,7 +112,7 @@ impl Bench {
 
     /// Runs `llem` as a user without privileges but that to use the engine. `None`, with a line that says so, where the tests
     /// themselves run as such a user.
-    pub(crate) fn for_ordinary_user(mut self) -> Option<Self> {
+    pub(crate) fn for_ordinary_user(self) -> Option<Self> {
         if !rustix::process::getuid().is_root() {
             let _ = writeln!(
                 std::io::stderr(),
@@ -117,10 +120,26 @@ impl Bench {
             );
             return None;
         }
-        let (user, group) = (1000, fs_err::metadata("/var/run/docker.sock").unwrap().gid());
+        let group = fs_err::metadata("/var/run/docker.sock").unwrap().gid();
+        Some(self.of_user(1000, group))
+    }
+
+    /// As [`Bench::for_ordinary_user`], one without any privilege who is in every list of users.
+    pub(crate) fn for_nobody(self) -> Option<Self> {
+        if !rustix::process::getuid().is_root() {
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped: only root can become somebody else; this test is another user's already"
+            );
+            return None;
+        }
+        Some(self.of_user(NOBODY, NOBODY))
+    }
+
+    fn of_user(mut self, user: u32, group: u32) -> Self {
         self.user_and_group = Some((user, group));
         std::os::unix::fs::chown(self.directory.0.path(), Some(user), Some(group)).unwrap();
-        Some(self)
+        self
     }
 
     /// A file beside the study.

@@ -1,5 +1,6 @@
 //! What the whole-program tests share: studies, the program under way, the engine, images with faults, a breakable socket.
 
+mod apptainer;
 mod bench;
 mod engine;
 mod faults;
@@ -7,12 +8,14 @@ mod finished;
 mod hub;
 mod image;
 mod own_engine;
+mod podman;
 mod program;
 mod proxy;
 mod standin;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use apptainer::{apptainer_answers, sif_of};
 pub(crate) use bench::Bench;
 pub(crate) use engine::{
     ENGINE_PATIENCE, PYTORCH_IMAGE, VLLM_IMAGE, containers_of, docker, docker_text, engine_answers, has_image,
@@ -22,6 +25,7 @@ pub(crate) use finished::Finished;
 pub(crate) use hub::{Access, COMMIT, Repository, StandInHub};
 pub(crate) use image::{bare_image, fault_image};
 pub(crate) use own_engine::OwnEngine;
+pub(crate) use podman::Podman;
 pub(crate) use program::{Program, alone, is_alive};
 pub(crate) use proxy::Proxy;
 pub(crate) use standin::{compiler_image, tensorrt_image};

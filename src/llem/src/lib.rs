@@ -5,6 +5,7 @@ pub mod config;
 pub mod engine_cache;
 mod files;
 pub mod gpu_watch;
+mod hash_notes;
 pub mod host;
 pub mod hub;
 pub mod model;

@@ -235,6 +235,8 @@ pub(crate) enum RunnerName {
     Process,
     /// Job arrays of the site's batch system, SLURM.
     Slurm,
+    /// One container of Apptainer's per run, without a daemon.
+    Apptainer,
 }
 
 impl From<RunnerName> for RunnerKind {
@@ -244,6 +246,7 @@ impl From<RunnerName> for RunnerKind {
             RunnerName::Docker => Self::Docker,
             RunnerName::Process => Self::Process,
             RunnerName::Slurm => Self::Slurm,
+            RunnerName::Apptainer => Self::Apptainer,
         }
     }
 }
@@ -315,6 +318,10 @@ pub(crate) enum ImageCommand {
         /// Image reference.
         reference: String,
     },
+    /// Make a SIF file for Apptainer, with what it was made from recorded in it.
+    ///
+    /// Needs Apptainer. Exit codes: 0 made; 1 failed, and nothing is left; 2 bad usage.
+    Export(ExportArguments),
     /// Say what is in an image: versions, options, whether llem's agent starts. Starts it once; the answer is kept by its content id.
     ///
     /// Exit codes: 0 said; 1 the image is missing or cannot be looked into; 2 bad usage.
@@ -322,8 +329,25 @@ pub(crate) enum ImageCommand {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// An image of the container engine; the path of an archive (`./image.tar`, `x.tar`), as `docker save` writes it; or a definition file of
+    /// Apptainer (`*.def`).
+    #[arg(value_name = "REF")]
+    pub(crate) reference: String,
+    /// The file to make.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sif: PathBuf,
+    /// Replace a file that is there.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Set a variable of a definition file. Repeatable.
+    #[arg(long = "build-arg", value_name = "NAME=VALUE")]
+    pub(crate) build_args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ProbeArguments {
-    /// Image reference.
+    /// Image reference, or the path of an image of Apptainer.
     pub(crate) reference: String,
     /// Backend that the image is meant for: with its Python of the user config.
     #[arg(long, value_enum)]

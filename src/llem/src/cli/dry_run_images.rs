@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use llem::config::{Backend, RunnerKind, StudyConfig, UserConfig};
 use llem::preflight::{self, Images, KnownFacts, KnownImage, MissingImages};
+use llem::runner::apptainer;
 use llem::runner::docker::{Engine, ImageFacts};
 use llem::study::Programs;
 use serde_json::json;
@@ -30,16 +31,18 @@ pub(crate) async fn look(
     user: &UserConfig,
     runner: Option<RunnerKind>,
 ) -> Result<ImageLines, Failure> {
-    let of_process = |backend| {
-        let kind = runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner);
-        matches!(kind, RunnerKind::Process | RunnerKind::Slurm)
-    };
-    let nothing = ImageLines { lines: Vec::new(), missing: None };
+    let kind = |backend| runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner);
     let mut named = preflight::named_images(study, user);
-    named.retain(|(backend, _)| !of_process(*backend));
-    if named.is_empty() {
-        return Ok(nothing);
+    let of_apptainer = |(backend, _): &(Backend, String)| kind(*backend) == RunnerKind::Apptainer;
+    let files: Vec<_> = named.iter().filter(|image| of_apptainer(image)).cloned().collect();
+    named.retain(|(backend, _)| kind(*backend).may_use_engine());
+    if named.is_empty() && files.is_empty() {
+        return Ok(ImageLines { lines: Vec::new(), missing: None });
     }
+    if !files.is_empty() {
+        return look_at_files(study, user, files).await;
+    }
+    let nothing = ImageLines { lines: Vec::new(), missing: None };
     let Ok(engine) = Engine::connect(user.docker_host.as_deref()).await else { return Ok(nothing) };
     let agent = Programs::locate().map_err(|error| Failure::failed(error.to_string()))?.agent;
     let images = Images::new(user, &agent).map_err(|error| Failure::failed(error.to_string()))?;
@@ -53,6 +56,27 @@ pub(crate) async fn look(
     }
     preflight::check(study, user, &known, &agent)?;
     Ok(ImageLines { lines, missing: MissingImages::of(&engine, named).await? })
+}
+
+/// The same of images of Apptainer: one that is not there is an error.
+async fn look_at_files(
+    study: &StudyConfig,
+    user: &UserConfig,
+    files: Vec<(Backend, String)>,
+) -> Result<ImageLines, Failure> {
+    let agent = Programs::locate().map_err(|error| Failure::failed(error.to_string()))?.agent;
+    let images = Images::new(user, &agent).map_err(|error| Failure::failed(error.to_string()))?;
+    let (mut lines, mut known) = (Vec::new(), KnownFacts::new());
+    for (backend, image) in files {
+        let facts = apptainer::look(&image, &study.base_dir(), &user.cache_root()).await?;
+        let state = images.known_file(facts, Some(backend));
+        if let KnownImage::Probed(facts) = &state {
+            known.insert((backend, image.clone()), Arc::new(facts.clone()));
+        }
+        lines.push(ImageLine { backend, image, state });
+    }
+    preflight::check(study, user, &known, &agent)?;
+    Ok(ImageLines { lines, missing: None })
 }
 
 impl ImageLine {

@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 use llem::config::ConfigError;
 use llem::result::StoreError;
+use llem::runner::apptainer::ApptainerError;
 use llem::runner::docker::{EngineError, ImageError};
 use llem::study::{ResumeError, StudyError};
 
@@ -63,6 +64,13 @@ impl From<StudyError> for Failure {
     fn from(error: StudyError) -> Self {
         let exit = if error.is_config() { Exit::Usage } else { Exit::Failed };
         Self { exit, message: chain(&error) }
+    }
+}
+
+impl From<ApptainerError> for Failure {
+    fn from(error: ApptainerError) -> Self {
+        let exit = if error.is_config() { Exit::Usage } else { Exit::Failed };
+        Self { exit, message: error.to_string() }
     }
 }
 

@@ -1,13 +1,16 @@
-use llem::config::{UserConfig, image_reference_problem};
+use std::path::Path;
+
+use llem::config::{UserConfig, image_reference_problem, is_image_path};
 use llem::preflight::Images;
-use llem::runner::Stop;
+use llem::runner::apptainer::{self, ApptainerMachine, ExportSource, ExportSpec};
 use llem::runner::docker::{CandleImage, Engine, ImageError, ImageFacts, build_candle, images};
+use llem::runner::{ApptainerRunner, Stop};
 use llem::study::Programs;
 
-use super::arguments::{Format, ImageArguments, ImageCommand, ProbeArguments};
+use super::arguments::{ExportArguments, Format, ImageArguments, ImageCommand, ProbeArguments};
 use super::{Exit, Failure, Printer, table};
 
-/// `llem image ls|build|pull|probe`.
+/// `llem image ls|build|pull|export|probe`.
 pub(crate) async fn image(arguments: ImageArguments, printer: Printer) -> Result<Exit, Failure> {
     let user = UserConfig::load()?;
     if let ImageCommand::Probe(ProbeArguments { reference, .. }) | ImageCommand::Pull { reference } = &arguments.command
@@ -15,8 +18,16 @@ pub(crate) async fn image(arguments: ImageArguments, printer: Printer) -> Result
     {
         return Err(Failure::usage(problem));
     }
+    match &arguments.command {
+        ImageCommand::Export(wanted) => return export(wanted, &user, printer).await,
+        ImageCommand::Probe(wanted) if is_image_path(&wanted.reference) => {
+            return probe_file(user, wanted, printer).await;
+        }
+        _ => {}
+    }
     let engine = Engine::connect(user.docker_host.as_deref()).await?;
     match arguments.command {
+        ImageCommand::Export(_) => {}
         ImageCommand::Ls => {
             let rows = images(&engine).await?;
             if rows.is_empty() {
@@ -68,12 +79,75 @@ async fn probe(
         Err(ImageError::Stopped) => return Ok(Exit::Interrupted),
         Err(error) => return Err(error.into()),
     };
-    match arguments.format {
-        Format::Human => printer.result(&describe(reference, &facts))?,
+    show(reference, &facts, arguments.format, printer)
+}
+
+/// `llem image probe FILE`, of a SIF file or a sandbox directory.
+async fn probe_file(user: UserConfig, arguments: &ProbeArguments, printer: Printer) -> Result<Exit, Failure> {
+    let programs = programs()?;
+    let images = Images::new(&user, &programs.agent).map_err(|error| Failure::failed(error.to_string()))?;
+    let stop = Stop::default();
+    super::signals::listen(stop.clone(), printer)?;
+    let backend = arguments.backend.map(Into::into);
+    let probed = async {
+        let embedded = CandleImage::from_host(&programs.candle, &programs.agent)?;
+        let apptainer =
+            ApptainerRunner::find(ApptainerMachine::of(&user, &programs.agent), &embedded, &stop.soft).await?;
+        printer.detail(&apptainer.reason());
+        let (image, _) = apptainer.open(&arguments.reference, Path::new("."), &stop.soft).await?;
+        Ok::<_, Failure>(images.probe_file(&apptainer, &image, backend, arguments.refresh, &stop.soft).await?)
+    };
+    match probed.await {
+        Ok(facts) => show(&arguments.reference, &facts, arguments.format, printer),
+        Err(_) if stop.soft.is_cancelled() => Ok(Exit::Interrupted),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// `llem image export`.
+async fn export(arguments: &ExportArguments, user: &UserConfig, printer: Printer) -> Result<Exit, Failure> {
+    let reference = &arguments.reference;
+    let extension = Path::new(reference).extension().unwrap_or_default();
+    let is_definition = extension == "def";
+    if !is_definition && !arguments.build_args.is_empty() {
+        return Err(Failure::usage("`--build-arg` sets variables of a definition file (`*.def`)".to_owned()));
+    }
+    let source = if is_definition {
+        ExportSource::Definition(reference.into(), arguments.build_args.clone())
+    } else if extension == "tar" || is_image_path(reference) {
+        ExportSource::Archive(reference.into())
+    } else if let Some(problem) = image_reference_problem(reference) {
+        return Err(Failure::usage(problem));
+    } else {
+        ExportSource::Engine(Box::new(Engine::connect(user.docker_host.as_deref()).await?), reference.clone())
+    };
+    let stop = Stop::default();
+    super::signals::listen(stop.clone(), printer)?;
+    let spec = ExportSpec { source, sif: arguments.sif.clone(), force: arguments.force };
+    let made = match apptainer::export(&spec, |what| printer.line(what), &stop.soft).await {
+        Ok(made) => made,
+        Err(_) if stop.soft.is_cancelled() => return Ok(Exit::Interrupted),
+        Err(error) => return Err(Failure::failed(error.to_string())),
+    };
+    printer.line(&format!(
+        "made of {} ({}), {:.1} MB",
+        made.source.reference,
+        made.source.id,
+        made.size_bytes as f64 / 1e6
+    ));
+    printer.line(&format!("sha256:{}", made.sha256));
+    printer.result(&arguments.sif.display().to_string())?;
+    Ok(Exit::Success)
+}
+
+/// Prints what is known of an image.
+fn show(reference: &str, facts: &ImageFacts, format: Format, printer: Printer) -> Result<Exit, Failure> {
+    match format {
+        Format::Human => printer.result(&describe(reference, facts))?,
         Format::Json => {
             let mut value = serde_json::json!({"schema_version": llem::result::SCHEMA_VERSION, "image": reference});
             if let (Some(map), Ok(serde_json::Value::Object(facts))) =
-                (value.as_object_mut(), serde_json::to_value(&facts))
+                (value.as_object_mut(), serde_json::to_value(facts))
             {
                 map.extend(facts);
             }
@@ -102,6 +176,7 @@ fn describe(reference: &str, facts: &ImageFacts) -> String {
         ("size", format!("{:.1} MB", facts.size_bytes as f64 / 1e6)),
         ("agent", agent),
     ];
+    lines.extend(facts.source.iter().map(|source| ("made of", format!("{} ({})", source.reference, source.id))));
     lines.extend(facts.embedded.iter().map(|(name, version)| ("engine", format!("{name} {version}"))));
     lines.extend(facts.problem.iter().map(|problem| ("problem", format!("no Python answers: {problem}"))));
     let known = facts.versions.named().into_iter();

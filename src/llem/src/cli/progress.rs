@@ -74,6 +74,7 @@ impl Progress {
     fn show(&mut self, event: StudyEvent) {
         match event {
             StudyEvent::Preparing { what } => self.say(|printer| printer.line(&format!("preparing {what}"))),
+            StudyEvent::Detail { text } => self.say(|printer| printer.detail(&text)),
             StudyEvent::Notice { text } => self.say(|printer| printer.notice(&text)),
             StudyEvent::Started { directory, runs, completed, runner, .. } => {
                 (self.runs, self.completed) = (runs, completed);

@@ -1,10 +1,17 @@
-//! Image references: `[registry[:port]/]path[:tag][@sha256:digest]`, by the grammar of the OCI distribution project.
+//! Image references: `[registry[:port]/]path[:tag][@sha256:digest]`, by the grammar of the OCI distribution project; or, for Apptainer, paths
+//! of SIF files and sandbox directories.
+
+use std::path::Path;
 
 use super::wording::key;
 
 /// What is wrong with an image reference; `None` when it can be one.
 pub fn problem(reference: &str) -> Option<String> {
     let shown = key(reference);
+    if is_path(reference) {
+        let is_odd = reference.chars().any(char::is_control);
+        return is_odd.then(|| format!("`{shown}` holds control characters"));
+    }
     let (name, digest) = match reference.split_once('@') {
         Some((name, digest)) => (name, Some(digest)),
         None => (reference, None),
@@ -23,6 +30,12 @@ pub fn problem(reference: &str) -> Option<String> {
         _ => {}
     }
     if is_name(name) { None } else { Some(format!("`{shown}` is not an image reference such as `registry/name:tag`")) }
+}
+
+/// Whether a name is the path of an image of Apptainer and not an image that a container engine may know.
+pub fn is_path(reference: &str) -> bool {
+    let is_sif = Path::new(reference).extension().is_some_and(|extension| extension == "sif");
+    is_sif || ["/", "./", "../"].iter().any(|start| reference.starts_with(start))
 }
 
 fn is_digest(digest: &str) -> bool {
@@ -61,7 +74,18 @@ fn is_component(component: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::problem;
+    use super::{is_path, problem};
+
+    #[test]
+    fn paths_are_told_from_references() {
+        for path in ["/a", "./a", "../i/x.sif", "x.sif", "/data/images/My Image:1.sif"] {
+            assert!(is_path(path) && problem(path).is_none(), "{path}");
+        }
+        for reference in ["ubuntu", "sif", ".sif", "a/b:sif", "a.sif:1", ".hidden"] {
+            assert!(!is_path(reference), "{reference}");
+        }
+        assert!(problem("/a\n.sif").is_some());
+    }
 
     #[test]
     fn references_of_every_shape_are_accepted() {
@@ -82,7 +106,7 @@ mod tests {
     #[test]
     fn what_is_not_a_reference_is_refused() {
         let long_tag = format!("a:{}", "t".repeat(129));
-        for reference in ["", "A/b", "a//b", "a/", "/a", "a b", "a:-t", "a@md5:00", "a.b:99999/c", "-a", &long_tag] {
+        for reference in ["", "A/b", "a//b", "a/", "a b", "a:-t", "a@md5:00", "a.b:99999/c", "-a", &long_tag] {
             assert!(problem(reference).is_some(), "`{reference}`");
         }
     }

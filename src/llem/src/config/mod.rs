@@ -40,7 +40,7 @@ pub use energy::{Calibration, Carbon};
 pub use environment::{VARIABLES, Variable, environment_help};
 pub use execution::{CycleOrder, ExecutionConfig, MOST_CYCLES};
 pub use experiment::{ExperimentConfig, MeasurementConfig, SamplingConfig};
-pub use image::problem as image_reference_problem;
+pub use image::{is_path as is_image_path, problem as image_reference_problem};
 pub use model::{Dtype, LoraConfig, ModelSource, ModelSpec, SyntheticModel};
 pub use problem::{ConfigError, Location, Problem};
 pub use schema::{study_schema, user_schema};

@@ -78,6 +78,12 @@ pub struct MergedPoint {
 }
 
 impl StudyConfig {
+    /// What relative paths in the study are relative to: the directory of its file.
+    pub fn base_dir(&self) -> PathBuf {
+        let parent = self.source.as_ref().and_then(|source| source.path.parent());
+        parent.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
+    }
+
     /// Reads and resolves a file. `overrides` are `key=yaml` arguments, applied in order.
     pub fn from_file(path: &Path, overrides: &[String], profile: Profile) -> Result<Self, ConfigError> {
         let text = read_bounded(path).map_err(|error| ConfigError { problems: vec![Problem::new("", error)] })?;

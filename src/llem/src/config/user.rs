@@ -34,7 +34,8 @@ pub struct UserConfig {
     /// The same for single backends.
     #[schemars(with = "RunnersShape")]
     pub runners: BTreeMap<Backend, RunnerKind>,
-    /// Images for experiments that name none. llem makes an image for `candle` only.
+    /// Images for experiments that name none: references for container engines, absolute paths of SIF files or sandbox directories for
+    /// Apptainer. llem makes an image for `candle` only.
     #[schemars(with = "ImagesShape")]
     pub images: BTreeMap<Backend, String>,
     /// Python that starts a backend's driver, where engines are installed beside the usual one: an absolute path (in the image, or on this
@@ -88,6 +89,15 @@ pub enum RunnerKind {
     Process,
     /// As jobs of the site's batch system, SLURM: a whole study or nothing of it.
     Slurm,
+    /// In a container of Apptainer's for each run, without a daemon.
+    Apptainer,
+}
+
+impl RunnerKind {
+    /// Whether it is, or may become, a container engine that answers on a socket.
+    pub const fn may_use_engine(self) -> bool {
+        matches!(self, Self::Auto | Self::Docker)
+    }
 }
 
 /// How containers get at graphics processors.

@@ -2,27 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use fs_err::File;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::config::canonical_sha256;
-use crate::files;
+use crate::hash_notes::{Note, note, notes_path, read_notes, write_notes};
 use crate::model::{BesideWeights, LocalModel};
-
-/// Folder of llem's cache with the hashes of files that were read before.
-const NOTES: &str = "content-hashes-v1";
 
 /// Most files in the directory of a model.
 const MAX_FILES: usize = 10_000;
-
-/// A file that was changed less than this ago may change again without another time stamp: its hash is not noted.
-const SETTLED: Duration = Duration::from_secs(2);
 
 /// The commit of a git repository, hexadecimal.
 const COMMIT_DIGITS: usize = 40;
@@ -74,18 +64,6 @@ fn is_commit(revision: &str) -> bool {
     revision.len() == COMMIT_DIGITS && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// A file as it was when it was hashed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Note {
-    size_bytes: u64,
-    modified_ns: i64,
-    changed_ns: i64,
-    inode: u64,
-    device: u64,
-    sha256: String,
-}
-
 /// SHA-256 over names, sizes and hashes of all files of a model's directory: config, weights, tokenizer, code. Hidden files, Markdown and
 /// directories below it are left out, links to files (as in Hugging Face's cache) are followed. What was hashed before is not read again
 /// while size, times and inode are the same; the notes of that are kept under `cache_root`, where they can be written.
@@ -112,20 +90,6 @@ pub fn content_sha256(dir: &Path, cache_root: &Path) -> io::Result<String> {
     Ok(canonical_sha256(json!(listed))?)
 }
 
-fn notes_path(dir: &Path, cache_root: &Path) -> PathBuf {
-    let name = hex::encode(Sha256::digest(dir.as_os_str().as_encoded_bytes()));
-    cache_root.join(NOTES).join(format!("{name}.json"))
-}
-
-fn read_notes(path: &Path) -> BTreeMap<String, Note> {
-    fs_err::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
-}
-
-fn write_notes(path: &Path, notes: &BTreeMap<String, Note>) -> io::Result<()> {
-    fs_err::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-    files::write_atomic(path, &serde_json::to_vec(notes)?)
-}
-
 /// Names and paths, sorted by name.
 fn model_files(dir: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
@@ -145,38 +109,12 @@ fn model_files(dir: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
     Ok(found)
 }
 
-/// The file's note, from before or made now, and whether it may be kept.
-fn note(path: &Path, old: Option<&Note>) -> io::Result<(Note, bool)> {
-    let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let stamp = |seconds: i64, ns: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns);
-    let mut note = Note {
-        size_bytes: metadata.len(),
-        modified_ns: stamp(metadata.mtime(), metadata.mtime_nsec()),
-        changed_ns: stamp(metadata.ctime(), metadata.ctime_nsec()),
-        inode: metadata.ino(),
-        device: metadata.dev(),
-        sha256: String::new(),
-    };
-    if let Some(old) = old {
-        note.sha256.clone_from(&old.sha256);
-        if note == *old {
-            return Ok((note, true));
-        }
-    }
-    let (read, sha256) = files::hash_into(&mut file, &mut io::sink())?;
-    note.sha256 = sha256;
-    if read != note.size_bytes {
-        let text = format!("{}: changed while it was read; run again when nobody writes to it", path.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    let changed = SystemTime::UNIX_EPOCH + Duration::from_nanos(note.changed_ns.max(note.modified_ns).max(0) as u64);
-    Ok((note, changed.elapsed().is_ok_and(|age| age > SETTLED)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::hash_notes::SETTLED;
 
     fn model(config: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();

@@ -21,6 +21,8 @@ use tracing::debug;
 
 use crate::config::{Backend, UserConfig};
 use crate::files::write_atomic;
+use crate::runner::ApptainerRunner;
+use crate::runner::apptainer::Image;
 use crate::runner::docker::{
     BindMount, Engine, EngineError, ImageError, ImageFacts, PROBE_SCRIPT, ProbeSpec, probe, sha256_of,
 };
@@ -111,12 +113,40 @@ impl Images {
             env: &self.user.env,
         };
         let facts = probe(engine, image.clone(), &spec, stop).await?;
-        // What may be another time's accident is not kept.
-        if facts.problem.is_none() && facts.agent.problem.is_none() {
-            let kept = self.keep(key, &facts);
-            debug!(reference, id = facts.id, ?kept, "image was probed");
-        }
+        self.note(key, &facts);
         Ok(Some(facts))
+    }
+
+    /// As [`Self::probe`] for an image of Apptainer.
+    ///
+    /// # Errors
+    ///
+    /// `stop` was given.
+    pub async fn probe_file(
+        &self,
+        apptainer: &ApptainerRunner,
+        image: &Image,
+        backend: Option<Backend>,
+        refresh: bool,
+        stop: &CancellationToken,
+    ) -> Result<ImageFacts, ImageError> {
+        match self.known_file(image.facts(), backend) {
+            KnownImage::Probed(facts) if !refresh && self.user.mounts.is_empty() => Ok(facts),
+            _ => {
+                let key = self.key(&image.facts(), backend);
+                let facts = apptainer.probe(image, &key.interpreters, stop).await?;
+                self.note(key, &facts);
+                Ok(facts)
+            }
+        }
+    }
+
+    /// Keeps what was found, but not what may be another time's accident.
+    fn note(&self, key: Key, facts: &ImageFacts) {
+        if facts.problem.is_none() && facts.agent.problem.is_none() {
+            let kept = self.keep(key, facts);
+            debug!(id = facts.id, ?kept, "image was probed");
+        }
     }
 
     /// What is known of an image without starting anything.
@@ -126,11 +156,16 @@ impl Images {
         reference: &str,
         backend: Option<Backend>,
     ) -> Result<KnownImage, EngineError> {
-        let Some(image) = engine.image_facts(reference).await? else { return Ok(KnownImage::Missing) };
-        Ok(match self.find(&self.key(&image, backend)) {
+        let image = engine.image_facts(reference).await?;
+        Ok(image.map_or(KnownImage::Missing, |image| self.known_file(image, backend)))
+    }
+
+    /// The same of an image that is there.
+    pub fn known_file(&self, image: ImageFacts, backend: Option<Backend>) -> KnownImage {
+        match self.find(&self.key(&image, backend)) {
             Some(facts) => KnownImage::Probed(facts.with_identity_of(image)),
             None => KnownImage::Unprobed(image),
-        })
+        }
     }
 
     fn key(&self, image: &ImageFacts, backend: Option<Backend>) -> Key {

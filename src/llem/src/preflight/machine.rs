@@ -4,10 +4,11 @@ use std::path::Path;
 
 use super::Check;
 use super::disk::directory;
-use crate::config::{GpuAccess, RunnerKind, UserConfig};
+use crate::config::{Backend, GpuAccess, RunnerKind, UserConfig, is_image_path};
 use crate::host::cpus::obstacle;
 use crate::host::{GpuInventory, GpuSnapshot, HostSnapshot};
 use crate::hub::Hub;
+use crate::runner::ApptainerRunner;
 use crate::runner::docker::{DockerRunner, Engine, MachineConfig, host_powercap};
 use crate::runner::slurm::Slurm;
 
@@ -30,6 +31,7 @@ pub async fn machine(user: &UserConfig, directories: Directories<'_>) -> Vec<Che
         images(user, engine, &mut checks).await;
     }
     checks.extend(slurm(user).await);
+    checks.extend(apptainer(user).await);
     gpus(user, engine.as_ref(), &mut checks);
     checks.extend(cpus(user, engine.as_ref()));
     checks.push(processor_energy());
@@ -52,8 +54,12 @@ fn config() -> Check {
 
 async fn engine(user: &UserConfig, checks: &mut Vec<Check>) -> Option<Engine> {
     let kinds = || user.runners.values().copied().chain([user.runner]);
-    if kinds().all(|kind| matches!(kind, RunnerKind::Process | RunnerKind::Slurm)) {
-        let runner = if user.runner == RunnerKind::Slurm { "slurm" } else { "process" };
+    if !kinds().any(RunnerKind::may_use_engine) {
+        let runner = match user.runner {
+            RunnerKind::Slurm => "slurm",
+            RunnerKind::Apptainer => "apptainer",
+            _ => "process",
+        };
         checks.push(Check::ok("container engine", format!("not used: `runner: {runner}`")));
         return None;
     }
@@ -92,8 +98,32 @@ async fn slurm(user: &UserConfig) -> Option<Check> {
     })
 }
 
+/// Apptainer and its images, where a backend uses it. That containers start is tried out by a study.
+async fn apptainer(user: &UserConfig) -> Vec<Check> {
+    let kind = |backend| user.runners.get(&backend).copied().unwrap_or(user.runner);
+    if !Backend::ALL.into_iter().any(|backend| kind(backend) == RunnerKind::Apptainer) {
+        return Vec::new();
+    }
+    let mut checks = vec![match ApptainerRunner::find_version().await {
+        Ok(version) => Check::ok("apptainer", version),
+        Err(error) => Check::fails("apptainer", error.to_string(), "load or install it, or choose another runner"),
+    }];
+    let images = user.images.iter().filter(|(backend, _)| kind(**backend) == RunnerKind::Apptainer);
+    checks.extend(images.map(|(backend, image)| {
+        let what = format!("image of {backend}");
+        if is_image_path(image) && Path::new(image).exists() {
+            Check::ok(&what, image.as_str())
+        } else {
+            let todo = "`llem image export REFERENCE --sif FILE`, and name FILE by its absolute path";
+            Check::warning(&what, format!("{image} is no SIF file or sandbox directory here"), todo)
+        }
+    }));
+    checks
+}
+
 async fn images(user: &UserConfig, engine: &Engine, checks: &mut Vec<Check>) {
-    for (backend, image) in &user.images {
+    let kind = |backend| user.runners.get(backend).copied().unwrap_or(user.runner);
+    for (backend, image) in user.images.iter().filter(|(backend, _)| kind(backend).may_use_engine()) {
         let what = format!("image of {backend}");
         checks.push(match engine.image(image).await {
             Ok(Some(_)) => Check::ok(&what, image.as_str()),

@@ -3,9 +3,12 @@
 //! A runner starts one agent for one run, hands its events on, enforces the limits that the agent cannot enforce on itself, and
 //! leaves nothing behind. It knows nothing of studies or results.
 
+pub mod apptainer;
 pub mod docker;
 mod follow;
 mod gpu;
+mod inside;
+mod left;
 mod offline;
 mod process;
 pub mod slurm;
@@ -22,9 +25,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+pub use apptainer::ApptainerRunner;
 pub use docker::DockerRunner;
 use docker::{ImageFacts, ImageVersions};
 pub use gpu::{Gpu, host_gpus};
+pub use left::end_left_process;
 pub use process::ProcessRunner;
 use slurm::SlurmRecord;
 
@@ -177,7 +182,7 @@ pub struct RunOutcome {
     pub container: Option<ContainerRecord>,
     /// Where the batch system had it carried out.
     pub slurm: Option<SlurmRecord>,
-    /// The agent's process on this machine, where it was started without a container.
+    /// The agent's process on this machine, or the one that it descends from, where llem itself started it.
     pub agent_pid: Option<u32>,
     /// Things that the user should know although the run went on.
     pub warnings: Vec<String>,
@@ -188,14 +193,17 @@ pub struct RunOutcome {
 /// What a result says about its container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerRecord {
-    /// The engine's id of the container.
+    /// The engine's id of the container; where Apptainer made it, the id of its first process on the host.
     pub id: String,
     /// Image reference as asked for.
     pub image: String,
-    /// Content id of the image (`sha256:…`).
+    /// Content id of the image (`sha256:…`); of a SIF file or a sandbox directory, the SHA-256 of its content.
     pub image_id: String,
     /// Registry digests of the image (`repo@sha256:…`); empty for an image that never was in a registry.
     pub image_digests: Vec<String>,
+    /// What a SIF file was made from, as `llem image export` recorded it; null for other images.
+    #[serde(default)]
+    pub image_source: Option<ImageSource>,
     /// Labels of the image.
     #[serde(default)]
     pub image_labels: BTreeMap<String, String>,
@@ -213,6 +221,18 @@ pub struct ContainerRecord {
     pub exit_code: Option<i64>,
     /// Whether the kernel killed a process of the container for lack of memory.
     pub oom_killed: bool,
+}
+
+/// What an image of another form was made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ImageSource {
+    /// The image reference, the archive or the definition file.
+    pub reference: String,
+    /// Content id of the image (`sha256:…`), as container engines give it; of a definition file, the SHA-256 of its text.
+    pub id: String,
+    /// Registry digests of the image.
+    pub digests: Vec<String>,
 }
 
 /// A command without variables of its own.

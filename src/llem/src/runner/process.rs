@@ -1,10 +1,11 @@
 //! The `process` runner: the agent as a plain process, for machines without a container engine.
 
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use llem_protocol::{DriverCommand, FailureClass, Job, Phase};
+use llem_protocol::{DriverCommand, Failure, FailureClass, Job, Phase};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -13,7 +14,7 @@ use tokio::time::sleep_until;
 use super::follow::Follower;
 use super::offline::OFFLINE;
 use super::{
-    DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, driver_command,
+    DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, STOP_GRACE, Stop, driver_command, left,
     runner_failure, unasked,
 };
 use crate::config::TOKEN_VARIABLES;
@@ -63,25 +64,49 @@ fn driver(files: &DriverFiles) -> DriverCommand {
 }
 
 /// What keeps the engine to the run's GPUs. A machine that gives GPUs out itself has set the variable already.
-fn visible_gpus(job: &Job) -> Option<(&'static str, String)> {
+pub(super) fn visible_gpus(job: &Job) -> (&'static str, String) {
     const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
-    std::env::var_os(VARIABLE).is_none().then(|| (VARIABLE, job.gpus.join(",")))
+    (VARIABLE, std::env::var(VARIABLE).unwrap_or_else(|_| job.gpus.join(",")))
 }
 
 async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
-    let mut outcome = RunOutcome::default();
-    if spec.limits.memory_bytes.is_some() {
-        outcome.warnings.push("the process runner does not limit memory: `execution.memory_gib` has no effect".into());
-    }
     let mut command = Command::new(&spec.files.agent);
     for name in TOKEN_VARIABLES {
         command.env_remove(name);
     }
+    command.arg(&spec.job_file).envs(OFFLINE).envs([visible_gpus(&spec.job)]).envs(&spec.env);
+    let mut outcome = supervise(command, None, spec, events, stop).await.outcome;
+    outcome.warnings.extend(unlimited(spec, "process"));
+    outcome
+}
+
+/// What a runner says that cannot limit memory.
+pub(super) fn unlimited(spec: &RunSpec, runner: &str) -> Option<String> {
+    let text = || format!("the {runner} runner does not limit memory: `execution.memory_gib` has no effect");
+    spec.limits.memory_bytes.map(|_| text())
+}
+
+/// How a process that was to become an agent ended.
+pub(super) struct Supervised {
+    /// As every run ends.
+    pub(super) outcome: RunOutcome,
+    /// Whether there was an agent: it said something.
+    pub(super) heard: bool,
+    /// How the process itself ended, where it was started.
+    pub(super) status: Option<ExitStatus>,
+}
+
+/// Starts a command that is or becomes the run's agent, in a process group of its own, and follows it to its end. `scratch` is a directory
+/// that goes with it: the next controller removes it when this one is killed.
+pub(super) async fn supervise(
+    mut command: Command,
+    scratch: Option<&Path>,
+    spec: &RunSpec,
+    events: &EventSink,
+    stop: &Stop,
+) -> Supervised {
+    let mut outcome = RunOutcome::default();
     let child = command
-        .arg(&spec.job_file)
-        .envs(OFFLINE)
-        .envs(visible_gpus(&spec.job))
-        .envs(&spec.env)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -91,15 +116,19 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
     let mut child = match child {
         Ok(child) => child,
         Err(error) => {
-            let message = format!("{}: {error}", spec.files.agent.display());
+            let message = format!("{}: {error}", command.as_std().get_program().display());
             outcome.failure = Some(runner_failure(FailureClass::AgentMissing, Phase::Start, message));
-            return outcome;
+            return Supervised { outcome, heard: false, status: None };
         }
     };
     outcome.agent_pid = child.id();
+    let run_dir = spec.job_file.parent().unwrap_or(Path::new("."));
+    // Without the note, only a controller that is killed leaves what ends by itself a moment later.
+    let _ = left::note(run_dir, child.id().unwrap_or_default(), scratch);
     let mut follower = Follower::new(events, &spec.job);
     let verdict = follow(&mut child, &mut follower, stop).await;
-    let phase = follower.phase();
+    left::forget(run_dir);
+    let (phase, heard, status) = (follower.phase(), follower.heard(), verdict.as_ref().ok().copied());
     let (report, failure, log) = follower.finish();
     outcome.report_sha256 = report;
     outcome.agent_log = log;
@@ -112,15 +141,11 @@ async fn run(spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {
         }
         (Ok(_), None) => None,
     };
-    outcome
+    Supervised { outcome, heard, status }
 }
 
 /// Reads until both streams end and the process is reaped; stops it when told to or when it hangs.
-async fn follow(
-    child: &mut Child,
-    follower: &mut Follower<'_>,
-    stop: &Stop,
-) -> Result<std::process::ExitStatus, llem_protocol::Failure> {
+async fn follow(child: &mut Child, follower: &mut Follower<'_>, stop: &Stop) -> Result<ExitStatus, Failure> {
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let (mut out, mut err) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     let mut kill_at: Option<Instant> = None;

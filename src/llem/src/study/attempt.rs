@@ -6,12 +6,14 @@ use llem_protocol::{Failure, ReasonCode};
 
 use super::ledger::{self, run_finished};
 use super::policy::{is_infrastructure, is_out_of_memory, wait_before};
+use super::prepare::blocking;
 use super::run::{self, Ended, RunContext, carry_out};
 use super::session::Session;
 use super::{StudyError, StudyEvent};
 use crate::plan::order::PlannedRun;
 use crate::result::{JournalEvent, RunId, RunRow};
 use crate::runner::docker::Survivor;
+use crate::runner::end_left_process;
 
 impl Session {
     /// Carries out one run, again where the machine failed and not the run, and gives the row of its last attempt.
@@ -131,6 +133,7 @@ impl Session {
     /// happened; the others are cleared up, to be repeated.
     pub(super) async fn take_up(&mut self, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
         let open = self.ledger.open_attempts();
+        self.end_left(&open, notify).await?;
         let mut survivors = match self.fleet.docker() {
             Some(docker) => docker.survivors(self.directory.lock_path()).await?,
             None => Vec::new(),
@@ -147,6 +150,19 @@ impl Session {
             }
         }
         self.discard(&survivors, notify).await
+    }
+
+    /// Ends what is left of runs without a container of an engine: nobody can read from them any more.
+    async fn end_left(&self, open: &[RunId], notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+        for run in open {
+            let directory = self.directory.files().run(&run.to_string()).path().to_owned();
+            let ended = blocking(format!("end of {run}"), notify, move || end_left_process(&directory)).await?;
+            if let Some(pid) = ended.map_err(|error| StudyError::Store(error.into()))? {
+                let text = format!("{run}: ended process {pid}, which its controller left");
+                notify(StudyEvent::Notice { text });
+            }
+        }
+        Ok(())
     }
 
     async fn adopt_or_discard(

@@ -15,6 +15,11 @@ pub enum StudyEvent {
         /// One sentence.
         text: String,
     },
+    /// Something that explains what llem does here; for those who ask for details.
+    Detail {
+        /// One sentence.
+        text: String,
+    },
     /// Everything is ready.
     Started {
         /// The study's directory.

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{RunOptions, StudyError, StudyEvent};
+use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, RunnerKind, UserConfig};
-use crate::runner::docker::{BindMount, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans};
+use crate::runner::apptainer::{ApptainerError, ApptainerMachine};
+use crate::runner::docker::{
+    BindMount, CandleImage, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans,
+};
 use crate::runner::slurm::Slurm;
-use crate::runner::{DockerRunner, ProcessRunner, Runner};
+use crate::runner::{ApptainerRunner, DockerRunner, ProcessRunner, Runner};
 
 /// The runners of a study.
 pub(super) struct Fleet {
     runners: BTreeMap<Backend, Arc<dyn Runner>>,
     docker: Option<Arc<DockerRunner>>,
+    apptainer: Option<Arc<ApptainerRunner>>,
     slurm: Option<Slurm>,
     engine: Option<Engine>,
     paths: HostPaths,
@@ -25,6 +29,7 @@ impl Fleet {
     pub(super) async fn choose(
         backends: impl Iterator<Item = Backend>,
         options: &RunOptions,
+        programs: &Programs,
         notify: &impl Fn(StudyEvent),
     ) -> Result<Self, StudyError> {
         let wanted: BTreeMap<Backend, RunnerKind> = backends.map(|b| (b, choice(b, options))).collect();
@@ -37,7 +42,17 @@ impl Fleet {
         if let Some(engine) = &engine {
             reap(engine, notify).await;
         }
-        if wanted.values().any(|choice| engine.is_none() || is_without_engine(*choice)) {
+        let apptainer = if wanted.values().any(|choice| *choice == RunnerKind::Apptainer) {
+            Some(Arc::new(find_apptainer(options, programs, notify).await?))
+        } else {
+            None
+        };
+        let is_process = |choice: &RunnerKind| match choice {
+            RunnerKind::Process | RunnerKind::Slurm => true,
+            RunnerKind::Apptainer => false,
+            RunnerKind::Auto | RunnerKind::Docker => engine.is_none(),
+        };
+        if wanted.values().any(is_process) {
             note_ignored(&options.user, notify);
         }
         let paths = match &engine {
@@ -50,12 +65,17 @@ impl Fleet {
             match (&docker, choice) {
                 (Some(docker), RunnerKind::Auto | RunnerKind::Docker) => docker.clone(),
                 (_, RunnerKind::Slurm) => on_node(options.user.slurm.node_runner),
+                (_, RunnerKind::Apptainer) => match &apptainer {
+                    Some(apptainer) => apptainer.clone(),
+                    None => Arc::new(ProcessRunner),
+                },
                 _ => Arc::new(ProcessRunner),
             }
         };
         Ok(Self {
             runners: wanted.iter().map(|(backend, choice)| (*backend, runner(*choice))).collect(),
             docker,
+            apptainer,
             slurm,
             engine,
             paths,
@@ -74,7 +94,7 @@ impl Fleet {
     #[cfg(test)]
     pub(super) fn only(runner: &Arc<dyn Runner>) -> Self {
         let runners = Backend::ALL.into_iter().map(|backend| (backend, runner.clone())).collect();
-        Self { runners, docker: None, slurm: None, engine: None, paths: HostPaths::Same }
+        Self { runners, docker: None, apptainer: None, slurm: None, engine: None, paths: HostPaths::Same }
     }
 
     /// The runner of a backend.
@@ -95,6 +115,21 @@ impl Fleet {
     /// What runs containers, if an engine answers.
     pub(super) fn docker(&self) -> Option<&DockerRunner> {
         self.docker.as_deref()
+    }
+
+    /// What makes containers of Apptainer, if any backend uses them.
+    pub(super) fn apptainer(&self) -> Option<&Arc<ApptainerRunner>> {
+        self.apptainer.as_ref()
+    }
+
+    /// Whether the runs of a backend are in containers of the engine.
+    pub(super) fn uses_engine(&self, backend: Backend) -> bool {
+        self.runner(backend).kind() == "docker"
+    }
+
+    /// Whether the runs of a backend are in containers of Apptainer.
+    pub(super) fn uses_apptainer(&self, backend: Backend) -> bool {
+        self.runner(backend).kind() == "apptainer"
     }
 
     /// The container engine, if any backend uses it.
@@ -153,6 +188,35 @@ fn note_ignored(user: &UserConfig, notify: &impl Fn(StudyEvent)) {
     }
 }
 
+/// Finds Apptainer and says how it is used.
+async fn find_apptainer(
+    options: &RunOptions,
+    programs: &Programs,
+    notify: &impl Fn(StudyEvent),
+) -> Result<ApptainerRunner, StudyError> {
+    let user = &options.user;
+    let machine = ApptainerMachine::of(user, &programs.agent);
+    let embedded = CandleImage::from_host(&programs.candle, &programs.agent)?;
+    let found = match ApptainerRunner::find(machine, &embedded, &options.stop.soft).await {
+        Ok(found) => found,
+        Err(ApptainerError::Stopped) => return Err(StudyError::Stopped),
+        Err(error) => return Err(error.into()),
+    };
+    notify(StudyEvent::Detail { text: found.reason() });
+    let mut notices = Vec::new();
+    if found.has_network() {
+        notices.push(format!("engines can reach the network: {}", found.reason()));
+    }
+    let set = [("devices", !user.devices.is_empty()), ("cap_add", !user.cap_add.is_empty())];
+    for (name, _) in set.iter().filter(|(_, is_set)| *is_set) {
+        notices.push(format!("`{name}` of the user config has no effect on the `apptainer` runner"));
+    }
+    for text in notices {
+        notify(StudyEvent::Notice { text });
+    }
+    Ok(found)
+}
+
 /// What cannot be removed must not keep a study from running.
 async fn reap(engine: &Engine, notify: &impl Fn(StudyEvent)) {
     match remove_orphans(engine).await {
@@ -181,7 +245,7 @@ async fn connect(
     user: &UserConfig,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Option<Engine>, EngineError> {
-    if wanted.values().all(|choice| is_without_engine(*choice)) {
+    if !wanted.values().any(|choice| choice.may_use_engine()) {
         return Ok(None);
     }
     match Engine::connect(user.docker_host.as_deref()).await {

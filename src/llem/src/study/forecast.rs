@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use llem_model::{Checkpoint, ModelConfig};
 use serde::Serialize;
 
-use super::prepare::base_dir;
 use super::references::{Reference, references, without_weights};
 use super::{RunOptions, StudyError, WeightsProblems};
 use crate::config::{Experiment, StudyConfig, UserConfig};
@@ -218,7 +217,7 @@ struct Known {
 
 impl Known {
     fn of(study: &StudyConfig, user: &UserConfig) -> Result<Self, StudyError> {
-        let (base_dir, cache_root, hub) = (base_dir(study), user.cache_root(), Hub::from_env()?);
+        let (base_dir, cache_root, hub) = (study.base_dir(), user.cache_root(), Hub::from_env()?);
         let mut known = Self { weights: Vec::new(), facts: HashMap::new(), beside: HashMap::new() };
         let (mut seen, mut problems, mut is_config) = (HashSet::new(), Vec::new(), false);
         for reference in study.experiments.iter().flat_map(|experiment| references(&experiment.config)) {

@@ -10,6 +10,7 @@ use super::job::gpus;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{GpuAccess, StudyConfig};
 use crate::preflight::KnownFacts;
+use crate::runner::apptainer::ApptainerError;
 use crate::runner::docker::{BindMount, DockerRunner, GpuProbeSpec, ImageError, MachineConfig, ProbeSpec, probe_gpus};
 use crate::runner::{Gpu, host_gpus};
 
@@ -23,35 +24,68 @@ pub(super) async fn prove_access(
     known: &KnownFacts,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(), StudyError> {
-    let Some(engine) = fleet.engine() else { return Ok(()) };
     let present = host_gpus();
-    let machine = MachineConfig { gpu_access: options.user.gpu.access, ..MachineConfig::default() };
-    let access = DockerRunner::new(engine.clone(), machine).gpu_access();
     let mounts = BindMount::all_of(&options.user);
     for ((backend, image), wanted) in wanted(study, options, known) {
         let asked = find(&wanted, &present).map_err(StudyError::Gpus)?;
-        let interpreters = options.user.interpreters(Some(backend));
-        let spec = GpuProbeSpec {
-            image: ProbeSpec {
-                reference: &image,
-                interpreters: &interpreters,
-                agent: &programs.agent,
-                mounts: &mounts,
-                env: &options.user.env,
-            },
-            access,
-            gpus: asked,
+        let notice = if let Some(apptainer) = fleet.apptainer().filter(|_| fleet.uses_apptainer(backend)) {
+            let seen = apptainer.probe_gpus(&image, &options.user.env, &options.stop.soft).await;
+            let seen = seen.map_err(|error| match error {
+                ApptainerError::Stopped => StudyError::Stopped,
+                other => other.into(),
+            })?;
+            judge(&image, &BY_APPTAINER, &wanted, seen)
+        } else if let Some(engine) = fleet.engine() {
+            let machine = MachineConfig { gpu_access: options.user.gpu.access, ..MachineConfig::default() };
+            let access = DockerRunner::new(engine.clone(), machine).gpu_access();
+            let interpreters = options.user.interpreters(Some(backend));
+            let spec = GpuProbeSpec {
+                image: ProbeSpec {
+                    reference: &image,
+                    interpreters: &interpreters,
+                    agent: &programs.agent,
+                    mounts: &mounts,
+                    env: &options.user.env,
+                },
+                access,
+                gpus: asked,
+            };
+            let seen = match probe_gpus(engine, &spec, &options.stop.soft).await {
+                Ok(seen) => seen,
+                Err(ImageError::Stopped) => return Err(StudyError::Stopped),
+                Err(error) => return Err(error.into()),
+            };
+            judge(&image, &Handover::of(access), &wanted, seen)
+        } else {
+            continue;
         };
-        let seen = match probe_gpus(engine, &spec, &options.stop.soft).await {
-            Ok(seen) => seen,
-            Err(ImageError::Stopped) => return Err(StudyError::Stopped),
-            Err(error) => return Err(error.into()),
-        };
-        if let Some(notice) = judge(&image, access, &wanted, seen).map_err(StudyError::Gpus)? {
+        if let Some(notice) = notice.map_err(StudyError::Gpus)? {
             notify(StudyEvent::Notice { text: notice });
         }
     }
     Ok(())
+}
+
+/// How GPUs get into containers, and what to do where they do not.
+struct Handover {
+    by: &'static str,
+    /// Whether NVML comes with the GPUs whatever the image holds: where it is missing, nothing was handed over.
+    brings_nvml: bool,
+    hint: &'static str,
+}
+
+/// Apptainer has one way.
+const BY_APPTAINER: Handover = Handover {
+    by: "apptainer --nv",
+    brings_nvml: true,
+    hint: "look at what `apptainer exec --nv` says, and whether this user may open /dev/nvidia*",
+};
+
+impl Handover {
+    fn of(access: GpuAccess) -> Self {
+        let hint = "set `gpu.access` in the user config to another way (`nvidia`, `cdi`, `devices`)";
+        Self { by: access.name(), brings_nvml: matches!(access, GpuAccess::Nvidia | GpuAccess::Cdi), hint }
+    }
 }
 
 /// The GPUs of each image, most of all its experiments.
@@ -88,13 +122,18 @@ fn find(uuids: &[String], present: &[Gpu]) -> Result<Vec<Gpu>, String> {
 /// What a container saw: nothing to say, something to say, or why no run can work.
 fn judge(
     image: &str,
-    access: GpuAccess,
+    handover: &Handover,
     wanted: &[String],
     seen: Result<VisibleGpus, String>,
 ) -> Result<Option<String>, String> {
-    let by = format!("handed over by `{}`", access.name());
-    let hint = "set `gpu.access` in the user config to another way (`nvidia`, `cdi`, `devices`)";
+    let (by, hint) = (format!("handed over by `{}`", handover.by), handover.hint);
     let seen = seen.map_err(|problem| format!("no container of {image} starts with GPUs {by}: {problem}; {hint}"))?;
+    if let Some(problem) = seen.problem.as_ref().filter(|_| handover.brings_nvml) {
+        return Err(format!(
+            "a container of {image} is not given the GPUs that were asked for, {by}: {problem} inside; some engines ignore the request and say \
+             nothing; {hint}"
+        ));
+    }
     if let Some(problem) = seen.problem {
         return Ok(Some(format!("GPUs {by} could not be looked at inside {image}: {problem}; energy may be null")));
     }
@@ -111,7 +150,7 @@ fn judge(
 mod tests {
     use llem_protocol::VisibleGpus;
 
-    use super::{find, judge};
+    use super::{Handover, find, judge};
     use crate::config::GpuAccess;
     use crate::runner::Gpu;
 
@@ -123,7 +162,8 @@ mod tests {
     #[test]
     fn every_gpu_must_arrive() {
         let wanted = ["GPU-a".to_owned(), "GPU-b".to_owned()];
-        let of = |seen| judge("i:1", GpuAccess::Cdi, &wanted, seen);
+        let by = |access, seen| judge("i:1", &Handover::of(access), &wanted, seen);
+        let of = |seen| by(GpuAccess::Cdi, seen);
         assert_eq!(of(Ok(seen(&["GPU-b", "GPU-a", "GPU-c"], None))), Ok(None));
         let missing = of(Ok(seen(&["GPU-a"], None))).unwrap_err();
         assert!(
@@ -131,7 +171,9 @@ mod tests {
         );
         let refused = of(Err("could not select device driver".to_owned())).unwrap_err();
         assert!(refused.contains("no container of i:1 starts with GPUs handed over by `cdi`: could not select"));
-        let notice = of(Ok(seen(&[], Some("libnvidia-ml.so.1 is not there")))).unwrap().unwrap();
+        let ignored = of(Ok(seen(&[], Some("libnvidia-ml.so.1 is not there")))).unwrap_err();
+        assert!(ignored.contains("is not given the GPUs that were asked for, handed over by `cdi`: libnvidia-ml.so.1"));
+        let notice = by(GpuAccess::Devices, Ok(seen(&[], Some("libnvidia-ml.so.1 is not there")))).unwrap().unwrap();
         assert!(notice.contains("libnvidia-ml.so.1 is not there; energy may be null"), "{notice}");
     }
 

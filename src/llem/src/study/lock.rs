@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::prepare::Prepared;
 use super::{Programs, StudyError};
-use crate::config::StudyConfig;
+use crate::config::{StudyConfig, is_image_path};
 use crate::engine_cache::ModelIdentity;
 use crate::host::LLEM_COMMIT;
 
@@ -57,6 +57,9 @@ pub struct LockedImage {
     pub image_id: Option<String>,
     /// Registry digests; empty for an image that never was in a registry.
     pub image_digests: Vec<String>,
+    /// Content id of the image that a SIF file was made from; null for other images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_id: Option<String>,
 }
 
 /// Weights, by one of both.
@@ -147,6 +150,7 @@ impl StudyLock {
                 let image = LockedImage {
                     image_id: facts.map(|facts| facts.id.clone()),
                     image_digests: facts.map(|facts| facts.digests.clone()).unwrap_or_default(),
+                    source_id: facts.and_then(|facts| facts.source.as_ref()).map(|source| source.id.clone()),
                 };
                 lock.images.insert(format!("{} {}", experiment.config.backend, ready.image), image);
             }
@@ -209,7 +213,7 @@ impl StudyLock {
             .filter(|(_, locked, found)| locked != found)
             .map(|(what, locked, found)| Drift { what: what.to_owned(), locked, found })
             .collect();
-        drift.extend(differences("image", &self.images, &found.images, image));
+        drift.extend(differences("image", &self.images, &by_content(&self.images, &found.images), image));
         drift.extend(differences("", &self.weights, &found.weights, weights));
         drift.extend(differences("workload of experiment", &self.workloads, &found.workloads, Clone::clone));
         drift
@@ -224,7 +228,7 @@ impl StudyLock {
     /// extension adds is no difference.
     pub(super) fn check_extends(&self, path: &Path) -> Result<(), LockError> {
         let locked = Self::read(path)?;
-        let mut found = self.clone();
+        let mut found = Self { images: by_content(&locked.images, &self.images), ..self.clone() };
         found.design_hash.clone_from(&locked.design_hash);
         found.images.retain(|name, _| locked.images.contains_key(name));
         found.weights.retain(|name, _| locked.weights.contains_key(name));
@@ -236,6 +240,29 @@ impl StudyLock {
         let drift = locked.drift(self);
         if drift.is_empty() { Ok(()) } else { Err(LockError::Drifted { path: path.to_owned(), drift }) }
     }
+}
+
+/// The images that were found, under the names of the locked ones that they are: a SIF file is the same wherever it lies, and stands for the
+/// image that it was made from.
+fn by_content(
+    locked: &BTreeMap<String, LockedImage>,
+    found: &BTreeMap<String, LockedImage>,
+) -> BTreeMap<String, LockedImage> {
+    let backend = |name: &str| name.split(' ').next().unwrap_or_default().to_owned();
+    let under = |(name, image): (&String, &LockedImage)| {
+        let is_same = |(other, wanted): &(&String, &LockedImage)| {
+            let is_file = is_image_path(name.split_once(' ').map_or("", |(_, reference)| reference));
+            let same_file = image.image_id == wanted.image_id;
+            let same_source = image.source_id.is_some() && image.source_id == wanted.image_id;
+            is_file && backend(other) == backend(name) && wanted.image_id.is_some() && (same_file || same_source)
+        };
+        let mut free = locked.iter().filter(|(other, _)| !found.contains_key(*other));
+        match free.find(is_same).filter(|_| !locked.contains_key(name)) {
+            Some((other, wanted)) => (other.clone(), wanted.clone()),
+            None => (name.clone(), image.clone()),
+        }
+    };
+    found.iter().map(under).collect()
 }
 
 /// The content id says everything; a digest is what a registry can be asked for.
@@ -277,7 +304,11 @@ mod tests {
     use super::{LOCK_SCHEMA_VERSION, LockedImage, LockedPrograms, LockedWeights, StudyLock};
 
     fn lock() -> StudyLock {
-        let image = LockedImage { image_id: Some("sha256:1".into()), image_digests: vec!["r@sha256:9".into()] };
+        let image = LockedImage {
+            image_id: Some("sha256:1".into()),
+            image_digests: vec!["r@sha256:9".into()],
+            source_id: None,
+        };
         let weights = LockedWeights { commit: Some("abc".into()), content_sha256: None };
         StudyLock {
             schema_version: LOCK_SCHEMA_VERSION,
@@ -318,7 +349,8 @@ mod tests {
         let mut more = lock();
         more.design_hash = "e".into();
         more.workloads.insert("e2".into(), "w".into());
-        more.images.insert("vllm r:u".into(), LockedImage { image_id: None, image_digests: Vec::new() });
+        more.images
+            .insert("vllm r:u".into(), LockedImage { image_id: None, image_digests: Vec::new(), source_id: None });
         more.check_extends(&path).unwrap();
         more.images.get_mut("vllm r:t").unwrap().image_id = Some("sha256:2".into());
         let error = more.check_extends(&path).unwrap_err().to_string();
@@ -326,6 +358,31 @@ mod tests {
             error.ends_with("  image vllm r:t\n    locked  sha256:1 (r@sha256:9)\n    found   sha256:2 (r@sha256:9)"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_sif_file_stands_for_itself_anywhere_and_for_what_it_was_made_from() {
+        let sif = |sha: &str, source: Option<&str>| LockedImage {
+            image_id: Some(format!("sha256:{sha}")),
+            image_digests: Vec::new(),
+            source_id: source.map(|id| format!("sha256:{id}")),
+        };
+        let with = |name: &str, image: LockedImage| {
+            let mut lock = lock();
+            lock.images = BTreeMap::from([(name.to_owned(), image)]);
+            lock
+        };
+        let here = with("vllm /here/x.sif", sif("a", Some("1")));
+        assert!(lock().drift(&here).is_empty(), "made from the image that was locked");
+        assert!(with("vllm /there/y.sif", sif("a", Some("1"))).drift(&here).is_empty(), "moved");
+        for other in [
+            with("vllm /here/x.sif", sif("b", Some("1"))),
+            with("vllm /there/y.sif", sif("b", Some("2"))),
+            with("pytorch /here/x.sif", sif("a", Some("1"))),
+        ] {
+            assert!(!other.drift(&here).is_empty(), "{:?}", other.images);
+        }
+        assert!(!lock().drift(&with("vllm /here/x.sif", sif("a", None))).is_empty(), "nothing is recorded");
     }
 
     #[test]

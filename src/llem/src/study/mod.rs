@@ -47,6 +47,7 @@ use crate::host::gpu_lock::{GpuLockError, Holder};
 use crate::hub::HubError;
 use crate::result::{ExperimentResult, StoreError, StudyResult};
 use crate::runner::Stop;
+use crate::runner::apptainer::ApptainerError;
 use crate::runner::docker::{EngineError, ImageError, NotShared};
 use crate::runner::slurm::SlurmError;
 use crate::workload::WorkloadError;
@@ -114,6 +115,20 @@ pub enum StudyError {
          or use the `process` runner (`--runner process`), which takes the engine that is installed on this machine"
     )]
     NoImage(Backend),
+    /// An image of Apptainer where containers are an engine's.
+    #[error(
+        "the image of backend `{backend}`, `{image}`, is a file for Apptainer, and its runner is `docker`: name an image of the engine, or use \
+         `--runner apptainer`"
+    )]
+    FileInEngine {
+        /// The backend.
+        backend: Backend,
+        /// The path.
+        image: String,
+    },
+    /// Apptainer or one of its images.
+    #[error(transparent)]
+    Apptainer(#[from] ApptainerError),
     /// The container engine lacks images.
     #[error(transparent)]
     MissingImages(#[from] crate::preflight::MissingImages),
@@ -295,12 +310,14 @@ impl StudyError {
             | Self::ImageWithoutContainer(_)
             | Self::NoImage(_)
             | Self::HalfOnSlurm(_)
+            | Self::FileInEngine { .. }
             | Self::NotShared(_)
             | Self::WritableWeights { .. }
             | Self::Changed(_)
             | Self::NotOpened(StoreError::NoStudy(_))
             | Self::TooLong { .. } => true,
 
+            Self::Apptainer(error) => error.is_config(),
             Self::Weights(problems) => problems.is_config,
             Self::Workload { source, .. } => source.is_config(),
             _ => false,

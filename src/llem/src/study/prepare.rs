@@ -1,7 +1,7 @@
 //! Everything that can be made ready, and can go wrong, before the first container.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +17,14 @@ use super::gpus::prove_access;
 use super::references::{Larder, Weights, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
-    Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, tensorrt_checkpoint,
+    Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, is_image_path, tensorrt_checkpoint,
 };
 use crate::engine_cache::CacheSettings;
 use crate::hub::Hub;
 use crate::model::LocalModel;
 use crate::preflight::{self, Images, KnownFacts, KnownImage};
 use crate::runner::DriverFiles;
+use crate::runner::apptainer::ApptainerError;
 use crate::runner::docker::{CandleImage, ImageError, ImageFacts, build_candle};
 use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
 
@@ -54,17 +55,19 @@ pub(super) async fn prepare(
     let drivers = drivers(study, options, programs)?;
     refuse_images_without_containers(study, fleet)?;
     refuse_containers_without_images(study, options, fleet)?;
+    refuse_files_in_engines(study, options, fleet)?;
     refuse_missing_images(study, options, fleet).await?;
     refuse_absent_cpus(study, &options.user, fleet)?;
+    open_files(study, options, fleet, notify).await?;
     for shared in [&options.output, &options.user.cache_root()] {
         fleet.paths().on_host(shared)?;
     }
     let cache_root = options.user.cache_root();
     refuse_full_disks(study, options)?;
-    let base_dir = base_dir(study);
+    let base_dir = study.base_dir();
     let hub = Hub::from_env()?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
-    if fleet.engine().is_some() {
+    if fleet.engine().is_some() || fleet.apptainer().is_some() {
         refuse_writable(&stocked, &options.user.mounts)?;
     }
     let known = known_images(study, options, programs, fleet, probing, notify).await?;
@@ -129,13 +132,13 @@ async fn known_images(
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
 ) -> Result<KnownFacts, StudyError> {
-    let mut known = KnownFacts::new();
+    let mut known = known_files(study, options, programs, fleet, probing, notify).await?;
     let Some(engine) = fleet.engine() else { return Ok(known) };
     let images = Images::new(&options.user, &programs.agent).map_err(|_| ProgramsError(programs.agent.clone()))?;
     // Whoever ends the study waits for this until the probe's container is gone.
     let _busy = probing.lock().await;
     for (backend, reference) in preflight::images_of(study, &options.user) {
-        if !fleet.runner(backend).has_images() {
+        if !fleet.uses_engine(backend) {
             continue;
         }
         if let KnownImage::Unprobed(_) = images.known(engine, &reference, Some(backend)).await? {
@@ -154,6 +157,40 @@ async fn known_images(
         }
     }
     note_same_images(&known, notify);
+    Ok(known)
+}
+
+/// Looks into the SIF files and sandbox directories of the study, each once.
+async fn known_files(
+    study: &StudyConfig,
+    options: &RunOptions,
+    programs: &Programs,
+    fleet: &Fleet,
+    probing: &Mutex<()>,
+    notify: &impl Fn(StudyEvent),
+) -> Result<KnownFacts, StudyError> {
+    let mut known = KnownFacts::new();
+    let Some(apptainer) = fleet.apptainer() else { return Ok(known) };
+    let images = Images::new(&options.user, &programs.agent).map_err(|_| ProgramsError(programs.agent.clone()))?;
+    let _busy = probing.lock().await;
+    for (backend, reference) in preflight::named_images(study, &options.user) {
+        if !fleet.uses_apptainer(backend) {
+            continue;
+        }
+        let (image, _) = apptainer.open(&reference, &study.base_dir(), &options.stop.soft).await?;
+        if backend == Backend::Candle {
+            // Nothing in Python to be looked into, but it has a content.
+            known.insert((backend, reference), Arc::new(image.facts()));
+            continue;
+        }
+        let probe = images.probe_file(apptainer, &image, Some(backend), false, &options.stop.soft);
+        let facts =
+            patiently(format!("probe of image {reference}"), notify, probe).await.map_err(|error| match error {
+                ImageError::Stopped => StudyError::Stopped,
+                other => other.into(),
+            })?;
+        known.insert((backend, reference), Arc::new(facts));
+    }
     Ok(known)
 }
 
@@ -211,17 +248,48 @@ fn refuse_containers_without_images(
 async fn refuse_missing_images(study: &StudyConfig, options: &RunOptions, fleet: &Fleet) -> Result<(), StudyError> {
     let Some(engine) = fleet.engine() else { return Ok(()) };
     let mut wanted = preflight::named_images(study, &options.user);
-    wanted.retain(|(backend, _)| fleet.runner(*backend).has_images());
+    wanted.retain(|(backend, _)| fleet.uses_engine(*backend));
     match preflight::MissingImages::of(engine, wanted).await? {
         Some(missing) => Err(missing.into()),
         None => Ok(()),
     }
 }
 
-/// Relative paths in a study are relative to its file.
-pub(super) fn base_dir(study: &StudyConfig) -> PathBuf {
-    let parent = study.source.as_ref().and_then(|source| source.path.parent());
-    parent.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
+/// The engine would look for an image of that name.
+fn refuse_files_in_engines(study: &StudyConfig, options: &RunOptions, fleet: &Fleet) -> Result<(), StudyError> {
+    let is_file = |(backend, image): &(Backend, String)| fleet.uses_engine(*backend) && is_image_path(image);
+    match preflight::named_images(study, &options.user).into_iter().find(is_file) {
+        Some((backend, image)) => Err(StudyError::FileInEngine { backend, image }),
+        None => Ok(()),
+    }
+}
+
+/// Makes the SIF files and sandbox directories of the study ready, before anything is downloaded.
+async fn open_files(
+    study: &StudyConfig,
+    options: &RunOptions,
+    fleet: &Fleet,
+    notify: &impl Fn(StudyEvent),
+) -> Result<(), StudyError> {
+    let Some(apptainer) = fleet.apptainer() else { return Ok(()) };
+    let base_dir = study.base_dir();
+    for (backend, reference) in preflight::named_images(study, &options.user) {
+        if !fleet.uses_apptainer(backend) {
+            continue;
+        }
+        let open = apptainer.open(&reference, &base_dir, &options.stop.soft);
+        let (_, unpacked) =
+            patiently(format!("image {reference}"), notify, open).await.map_err(|error| match error {
+                ApptainerError::Stopped => StudyError::Stopped,
+                other => other.into(),
+            })?;
+        if let Some(why) = unpacked {
+            let text =
+                format!("image {reference} was unpacked into the cache, because it cannot be mounted here: {why}");
+            notify(StudyEvent::Notice { text });
+        }
+    }
+    Ok(())
 }
 
 fn image(config: &ExperimentConfig, options: &RunOptions, candle_image: Option<&str>) -> String {
@@ -239,8 +307,14 @@ async fn candle_image(
     fleet: &Fleet,
     notify: &impl Fn(StudyEvent),
 ) -> Result<Option<String>, StudyError> {
-    let Some(engine) = fleet.engine() else { return Ok(None) };
+    if !fleet.runner(Backend::Candle).has_images() {
+        return Ok(None);
+    }
     let image = CandleImage::from_host(&programs.candle, &programs.agent)?;
+    // Apptainer's runner laid it out to try itself.
+    let Some(engine) = fleet.engine().filter(|_| fleet.uses_engine(Backend::Candle)) else {
+        return Ok(Some(image.reference));
+    };
     if engine.image(&image.reference).await?.is_none() {
         notify(StudyEvent::Preparing { what: format!("image {}", image.reference) });
         build_candle(engine, &image).await?;
@@ -306,19 +380,25 @@ pub(super) async fn blocking<T: Send + 'static>(
     notify: &impl Fn(StudyEvent),
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StudyError> {
-    let (sender, mut done) = tokio::sync::oneshot::channel();
+    let (sender, done) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("prepare".to_owned())
         .spawn(move || sender.send(work()))
         .map_err(|error| StudyError::Task(error.to_string()))?;
-    let result = tokio::select! {
-        result = &mut done => result,
+    let result = patiently(what, notify, done).await;
+    result.map_err(|_| StudyError::Task("the preparation died".to_owned()))
+}
+
+/// Waits; the user hears of what takes longer than a moment.
+async fn patiently<T>(what: String, notify: &impl Fn(StudyEvent), work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    tokio::select! {
+        result = &mut work => result,
         () = tokio::time::sleep(MOMENT) => {
             notify(StudyEvent::Preparing { what });
-            done.await
+            work.await
         }
-    };
-    result.map_err(|_| StudyError::Task("the preparation died".to_owned()))
+    }
 }
 
 fn length(length: Length) -> LengthSpec {

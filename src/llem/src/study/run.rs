@@ -289,8 +289,8 @@ pub(super) fn take_files(directory: &RunDirectory, job: &Job, outcome: &RunOutco
 
 /// How the processes of a run are known on this machine.
 fn owner(outcome: &RunOutcome) -> Option<Owner> {
-    let container = outcome.container.as_ref().map(|container| Owner::Container(container.id.clone()));
-    container.or(outcome.agent_pid.map(Owner::Agent))
+    let container = || outcome.container.as_ref().map(|container| Owner::Container(container.id.clone()));
+    outcome.agent_pid.map(Owner::Agent).or_else(container)
 }
 
 #[cfg(test)]
@@ -299,11 +299,12 @@ mod tests {
     use crate::runner::{ContainerRecord, RunOutcome};
 
     #[test]
-    fn a_run_is_known_by_its_container_or_else_by_its_agent() {
+    fn a_run_is_known_by_its_process_or_else_by_its_container() {
         let container = Some(ContainerRecord { id: "4f1c".to_owned(), ..ContainerRecord::default() });
         let outcome = RunOutcome { container, ..RunOutcome::default() };
         assert_eq!(owner(&outcome), Some(Owner::Container("4f1c".to_owned())));
-        assert_eq!(owner(&RunOutcome { agent_pid: Some(7), ..RunOutcome::default() }), Some(Owner::Agent(7)));
+        // Apptainer's containers are processes of this machine to its kernel.
+        assert_eq!(owner(&RunOutcome { agent_pid: Some(7), ..outcome }), Some(Owner::Agent(7)));
         assert_eq!(owner(&RunOutcome::default()), None);
     }
 }

@@ -87,7 +87,7 @@ async fn make_ready(
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(Fleet, Vec<Prepared>, Vec<GpuLock>), StudyError> {
-    let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, notify).await?;
+    let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, programs, notify).await?;
     let own = containers_left(&fleet, resumed).await?;
     // Jobs of a batch system claim theirs on their nodes.
     let is_here = fleet.slurm().is_none();

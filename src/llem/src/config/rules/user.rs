@@ -14,7 +14,11 @@ use super::super::wording::key;
 pub(crate) fn rules(config: &UserConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (backend, reference) in &config.images {
-        findings.extend(image::problem(reference).map(|message| Finding::value(format!("/images/{backend}"), message)));
+        let pointer = format!("/images/{backend}");
+        findings.extend(image::problem(reference).map(|message| Finding::value(pointer.as_str(), message)));
+        if image::is_path(reference) {
+            absolute(&pointer, Path::new(reference), &mut findings);
+        }
     }
     interpreters(config, &mut findings);
     gpus(config, &mut findings);

@@ -1,6 +1,9 @@
 //! The only code that speaks to a container engine: bollard behind one method per operation.
 
 use std::collections::HashMap;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -94,12 +97,23 @@ impl EngineError {
     }
 }
 
+/// Docker says so among its options. podman says so in a field that Docker's API does not have; its socket belongs to whom it runs as.
+async fn is_rootless(docker: &Docker, info: &SystemInfo, address: &str) -> bool {
+    if info.security_options.iter().flatten().any(|option| option.contains("rootless")) {
+        return true;
+    }
+    let components = docker.version().await.ok().and_then(|version| version.components).unwrap_or_default();
+    let socket = fs_err::metadata(address.trim_start_matches("unix://"));
+    components.iter().any(|component| component.name.contains("Podman")) && socket.is_ok_and(|socket| socket.uid() != 0)
+}
+
 /// A container engine on this machine.
 #[derive(Clone, Debug)]
 pub struct Engine {
     docker: Docker,
     address: String,
     info: SystemInfo,
+    is_rootless: bool,
 }
 
 impl Engine {
@@ -121,8 +135,14 @@ impl Engine {
             .await
             .map_err(|e| unreachable(&address, Box::new(e)))?;
         let info = docker.info().await.map_err(|e| unreachable(&address, Box::new(e)))?;
-        debug!(address, version = info.server_version.as_deref(), "container engine");
-        Ok(Self { docker, address, info })
+        let is_rootless = is_rootless(&docker, &info, &address).await;
+        debug!(address, version = info.server_version.as_deref(), is_rootless, "container engine");
+        Ok(Self { docker, address, info, is_rootless })
+    }
+
+    /// Whether it runs as an ordinary user, who is root in its containers.
+    pub fn is_rootless(&self) -> bool {
+        self.is_rootless
     }
 
     /// Where the engine was found.
@@ -235,6 +255,21 @@ impl Engine {
         let mut steps = self.docker.create_image(Some(options), Some(bollard::body_full(archive)), None);
         while let Some(step) = steps.next().await {
             step.map_err(|e| EngineError::of(format!("import the image `{reference}`"), e))?;
+        }
+        Ok(())
+    }
+
+    /// Writes an image as an archive in Docker's format.
+    pub async fn save(&self, reference: &str, archive: &Path) -> Result<(), EngineError> {
+        debug!(reference, archive = %archive.display(), "save image");
+        let operation = || format!("save the image `{reference}`");
+        let local =
+            |error: std::io::Error| EngineError::Broken { operation: operation(), source: Box::new(error.into()) };
+        let mut file = fs_err::File::create(archive).map_err(local)?;
+        let mut pieces = self.docker.export_image(reference);
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|e| EngineError::of(operation(), e))?;
+            file.write_all(&piece).map_err(local)?;
         }
         Ok(())
     }

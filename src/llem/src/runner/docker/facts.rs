@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::client::{Engine, EngineError};
 use crate::printable::printable;
+use crate::runner::ImageSource;
 
 /// Longest text that is kept of an image, in characters.
 const TEXT_CHARS: usize = 512;
@@ -23,6 +24,9 @@ pub struct ImageFacts {
     pub id: String,
     /// Registry digests (`repo@sha256:…`); empty for an image that never was in a registry.
     pub digests: Vec<String>,
+    /// What a SIF file was made from; none for other images.
+    #[serde(default)]
+    pub source: Option<ImageSource>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Operating system as the engine names it, e.g. `linux`.

@@ -14,9 +14,7 @@ use super::LABEL_IMAGE;
 use super::archive::Archive;
 use super::client::{Engine, EngineError};
 use super::neighbour::NotShared;
-
-/// Where the embedded backend's driver is in its image.
-pub(super) const CANDLE_DRIVER: &str = "/usr/local/bin/llem-candle";
+use crate::runner::inside::CANDLE_DRIVER;
 
 /// Repository name of the embedded backend's image.
 const CANDLE_REPO: &str = "llem/candle";
@@ -48,7 +46,10 @@ pub enum ImageError {
 pub struct CandleImage {
     /// `llem/candle:HASH`, where the hash covers every file in the image.
     pub reference: String,
-    files: BTreeMap<PathBuf, Vec<u8>>,
+    /// SHA-256 of all names and contents, hexadecimal; the tag is its beginning.
+    pub sha256: String,
+    /// What is in it, by absolute path.
+    pub(in crate::runner) files: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl CandleImage {
@@ -69,8 +70,9 @@ impl CandleImage {
             hash.update((content.len() as u64).to_le_bytes());
             hash.update(content);
         }
-        let tag = hex::encode(hash.finalize()).chars().take(16).collect::<String>();
-        Ok(Self { reference: format!("{CANDLE_REPO}:{tag}"), files })
+        let sha256 = hex::encode(hash.finalize());
+        let tag = sha256.chars().take(16).collect::<String>();
+        Ok(Self { reference: format!("{CANDLE_REPO}:{tag}"), sha256, files })
     }
 
     fn archive(&self) -> std::io::Result<bytes::Bytes> {

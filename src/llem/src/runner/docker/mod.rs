@@ -6,7 +6,7 @@ mod client;
 mod facts;
 mod image;
 mod neighbour;
-mod probe;
+pub(super) mod probe;
 mod reaper;
 mod spec;
 mod supervise;
@@ -28,14 +28,14 @@ pub use probe::{GpuProbeSpec, ProbeSpec, probe, probe_gpus};
 pub use reaper::{Reaped, remove_all, remove_orphans};
 
 use super::{
-    ContainerRecord, DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus,
+    ContainerRecord, DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus, inside,
     runner_failure,
 };
-use crate::config::{GpuAccess, UserConfig};
+use crate::config::{GpuAccess, Mount, UserConfig};
 use archive::Archive;
 pub(crate) use facts::sha256_of;
 pub(crate) use probe::SCRIPT as PROBE_SCRIPT;
-use spec::{GpuPlan, inside};
+use spec::GpuPlan;
 
 /// How long the engine has to clear up after the second signal.
 const KILL_GRACE: Duration = Duration::from_secs(10);
@@ -92,10 +92,14 @@ pub struct BindMount {
 }
 
 impl BindMount {
+    /// As the user config has it.
+    pub fn of(mount: &Mount) -> Self {
+        Self { source: mount.source.clone(), target: mount.target.clone(), read_only: mount.read_only }
+    }
+
     /// What the machine's owner adds to every container.
     pub fn all_of(user: &UserConfig) -> Vec<Self> {
-        let own = user.mounts.iter();
-        own.map(|m| Self { source: m.source.clone(), target: m.target.clone(), read_only: m.read_only }).collect()
+        user.mounts.iter().map(Self::of).collect()
     }
 }
 
@@ -300,16 +304,7 @@ impl Runner for DockerRunner {
     }
 
     fn places(&self, files: &HostFiles) -> Places {
-        Places {
-            output_dir: inside::OUT.into(),
-            workload: inside::WORKLOAD.into(),
-            model_dir: files.model_dir.as_ref().map(|_| inside::MODEL.into()),
-            adapter_dir: files.adapter_dir.as_ref().map(|_| inside::ADAPTER.into()),
-            draft_dir: files.draft_dir.as_ref().map(|_| inside::DRAFT.into()),
-            engine_dir: files.engine.as_ref().map(|_| inside::ENGINE.into()),
-            driver: spec::driver(&files.driver),
-            powercap: self.machine.powercap.as_ref().map(|_| inside::POWERCAP.into()),
-        }
+        inside::places(files, self.machine.powercap.is_some())
     }
 
     fn run<'a>(&'a self, spec: &'a RunSpec, events: &'a EventSink, stop: &'a Stop) -> BoxFuture<'a, RunOutcome> {
@@ -380,8 +375,7 @@ fn container_name(job: &Job) -> String {
 
 /// Result files belong to the calling user. In a rootless engine, root inside is the calling user outside.
 fn container_user(engine: &Engine) -> String {
-    let options = engine.info().security_options.iter().flatten();
-    if options.into_iter().any(|option| option.contains("rootless")) {
+    if engine.is_rootless() {
         return "0:0".to_owned();
     }
     format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())

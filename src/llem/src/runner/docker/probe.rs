@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::archive::Archive;
 use super::client::{Engine, EngineError};
 use super::facts::{AgentStart, Answer, ImageFacts};
-use super::image::{CANDLE_DRIVER, ImageError};
+use super::image::ImageError;
 use super::neighbour::HostPaths;
 use super::spec::{GpuPlan, confinement, device_requests, gpu_devices, machine_mounts, on_host, visible_devices};
 use super::{BindMount, LABEL_IMAGE, LABEL_LOCK, LABEL_RUN, LABEL_STUDY, container_user};
+use crate::runner::inside::CANDLE_DRIVER;
 use crate::runner::{Gpu, Limits};
 
 /// The script that looks around.
@@ -28,14 +29,14 @@ pub(crate) const SCRIPT: &str = include_str!("../../../../../images/common/llem_
 const MARK: &str = "llem-probe ";
 
 /// Where the script and the agent are put: not where an image that was made for llem has its own.
-const SCRIPT_PLACE: &str = "/llem-probe/llem_probe.py";
-const AGENT_PLACE: &str = "/llem-probe/agent";
+pub(in crate::runner) const SCRIPT_PLACE: &str = "/llem-probe/llem_probe.py";
+pub(in crate::runner) const AGENT_PLACE: &str = "/llem-probe/agent";
 
 /// Output of a probe that is read, in bytes.
-const OUTPUT_BYTES: usize = 1024 * 1024;
+pub(in crate::runner) const OUTPUT_BYTES: usize = 1024 * 1024;
 
 /// How long a probe may take. Images of tens of gigabytes start slowly.
-const TIMEOUT: Duration = Duration::from_secs(120);
+pub(in crate::runner) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a probe's container may use.
 const LIMITS: Limits = Limits { memory_bytes: Some(1 << 30), shm_bytes: 1 << 20, pids: 64 };
@@ -67,15 +68,39 @@ pub async fn probe(
     spec: &ProbeSpec<'_>,
     stop: &CancellationToken,
 ) -> Result<ImageFacts, ImageError> {
-    let mut facts = image;
-    let room = Room::new(engine, spec, stop).await?;
+    look_around(&Room::new(engine, spec, stop).await?, image, spec.interpreters).await
+}
+
+/// Where the commands of a probe are run: in containers, each in one of its own.
+pub(in crate::runner) trait ProbeRoom {
+    /// The stdout of a command, or why the image cannot run it.
+    async fn command(&self, command: &[&str]) -> Result<Result<String, String>, ImageError>;
+
+    /// How the agent starts.
+    async fn agent(&self) -> Result<AgentStart, ImageError> {
+        Ok(match self.command(&[AGENT_PLACE, "--version"]).await? {
+            Ok(text) if text.trim().is_empty() => {
+                AgentStart { version: None, problem: Some("it wrote nothing".to_owned()) }
+            }
+            Ok(text) => AgentStart { version: Some(text.trim().to_owned()), problem: None },
+            Err(problem) => AgentStart { version: None, problem: Some(problem) },
+        })
+    }
+}
+
+/// Adds to `facts` what is in an image, with the script and the agent at their places in `room`.
+pub(in crate::runner) async fn look_around(
+    room: &impl ProbeRoom,
+    mut facts: ImageFacts,
+    interpreters: &[String],
+) -> Result<ImageFacts, ImageError> {
     if facts.labels.get(LABEL_IMAGE).is_some_and(|backend| backend == "candle") {
         facts.agent = room.agent().await?;
         facts.embedded = room.command(&[CANDLE_DRIVER]).await?.ok().and_then(|text| text.lines().find_map(hello));
         return Ok(facts);
     }
     let mut problems = Vec::new();
-    for interpreter in spec.interpreters {
+    for interpreter in interpreters {
         match room.command(&[interpreter, SCRIPT_PLACE, AGENT_PLACE]).await?.and_then(|text| answer(&text)) {
             Ok(answer) => {
                 facts.add(answer);
@@ -178,30 +203,6 @@ impl<'a> Room<'a> {
         })
     }
 
-    async fn agent(&self) -> Result<AgentStart, ImageError> {
-        Ok(match self.command(&[AGENT_PLACE, "--version"]).await? {
-            Ok(text) if text.trim().is_empty() => {
-                AgentStart { version: None, problem: Some("it wrote nothing".to_owned()) }
-            }
-            Ok(text) => AgentStart { version: Some(text.trim().to_owned()), problem: None },
-            Err(problem) => AgentStart { version: None, problem: Some(problem) },
-        })
-    }
-
-    /// The stdout of a command, or why the image cannot run it. Always removes the container.
-    async fn command(&self, command: &[&str]) -> Result<Result<String, String>, ImageError> {
-        let nonce = self.lock.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        // The reaper knows its containers by the run's name in theirs.
-        let name = format!("{nonce}-{}", command.len());
-        let (id, _) = self.engine.create(&name, self.body(command)).await?;
-        let outcome = tokio::select! {
-            output = tokio::time::timeout(TIMEOUT, self.output(&id)) => Ok(output),
-            () = self.stop.cancelled() => Err(ImageError::Stopped),
-        };
-        self.engine.remove(&id).await?;
-        outcome?.unwrap_or_else(|_| Ok(Err(format!("it did not end within {} s", TIMEOUT.as_secs()))))
-    }
-
     fn body(&self, command: &[&str]) -> ContainerCreateBody {
         let lock = self.lock.0.display().to_string();
         let labels = [(LABEL_RUN, "probe".to_owned()), (LABEL_STUDY, "probe".to_owned()), (LABEL_LOCK, lock)];
@@ -250,6 +251,22 @@ impl<'a> Room<'a> {
             Some(0) | None => Ok(Ok(String::from_utf8_lossy(&text).into_owned())),
             Some(code) => Ok(Err(complaint(code, &complaints))),
         }
+    }
+}
+
+impl ProbeRoom for Room<'_> {
+    /// Always removes the container.
+    async fn command(&self, command: &[&str]) -> Result<Result<String, String>, ImageError> {
+        let nonce = self.lock.0.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // The reaper knows its containers by the run's name in theirs.
+        let name = format!("{nonce}-{}", command.len());
+        let (id, _) = self.engine.create(&name, self.body(command)).await?;
+        let outcome = tokio::select! {
+            output = tokio::time::timeout(TIMEOUT, self.output(&id)) => Ok(output),
+            () = self.stop.cancelled() => Err(ImageError::Stopped),
+        };
+        self.engine.remove(&id).await?;
+        outcome?.unwrap_or_else(|_| Ok(Err(format!("it did not end within {} s", TIMEOUT.as_secs()))))
     }
 }
 

@@ -6,53 +6,12 @@ use std::path::{Path, PathBuf};
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType,
 };
-use llem_protocol::DriverCommand;
 
-use super::image::CANDLE_DRIVER;
 use super::neighbour::{HostPaths, NotShared};
 use super::{BindMount, LABEL_LOCK, LABEL_RUN, LABEL_STUDY, LABEL_VERSION, MachineConfig};
 use crate::config::GpuAccess;
 use crate::runner::offline::OFFLINE;
-use crate::runner::{DriverFiles, Gpu, Limits, RunSpec, driver_command};
-
-/// Where things are inside a container.
-pub(super) mod inside {
-    /// The agent's binary.
-    pub(in super::super) const AGENT: &str = "/llem/agent";
-    /// The embedded backend's driver, in images that do not bring it.
-    pub(in super::super) const CANDLE: &str = "/llem/llem-candle";
-    /// The directory of a driver's scripts.
-    pub(in super::super) const SCRIPTS: &str = "/llem/driver";
-    /// The job.
-    pub(in super::super) const JOB: &str = "/llem/job.json";
-    /// The tokenised workload.
-    pub(in super::super) const WORKLOAD: &str = "/llem/workload.jsonl";
-    /// The model's directory.
-    pub(in super::super) const MODEL: &str = "/llem/model";
-    /// The LoRA adapter's directory.
-    pub(in super::super) const ADAPTER: &str = "/llem/adapter";
-    /// The directory of the model that drafts tokens.
-    pub(in super::super) const DRAFT: &str = "/llem/draft";
-    /// The directory of the compiled engine.
-    pub(in super::super) const ENGINE: &str = "/llem/engine";
-    /// The results volume.
-    pub(in super::super) const OUT: &str = "/llem/out";
-    /// The host's RAPL zones.
-    pub(in super::super) const POWERCAP: &str = "/llem/powercap";
-}
-
-/// How a driver is started inside. An image that llem made for the embedded backend has its driver already.
-pub(super) fn driver(files: &DriverFiles) -> DriverCommand {
-    match files {
-        DriverFiles::Program(_) => {
-            driver_command([CANDLE_DRIVER, inside::CANDLE].map(str::to_owned).to_vec(), Vec::new())
-        }
-        DriverFiles::Scripts { names, interpreters, .. } => {
-            let script = names.first().map(|name| format!("{}/{name}", inside::SCRIPTS));
-            driver_command(interpreters.clone(), script.into_iter().collect())
-        }
-    }
-}
+use crate::runner::{Gpu, Limits, RunSpec, inside};
 
 /// How a container gets its GPUs, decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,7 +199,7 @@ mod tests {
 
     use llem_protocol::CpuPinning;
 
-    use super::{GpuPlan, OFFLINE, container, device_requests, driver};
+    use super::{GpuPlan, OFFLINE, container, device_requests};
     use crate::config::GpuAccess;
     use crate::runner::docker::{BindMount, MachineConfig};
     use crate::runner::{DriverFiles, EngineMount, Gpu, HostFiles, Limits, RunSpec};
@@ -268,21 +227,6 @@ mod tests {
             limits: Limits { memory_bytes: Some(1 << 30), shm_bytes: 1 << 20, pids: 99 },
             facts: None,
         }
-    }
-
-    #[test]
-    fn scripts_are_started_by_the_images_interpreter() {
-        let scripts = DriverFiles::Scripts {
-            directory: "/c/drivers/x".into(),
-            names: vec!["driver.py".into(), "other.py".into()],
-            interpreters: vec!["python3".into(), "python".into()],
-        };
-        let command = driver(&scripts);
-        assert_eq!(
-            (command.programs, command.args),
-            (vec!["python3".into(), "python".into()], vec!["/llem/driver/driver.py".into()])
-        );
-        assert_eq!(driver(&spec().files.driver).programs, ["/usr/local/bin/llem-candle", "/llem/llem-candle"]);
     }
 
     fn plan(access: GpuAccess) -> GpuPlan {

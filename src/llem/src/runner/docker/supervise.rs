@@ -18,6 +18,10 @@ use crate::runner::{EventSink, RunOutcome, RunSpec, STOP_GRACE, Stop, runner_fai
 /// How often a silent engine is asked again before it counts as lost, one second apart.
 const ENGINE_TRIES: u32 = 5;
 
+/// How often it is asked whether a container is gone whose agent has said its last word. podman 4 sometimes misses a container's end and
+/// keeps its log open.
+const END_LOOK: Duration = Duration::from_secs(1);
+
 type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, EngineError>> + Send>>;
 
 /// Why watching ended.
@@ -115,6 +119,11 @@ async fn follow(
                 Some(Ok(piece)) => follower.stdout(&piece.into_bytes()),
                 Some(Err(_)) | None => return None,
             },
+            () = sleep(END_LOOK), if follower.has_ended() => {
+                if engine.inspect(id).await.is_ok_and(|container| container.state.is_some_and(|s| s.running == Some(false))) {
+                    return None;
+                }
+            }
             () = stop.soft.cancelled(), if kill_at.is_none() => {
                 *kill_at = Some(Instant::now() + STOP_GRACE);
                 // The agent closes the run itself; if the signal cannot be sent, the deadline ends it.

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use super::inputs::{KeySource, compiled_kind};
 use super::not_asked;
-use crate::config::{Experiment, RunnerKind, StudyConfig};
+use crate::config::{Backend, Experiment, RunnerKind, StudyConfig};
 use crate::engine_cache::{CacheKind, Key};
 use crate::host::HostSnapshot;
 use crate::hub::{Hub, HubSettings};
 use crate::preflight::{Images, KnownImage};
+use crate::runner::apptainer::look;
 use crate::runner::docker::{Engine, ImageFacts};
 use crate::study::fleet::choice;
 use crate::study::job::gpus;
-use crate::study::prepare::{Kitchen, asked_image, base_dir, blocking};
+use crate::study::prepare::{Kitchen, asked_image, blocking};
 use crate::study::references::{Weights, weights_here};
 use crate::study::{Programs, ProgramsError, RunOptions, StudyError};
 
@@ -84,7 +85,7 @@ impl<'a> Desk<'a> {
         let hub = Hub::new(HubSettings { offline: true, ..HubSettings::from_env()? });
         let programs = options.programs.clone().map_or_else(Programs::locate, Ok)?;
         let unreadable = |_| ProgramsError(programs.agent.clone());
-        let base_dir = base_dir(study);
+        let base_dir = study.base_dir();
         Ok(Self {
             options,
             effort,
@@ -101,10 +102,11 @@ impl<'a> Desk<'a> {
         let (config, user) = (&experiment.config, &self.options.user);
         let runner = match choice(config.backend, self.options) {
             RunnerKind::Slurm => "slurm",
+            RunnerKind::Apptainer => "apptainer",
             RunnerKind::Auto | RunnerKind::Docker if self.engine.is_some() => "docker",
             _ => "process",
         };
-        if let Some(why) = not_asked(kind, runner, runner == "docker", user) {
+        if let Some(why) = not_asked(kind, runner, matches!(runner, "docker" | "apptainer"), user) {
             return Err(why);
         }
         let facts = Some(self.facts(experiment).await?);
@@ -130,6 +132,9 @@ impl<'a> Desk<'a> {
         let Some(image) = asked_image(&experiment.config, self.options) else {
             return Err(StudyError::NoImage(backend).to_string());
         };
+        if choice(backend, self.options) == RunnerKind::Apptainer {
+            return self.facts_of_file(image, backend).await;
+        }
         let Some(engine) = &self.engine else { return Err("no container engine answers".to_owned()) };
         match self.images.known(engine, image, Some(backend)).await.map_err(|error| error.to_string())? {
             KnownImage::Probed(facts) => Ok(Arc::new(facts)),
@@ -138,6 +143,16 @@ impl<'a> Desk<'a> {
                 let remedy = format!("`llem image probe {image} --backend {backend}`");
                 Err(format!("image {image} was not looked into yet; {remedy} does, and so does a run"))
             }
+        }
+    }
+
+    async fn facts_of_file(&self, image: &str, backend: Backend) -> Result<Arc<ImageFacts>, String> {
+        let looked = look(image, &self.base_dir, &self.options.user.cache_root()).await;
+        match self.images.known_file(looked.map_err(|error| error.to_string())?, Some(backend)) {
+            KnownImage::Probed(facts) => Ok(Arc::new(facts)),
+            _ => Err(format!(
+                "image {image} was not looked into yet; `llem image probe {image} --backend {backend}` does, and so does a run"
+            )),
         }
     }
 

@@ -1,0 +1,77 @@
+//! Images of Apptainer that are missing, damaged or others than they should be.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::support::{Bench, apptainer_answers, engine_answers, fault_image, sif_of};
+
+/// Runs a study of an image by its path, which must be refused before anything is started; what llem said.
+fn refused(name: &str, image: &Path, exit: i32) -> String {
+    let mut bench = Bench::new(name);
+    bench.study["candle"]["image"] = json!(image);
+    let finished = bench.run(&["--runner", "apptainer"]);
+    finished.exits(exit);
+    assert!(!bench.output.exists(), "nothing was started");
+    finished.stderr.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn what_is_no_image_is_refused_with_what_to_do() {
+    if !apptainer_answers() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let garbage = place.path().join("garbage.sif");
+    fs_err::write(&garbage, vec![b'x'; 10_000]).unwrap();
+    let said = refused("sif-garbage", &garbage, 1);
+    assert!(said.contains("garbage.sif is no SIF file") && said.contains("llem image export"), "{said}");
+    let said = refused("sif-missing", &place.path().join("none.sif"), 1);
+    assert!(said.contains("none.sif is not there") && said.contains("llem image export"), "{said}");
+    let said = refused("sif-reference", Path::new("vllm/vllm-openai:v1"), 2);
+    assert!(said.contains("`llem image export vllm/vllm-openai:v1 --sif FILE`"), "{said}");
+}
+
+#[test]
+fn without_apptainer_the_study_says_what_to_do() {
+    let mut bench = Bench::new("no-apptainer");
+    bench.variables.insert("PATH", "/nowhere".to_owned());
+    let finished = bench.run(&["--runner", "apptainer"]);
+    finished.exits(1).says(&["there is no `apptainer` in PATH", "module load apptainer"]);
+    assert!(!bench.output.exists(), "nothing was started");
+}
+
+#[test]
+fn a_file_for_apptainer_is_no_image_of_an_engine() {
+    let Some(mut bench) = Bench::docker("sif-in-docker") else { return };
+    bench.study["candle"]["image"] = json!("./x.sif");
+    bench.run(&["--runner", "docker"]).exits(2).says(&["is a file for Apptainer", "--runner apptainer"]);
+}
+
+#[test]
+fn a_locked_study_takes_no_other_sif_file() {
+    if !apptainer_answers() || !engine_answers() {
+        return;
+    }
+    let mut bench = Bench::new("sif-locked");
+    let sif = bench.path("x.sif");
+    fs_err::copy(sif_of(fault_image()), &sif).unwrap();
+    bench.user = json!({"images": {"candle": sif}, "env": {"FAULT": "none"}});
+    let first = bench.run(&["--runner", "apptainer"]);
+    first.exits(0);
+    let source = first.results().remove(0).container.unwrap().image_source.unwrap();
+    assert_eq!(source.reference, fault_image());
+    let lock = bench.path("locked.json");
+    fs_err::copy(first.study_dir().join("study.lock.json"), &lock).unwrap();
+    let lock = lock.display().to_string();
+    let moved = bench.path("moved.sif");
+    fs_err::rename(&sif, &moved).unwrap();
+    bench.user["images"]["candle"] = json!(moved);
+    bench.run(&["--runner", "apptainer", "--locked", &lock]).exits(0);
+    // A byte behind the last object: it still starts, and is another file.
+    let mut content = fs_err::read(&moved).unwrap();
+    content.push(0);
+    fs_err::write(&moved, content).unwrap();
+    let finished = bench.run(&["--runner", "apptainer", "--locked", &lock]);
+    finished.exits(1).says(&["is not kept, nothing was started", "image candle"]);
+}
