@@ -55,10 +55,15 @@ fn a_gpu_request_that_the_engine_ignores_is_noticed_inside() {
         let image = CandleImage::from_host(&candle, &agent).unwrap();
         llem::runner::docker::build_candle(&engine, &image).await.unwrap();
         let spec = GpuProbeSpec {
-            image: ProbeSpec { reference: &image.reference, interpreters: &[], agent: &agent },
+            image: ProbeSpec {
+                reference: &image.reference,
+                interpreters: &[],
+                agent: &agent,
+                mounts: &[],
+                env: &[].into(),
+            },
             access: GpuAccess::Nvidia,
             gpus: vec![Gpu { uuid: "GPU-11111111-2222-3333-4444-555555555555".to_owned(), minor: 0 }],
-            env: &[].into(),
         };
         probe_gpus(&engine, &spec, &CancellationToken::new()).await.unwrap()
     });

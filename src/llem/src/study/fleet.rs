@@ -168,11 +168,6 @@ pub(super) fn on_node(_: RunnerKind) -> Arc<dyn Runner> {
     Arc::new(ProcessRunner)
 }
 
-/// Whether a runner needs no container engine on this machine.
-fn is_without_engine(choice: RunnerKind) -> bool {
-    matches!(choice, RunnerKind::Process | RunnerKind::Slurm)
-}
-
 /// Settings of the machine that are about containers.
 fn note_ignored(user: &UserConfig, notify: &impl Fn(StudyEvent)) {
     let set = [
