@@ -56,11 +56,6 @@ pub(super) fn judge(
     reasons.extend(metrics.as_ref().and_then(no_carbon_intensity));
     reasons.extend(metrics.as_ref().and_then(|m| calibration_unmatched(&context.user.calibration, m)));
     reasons.extend(verdict.reasons);
-    let status = match &failure {
-        None => RunStatus::Completed,
-        Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
-        Some(_) => RunStatus::Failed,
-    };
     let prepared = context.prepared;
     let flops = metrics.as_ref().map(|metrics| FlopsReference::of(&prepared.weights.model, metrics));
     reasons.extend(flops.as_ref().and_then(|flops| flops.as_ref().err()).cloned());
@@ -71,7 +66,7 @@ pub(super) fn judge(
         study_id: context.directory.study_id(),
         experiment_id: context.experiment.id.clone(),
         cycle: context.cycle,
-        status,
+        status: status_of(failure.as_ref()),
         valid: false,
         reasons,
         failure,
@@ -126,6 +121,14 @@ pub(super) fn note_load(result: &mut RunResult, seen: &LoadSeen) {
 /// Whether idle power changed while it was measured.
 fn is_baseline_unstable(report: &Report) -> bool {
     report.reasons.iter().any(|reason| reason.code == ReasonCode::BaselineUnstable)
+}
+
+fn status_of(failure: Option<&Failure>) -> RunStatus {
+    match failure {
+        None => RunStatus::Completed,
+        Some(failure) if failure.class == FailureClass::Interrupted => RunStatus::Interrupted,
+        Some(_) => RunStatus::Failed,
+    }
 }
 
 fn workload_identity(workload: &Workload) -> WorkloadIdentity {

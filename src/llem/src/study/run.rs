@@ -85,7 +85,7 @@ pub(super) async fn carry_out(context: &RunContext<'_>, notify: &impl Fn(StudyEv
     // How long others took is nothing that the next run of the experiment is expected to take.
     let waited_s = attempt.wait.as_ref().map_or(0.0, |wait| wait.wait_s);
     let times = Times { started, wall_s: (clock.elapsed().as_secs_f64() - waited_s).max(0.0) };
-    close(context, &directory, attempt, engine, times, notify).await
+    Box::pin(close(context, &directory, attempt, engine, times, notify)).await
 }
 
 /// Goes on with a run whose controller died, from the container that it left; then writes its files as [`carry_out`] does.
@@ -111,7 +111,7 @@ pub(super) async fn adopt(
     // Nobody watched the machine from the window's beginning.
     let (verdict, nvidia, load) = (unwatched(&spec.job), watched.gpus, LoadSeen::default());
     let attempt = Attempt { outcome, collected, failure, gpus: spec.job.gpus, verdict, nvidia, wait: None, load };
-    close(context, &directory, attempt, engine, times, notify).await
+    Box::pin(close(context, &directory, attempt, engine, times, notify)).await
 }
 
 /// What is known of the GPUs of a run that nobody watched from its beginning to its end.

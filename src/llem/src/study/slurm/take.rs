@@ -77,7 +77,7 @@ impl Session {
         };
         let attempt = Attempt { outcome, collected, failure, gpus, verdict, nvidia, wait, load };
         let started = started.parse().unwrap_or_else(|_| Timestamp::now());
-        let ended = close(&context, &directory, attempt, engine, Times { started, wall_s }, notify).await?;
+        let ended = Box::pin(close(&context, &directory, attempt, engine, Times { started, wall_s }, notify)).await?;
         files::clear(&directory);
         self.keep(&open.run, ended, notify)
     }
