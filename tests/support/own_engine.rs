@@ -62,8 +62,10 @@ impl OwnEngine {
             return Ok(());
         }
         let _ = fs_err::remove_file(self.state("docker.pid"));
-        let mut command = Command::new("dockerd");
+        // In a network of its own: an engine that is told to have no bridge removes `docker0`, and that is the machine's engine's.
+        let mut command = Command::new("unshare");
         command
+            .args(["--net", "dockerd"])
             .args(["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"])
             .args(["--containerd-namespace=llem-test", "--containerd-plugins-namespace=llem-test-plugins"])
             .arg("--config-file")
@@ -139,7 +141,8 @@ fn obstacle() -> Option<String> {
     if !rustix::process::getuid().is_root() {
         return Some("only root can start one".to_owned());
     }
-    let missing = ["dockerd", "containerd", "docker", "runc", "timeout"].into_iter().find(|name| !has_program(name));
+    let missing =
+        ["dockerd", "containerd", "docker", "runc", "timeout", "unshare"].into_iter().find(|name| !has_program(name));
     missing.map(|name| format!("there is no `{name}`"))
 }
 
