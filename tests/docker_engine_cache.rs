@@ -40,12 +40,12 @@ fn site(name: &str) -> Option<Bench> {
     bench.user = json!({
         "images": {"tensorrt": tensorrt_image("1.2.1")},
         // Each site is a machine of its own, with the same GPU.
-        "gpu": {"access": "nvidia", "devices": [GPU], "lock_dir": bench.path("locks")},
+        "gpu": {"access": "devices", "devices": [GPU], "lock_dir": bench.path("locks")},
         "engine_cache_dir": bench.path("engines"),
         "mounts": [{"source": bench.path("log"), "target": "/log", "read_only": false}],
     });
     behaves(&mut bench, &json!({}));
-    // The container gets no GPU: what the NVIDIA runtime would give it, the stand-in does without.
+    // The container gets no GPU: the stand-in does without its device nodes.
     bench.docker_host = Some(Proxy::start(&bench.path("engine.sock")).without_gpus().address());
     bench.program = with_gpu(&bench);
     has_gpu(&mut bench, "NVIDIA H100 80GB HBM3");

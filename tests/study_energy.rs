@@ -332,6 +332,14 @@ fn a_report_with_an_unknown_reason_or_impossible_numbers_is_refused() {
     assert!(message.contains("rapl:package-0"), "{message}");
     let message = refused(|report| *report.pointer_mut("/window/energy/devices/1/lead_j").unwrap() = json!(1e300));
     assert!(message.contains("rapl:dram-0"), "{message}");
+    let window = "/window/energy/devices";
+    let message = refused(|report| *report.pointer_mut(&format!("{window}/0/energy_j")).unwrap() = json!(-5_000.0));
+    assert!(message.contains("rapl:package-0"), "{message}");
+    let again = |report: &mut Value| {
+        let devices = report.pointer_mut(window).unwrap().as_array_mut().unwrap();
+        devices.push(devices[1].clone());
+    };
+    assert!(refused(again).contains("rapl:dram-0"));
     let message = refused(|report| report["phases"][0]["end_ns"] = json!(1));
     assert!(message.contains("`load`"), "{message}");
 }

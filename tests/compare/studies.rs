@@ -98,9 +98,10 @@ pub(crate) fn set_energy(run: &mut Value, energy_j: f64) {
     energy["energy_raw_j"] = json!(energy_j);
     energy["energy_per_output_token_j"] = json!(energy_j / TOKENS);
     energy["mean_power_w"] = json!(energy_j / window_s);
+    let gain_j = 0.02887 * energy_j;
     energy["uncertainty"] = json!({
-        "gain_j": 0.02887 * energy_j, "edge_j": 1.0, "sampling_j": 0.0, "baseline_j": null, "combined_j": 0.029 * energy_j,
-        "expanded_j": 0.058 * energy_j, "coverage_factor": 2.0, "comparison_j": 1.0, "combined_percent": 2.9,
+        "gain_j": gain_j, "edge_j": 1.0, "sampling_j": 0.0, "baseline_j": null, "combined_j": gain_j.hypot(1.0),
+        "expanded_j": 2.0 * gain_j.hypot(1.0), "coverage_factor": 2.0, "comparison_j": 1.0, "combined_percent": 2.9,
         "expanded_percent": 5.8, "comparison_percent": 0.1,
     });
 }

@@ -29,8 +29,8 @@ enum Mode {
     BusyOnce,
 }
 
-/// The part of a request for a container that asks for GPUs, and a name that no engine knows.
-const GPUS: (&[u8], &[u8]) = (br#""DeviceRequests""#, br#""DeviceRequest_""#);
+/// The part of a request for a container that asks for device nodes, and a name that no engine knows.
+const GPUS: (&[u8], &[u8]) = (br#""Devices""#, br#""Device_""#);
 
 /// What an engine says that cannot work now.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 22\r\nConnection: close\r\n\r\n{\"message\":\"starting\"}";
@@ -64,7 +64,7 @@ impl Proxy {
         self.state.lock().unwrap().mode = Mode::Open;
     }
 
-    /// Takes the request for GPUs out of every request for a container: what is left of it is as on a machine that has them.
+    /// Takes the device nodes of GPUs out of every request for a container: what is left of it is as on a machine that has them.
     pub(crate) fn without_gpus(self) -> Self {
         self.state.lock().unwrap().mode = Mode::WithoutGpus;
         self

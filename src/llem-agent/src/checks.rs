@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(thermal_floor(&warmup(3, 30.0, true)), None);
         assert_eq!(thermal_floor(&warmup(3, 0.0, false)), None);
         assert_eq!(thermal_floor(&warmup(3, 0.0, true)).unwrap().code, ReasonCode::ThermalFloorShortened);
-        let usage = |cpu_share| SelfUsage { cpu_s: 0.0, cpu_share, resident_bytes: 0 };
+        let usage = |cpu_share| SelfUsage { cpu_s: 0.0, cpu_share, resident_bytes: None };
         assert_eq!(agent_share(&usage(0.01)), None);
         assert_eq!(agent_share(&usage(0.011)).unwrap().code, ReasonCode::AgentOverhead);
     }

@@ -259,6 +259,7 @@ pub struct SelfUsage {
     pub cpu_s: f64,
     /// Share of one core.
     pub cpu_share: f64,
-    /// Resident memory in bytes at the window's end.
-    pub resident_bytes: u64,
+    /// Resident memory in bytes at the window's end; null where the kernel did not tell.
+    #[serde(default)]
+    pub resident_bytes: Option<u64>,
 }

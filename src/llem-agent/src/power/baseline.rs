@@ -19,17 +19,24 @@ const MIN_DRIFT_W: f64 = 2.0;
 /// Idle power between two edges, and what speaks against it.
 pub(crate) fn baseline(recording: &Recording, start: &Edge, end: &Edge) -> (BaselineRecord, Vec<Reason>) {
     let (start_ns, end_ns) = (start.t_ns, end.t_ns);
-    let measured = recording.domains.iter().enumerate().filter_map(|(place, record)| {
-        let power = by_curve(record, start_ns, end_ns).or_else(|| by_counter(record, place, start, end))?;
-        Some((record, power))
-    });
-    let measured: Vec<(&DomainRecording, BaselinePower)> = measured.collect();
-    let reasons = measured.iter().filter_map(|(record, power)| {
-        let happened = unstable(record, power, start_ns, end_ns)?;
-        Some(recording.reason(record, ReasonCode::BaselineUnstable, &happened))
-    });
-    let reasons = reasons.collect();
-    (BaselineRecord { start_ns, end_ns, devices: measured.into_iter().map(|(_, power)| power).collect() }, reasons)
+    let (mut devices, mut reasons) = (Vec::new(), Vec::new());
+    for (place, record) in recording.domains.iter().enumerate() {
+        let hole = hole(record, start_ns, end_ns);
+        let whole_curve = by_curve(record, start_ns, end_ns).filter(|_| hole.is_none());
+        let happened = whole_curve.as_ref().and_then(|power| unstable(record, power, start_ns, end_ns));
+        reasons.extend(happened.map(|happened| recording.reason(record, ReasonCode::BaselineUnstable, &happened)));
+        reasons.extend(hole.map(|happened| recording.reason(record, ReasonCode::SamplesMissing, &happened)));
+        devices.extend(whole_curve.or_else(|| by_counter(record, place, start, end)));
+    }
+    (BaselineRecord { start_ns, end_ns, devices }, reasons)
+}
+
+/// A stretch in which nobody looked: what the curve has there is made up of its neighbours, and no idle power.
+fn hole(record: &DomainRecording, start_ns: u64, end_ns: u64) -> Option<String> {
+    let curve = record.curve();
+    let longest_s = curve.longest_gap_s(start_ns, end_ns);
+    let happened = format!("{} gave no power for {longest_s:.2} s while idle power was measured", record.domain.id);
+    (!record.points.is_empty() && longest_s > curve.longest_step_s()).then_some(happened)
 }
 
 fn by_curve(record: &DomainRecording, start_ns: u64, end_ns: u64) -> Option<BaselinePower> {
@@ -49,7 +56,7 @@ fn by_curve(record: &DomainRecording, start_ns: u64, end_ns: u64) -> Option<Base
     Some(BaselinePower { domain: record.domain.clone(), mean_w, spread_w, mean_u_w })
 }
 
-/// Without a curve: the counter's difference, whose edges may each be off by one refresh.
+/// Without a whole curve: the counter's difference, whose edges may each be off by one refresh.
 fn by_counter(record: &DomainRecording, place: usize, start: &Edge, end: &Edge) -> Option<BaselinePower> {
     let (first, last) = (start.readings.get(place)?, end.readings.get(place)?);
     let difference_j = last.counter_j.ok()?? - first.counter_j.ok()??;
@@ -131,6 +138,28 @@ mod tests {
         // Ten means of 70 and 71 W: s² = 10·0.25/9.
         let spread_w = (2.5_f64 / 9.0).sqrt();
         assert!((power.spread_w.unwrap() - spread_w).abs() < 0.03 && power.mean_u_w.unwrap() < 0.2);
+    }
+
+    #[test]
+    fn a_curve_with_a_hole_is_no_idle_power_and_the_counter_is() {
+        let without = |seen: fn(u64) -> bool| {
+            let whole = record(|_| 65.0);
+            let points = whole.points.iter().copied().filter(|point| seen(point.t_ns)).collect();
+            of(DomainRecording { points, ..record(|_| 65.0) })
+        };
+        // A hole in the middle, and a sensor that was lost after a second.
+        for (power, codes) in [without(|t_ns| !(2 * S..9 * S).contains(&t_ns)), without(|t_ns| t_ns < S)] {
+            assert_eq!(codes, [ReasonCode::SamplesMissing]);
+            assert!((power.mean_w - 70.0).abs() < 1e-9 && power.spread_w.is_none(), "{power:?}");
+        }
+        // Without a counter nobody knows.
+        let mut points = record(|_| 65.0).points;
+        points.truncate(50);
+        let recording = Recording { domains: vec![DomainRecording { points, ..record(|_| 65.0) }] };
+        let none =
+            |t_ns| Edge { t_ns, readings: vec![EdgeReading { counter_j: Ok(None), ..edge(t_ns, 0.0).readings[0] }] };
+        let (found, reasons) = baseline(&recording, &none(0), &none(10 * S));
+        assert!(found.devices.is_empty() && reasons.len() == 1, "{found:?} {reasons:?}");
     }
 
     #[test]

@@ -101,10 +101,14 @@ fn counter_difference_j(record: &DomainRecording, first: EdgeReading, last: Edge
 
 fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
     let Some(counter_j) = energy.counter_j else { return };
+    // Work does not give energy back: what the curve says of the time beside it is wrong, or the counter.
+    if beside_j(energy).is_some_and(|beside_j| beside_j > counter_j) {
+        return;
+    }
     energy.method = Some(EnergyMethod::Counter);
     energy.sampling_u_j = Some(0.0);
-    if let (Some(lead_j), Some(tail_j)) = (energy.lead_j, energy.tail_j) {
-        energy.energy_j = Some(counter_j - lead_j - tail_j);
+    if let Some(beside_j) = beside_j(energy) {
+        energy.energy_j = Some(counter_j - beside_j);
         energy.edge_u_j = Some(stretch.edge_u_j());
     } else {
         // Without a curve that tells, nobody knows the power before and after the work: anything from none to the mean.
@@ -112,6 +116,11 @@ fn by_counter(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
         energy.energy_j = Some(counter_j - outside_j / 2.0);
         energy.edge_u_j = Some(quadrature(&[outside_j * UNIFORM, stretch.blind_edge_u_j(counter_j)]));
     }
+}
+
+/// Energy between the edges that is not the work's, in joules, where the curve tells.
+pub(super) fn beside_j(energy: &DeviceEnergy) -> Option<f64> {
+    Some(energy.lead_j? + energy.tail_j?)
 }
 
 fn by_curve(stretch: &Stretch<'_>, energy: &mut DeviceEnergy) {
@@ -178,15 +187,18 @@ pub(super) fn counter_fault(record: &DomainRecording, first: EdgeReading, last: 
     if backwards || seen || at_edges.contains(&Err(CounterFault::Reset)) {
         return Some(CounterFault::Reset);
     }
+    // There at one edge and not at the other.
+    let went = matches!((first.counter_j, last.counter_j), (Ok(Some(_)), Ok(None)) | (Ok(None), Ok(Some(_))));
     let stands = matches!((first.counter_j, last.counter_j), (Ok(Some(start)), Ok(Some(end))) if end <= start);
-    (stands || at_edges.contains(&Err(CounterFault::Lost))).then_some(CounterFault::Lost)
+    (stands || went || at_edges.contains(&Err(CounterFault::Lost))).then_some(CounterFault::Lost)
 }
 
 #[cfg(test)]
 mod tests {
-    use llem_protocol::{CurveKind, PowerDomain, PowerScope, PowerSourceKind};
+    use llem_protocol::{CurveKind, PowerDomain, PowerScope, PowerSourceKind, ReasonCode};
 
     use super::super::curve::Point;
+    use super::super::judge::Judged;
     use super::*;
 
     const S: u64 = 1_000_000_000;
@@ -245,6 +257,20 @@ mod tests {
     }
 
     #[test]
+    fn more_energy_beside_the_work_than_in_all_leaves_none_and_never_less_than_none() {
+        let recording = Recording { domains: vec![burst()] };
+        let work = Work { start_ns: S, end_ns: S + 20 * MS };
+        let (start, end) = (edge(500 * MS, Ok(Some(0.0))), edge(1200 * MS, Ok(Some(40.0))));
+        let device = recording.energy(&start, &end, Some(work)).devices.remove(0);
+        assert!(beside_j(&device).is_some_and(|beside_j| beside_j > 40.0), "{device:?}");
+        assert_eq!((device.energy_j, device.edge_u_j, device.mean_w, device.method), (None, None, None, None));
+        close(device.counter_j, 40.0);
+        let reasons = recording.reasons(Judged::Window, &start, &end, work, &[]);
+        let told = reasons.iter().find(|reason| reason.code == ReasonCode::SourcesDisagree).unwrap();
+        assert!(told.message.contains("40.0 J"), "{told}");
+    }
+
+    #[test]
     fn without_a_curve_the_energy_around_the_work_is_half_guessed_and_as_unsure() {
         let bare = DomainRecording { points: Vec::new(), ..burst() };
         let recording = Recording { domains: vec![bare] };
@@ -264,7 +290,7 @@ mod tests {
             let recording = Recording { domains: vec![record] };
             recording.energy(&edge(S, Ok(Some(9.0))), &edge(3 * S, end), Some(work)).devices.remove(0)
         };
-        for counter in [Ok(Some(8.0)), Err(CounterFault::Reset), Err(CounterFault::Lost)] {
+        for counter in [Ok(Some(8.0)), Ok(None), Err(CounterFault::Reset), Err(CounterFault::Lost)] {
             let device = of(burst(), counter);
             assert_eq!((device.energy_j, device.counter_j), (None, None), "{counter:?}");
             close(device.curve_j, 1400.0);

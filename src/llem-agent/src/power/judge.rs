@@ -5,7 +5,7 @@ use std::fmt;
 use llem_protocol::{CrossCheckBasis, DeviceEnergy, Reason, ReasonCode};
 
 use super::align::EdgeReading;
-use super::energy::{Work, counter_fault};
+use super::energy::{Work, beside_j, counter_fault};
 use super::recording::{DomainRecording, Recording, StateSample};
 use super::sampler::{CounterFault, Edge};
 use crate::clock::seconds_between;
@@ -149,6 +149,21 @@ fn gaps(judged: Judged, record: &DomainRecording, work: Work) -> Found {
 }
 
 fn disagreement(device: &DeviceEnergy) -> Found {
+    beside_is_more(device).or_else(|| cross_check_fails(device))
+}
+
+/// The curve has more energy beside the work than the counter in all: see [`beside_j`].
+fn beside_is_more(device: &DeviceEnergy) -> Found {
+    let (counter_j, beside_j) = (device.counter_j?, beside_j(device)?);
+    let happened = format!(
+        "the counter of {} gives {counter_j:.1} J from edge to edge, and its power curve {beside_j:.1} J beside the work alone, so that \
+         the work's energy is null",
+        device.domain.id
+    );
+    (beside_j > counter_j).then_some((ReasonCode::SourcesDisagree, happened))
+}
+
+fn cross_check_fails(device: &DeviceEnergy) -> Found {
     let check = device.cross_check.filter(|check| !check.agrees)?;
     let (counter_j, curve_j) = (device.counter_j?, device.curve_j?);
     let basis = match check.basis {

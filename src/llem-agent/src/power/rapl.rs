@@ -68,10 +68,9 @@ impl Rapl {
         let mut zones = Vec::new();
         let mut problems = Vec::new();
         for directory in &directories {
-            match zone_id(directory).map(|id| Zone::open(directory, id)) {
-                Some(Ok(zone)) => zones.push(zone),
-                Some(Err(error)) => problems.push(error.to_string()),
-                None => {}
+            match zone_id(directory).and_then(|id| id.map(|id| Zone::open(directory, id)).transpose()) {
+                Ok(zone) => zones.extend(zone),
+                Err(error) => problems.push(error.to_string()),
             }
         }
         match (zones.is_empty(), problems.is_empty()) {
@@ -180,15 +179,16 @@ impl Zone {
     }
 }
 
-/// `package-0` for a package, `dram-0` for the memory of package 0, `None` for what is not counted.
-fn zone_id(directory: &Path) -> Option<String> {
-    let zone = zone_name(directory)?;
-    let name = fs_err::read_to_string(directory.join("name")).ok()?;
-    match (zone.split_once(':'), name.trim()) {
+/// `package-0` for a package, `dram-0` for the memory of package 0, `None` for what is not counted. A zone that does not say what it is may
+/// be one that counts.
+fn zone_id(directory: &Path) -> Result<Option<String>, PowerError> {
+    let Some(zone) = zone_name(directory) else { return Ok(None) };
+    let name = fs_err::read_to_string(directory.join("name"))?;
+    Ok(match (zone.split_once(':'), name.trim()) {
         (None, package) if package.starts_with("package") => Some(package.to_owned()),
         (Some((package, _)), "dram") => Some(format!("dram-{package}")),
         _ => None,
-    }
+    })
 }
 
 fn read_counter(energy: &File) -> Result<RawCounter, PowerError> {
@@ -334,6 +334,16 @@ mod tests {
                 assert!(error.contains(&energy.display().to_string()) && error.contains(HOW_TO_ALLOW), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_zone_that_does_not_say_what_it_is_may_be_one_that_counts() {
+        let root = machine();
+        zone(root.path(), "intel-rapl:2", "package-1", 7);
+        let name = root.path().join("intel-rapl:2/name");
+        fs_err::remove_file(&name).unwrap();
+        let error = Rapl::open(Some(root.path())).err().unwrap();
+        assert!(error.contains(&name.display().to_string()) && error.contains("would be too low"), "{error}");
     }
 
     #[test]

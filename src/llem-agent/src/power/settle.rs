@@ -42,13 +42,15 @@ fn device(id: &str, states: &[StateSample], now_ns: u64) -> Vec<String> {
 
 fn temperature(id: &str, before: &[StateSample], after: &[StateSample]) -> Option<String> {
     let degrees = |state: &DeviceState| state.temperature_c.map(f64::from);
-    let (was, is) = (mean(before, degrees)?, mean(after, degrees)?);
+    let was = mean(before, degrees)?;
+    let Some(is) = mean(after, degrees) else { return Some(format!("temperature of {id} can no longer be read")) };
     ((is - was).abs() > MAX_STEP_K).then(|| format!("temperature of {id} went from {was:.1} to {is:.1} °C"))
 }
 
 fn clock(id: &str, before: &[StateSample], after: &[StateSample]) -> Option<String> {
     let megahertz = |state: &DeviceState| state.clock_mhz.map(f64::from);
-    let (was, is) = (mean(before, megahertz)?, mean(after, megahertz)?);
+    let was = mean(before, megahertz)?;
+    let Some(is) = mean(after, megahertz) else { return Some(format!("clock of {id} can no longer be read")) };
     ((is - was).abs() > MAX_CLOCK_STEP * was).then(|| format!("clock of {id} went from {was:.0} to {is:.0} MHz"))
 }
 
@@ -108,6 +110,12 @@ mod tests {
         assert!(warming.len() == 1 && warming[0].contains("temperature of GPU-1"), "{warming:?}");
         let clock = after_40_s(|t, state| state.clock_mhz = Some(if t < 30.0 { 1980 } else { 1900 }));
         assert!(clock.len() == 1 && clock[0].contains("1980 to 1900 MHz"), "{clock:?}");
+        let lost = after_40_s(|t, state| {
+            if t > 25.0 {
+                *state = DeviceState::default();
+            }
+        });
+        assert!(lost.len() == 2 && lost[0].contains("temperature of GPU-1 can no longer be read"), "{lost:?}");
         let hot = after_40_s(|t, state| state.throttle_reasons = Some(if t > 35.0 { 0x20 } else { 0 }));
         assert!(hot.len() == 1 && hot[0].contains("0x20"), "{hot:?}");
     }

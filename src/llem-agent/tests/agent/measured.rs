@@ -44,7 +44,7 @@ fn a_good_run_leaves_exact_files_and_events_in_order() {
     assert_eq!((records.len() as u64, report.request_records), (2 * REQUESTS, 2 * REQUESTS));
     assert!(records.iter().all(|record| record.output_ids.len() == OUTPUT_TOKENS as usize));
     assert_eq!(report.failure, None);
-    let resident = report.window.as_ref().unwrap().agent.resident_bytes;
+    let resident = report.window.as_ref().unwrap().agent.resident_bytes.unwrap();
     assert!((1 << 20..20 << 20).contains(&resident), "{resident} bytes resident");
     assert_eq!(report.engine.unwrap().peak_memory_bytes, Some(1024));
 

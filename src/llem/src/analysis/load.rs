@@ -9,7 +9,7 @@ use fs_err::File;
 use thiserror::Error;
 
 use crate::printable::printable;
-use crate::result::{Figure, Metrics, RecordError, RunResult, RunRow, StudyResult};
+use crate::result::{DomainEnergy, EnergyFigures, Figure, Metrics, RecordError, RunResult, RunRow, StudyResult};
 
 /// Largest `study.json` that is read, in bytes.
 const STUDY_BYTES: u64 = 512 * 1024 * 1024;
@@ -291,7 +291,33 @@ fn contradiction(metrics: &Metrics) -> Option<String> {
         let apart = (said - computed).abs() > SAME * said.abs().max(computed.abs());
         apart.then(|| format!("says {said} as {figure}, and {computed} by its tokens"))
     };
-    Figure::ALL.iter().find_map(impossible).or_else(|| said_twice.iter().find_map(differs))
+    let figures = Figure::ALL.iter().find_map(impossible).or_else(|| said_twice.iter().find_map(differs));
+    figures.or_else(|| energy_contradiction(energy, metrics.window_s))
+}
+
+/// What of the energies contradicts the sensors that they are sums of, what was taken off, or what their uncertainties are made of.
+fn energy_contradiction(energy: &EnergyFigures, window_s: f64) -> Option<String> {
+    let counted: Vec<&DomainEnergy> = energy.domains.iter().filter(|domain| domain.counted).collect();
+    let sum = |figure: fn(&DomainEnergy) -> Option<f64>| {
+        counted.iter().map(|domain| figure(domain)).sum::<Option<f64>>().filter(|_| !counted.is_empty())
+    };
+    let net_j = energy.energy_j.zip(energy.baseline_power_w).map(|(energy_j, idle_w)| energy_j - idle_w * window_s);
+    let scale = energy.energy_j.unwrap_or_default().abs();
+    let pairs = [
+        ("energy_j", energy.energy_j, sum(|domain| domain.energy_j), "by its sensors"),
+        ("energy_raw_j", energy.energy_raw_j, sum(|domain| domain.energy_raw_j), "by its sensors"),
+        ("energy_net_j", energy.energy_net_j, net_j, "by what idling takes"),
+    ];
+    let differs = |(name, said, computed, by): (&str, Option<f64>, Option<f64>, &str)| {
+        let (said, computed) = (said?, computed?);
+        let apart = (said - computed).abs() > SAME * said.abs().max(computed.abs()).max(scale);
+        apart.then(|| format!("says {said} as {name}, and {computed} {by}"))
+    };
+    let domains = energy.domains.iter().filter_map(|domain| domain.uncertainty.as_ref());
+    let mut budgets = [&energy.uncertainty, &energy.net_uncertainty].into_iter().flatten().chain(domains);
+    let odd = budgets.any(|budget| !budget.adds_up(SAME));
+    let odd = || odd.then(|| "has an uncertainty that is not what its components make together".to_owned());
+    pairs.into_iter().find_map(differs).or_else(odd)
 }
 
 /// A name of a file's making, fit for a terminal, its first characters.

@@ -1,7 +1,10 @@
 //! Records of a container that cannot be true. Nothing is computed from them.
 
+use std::collections::BTreeSet;
+
 use llem_protocol::{
-    BaselinePower, DeviceEnergy, EdgeRecord, EnergySplit, PhaseRecord, PowerDomain, SelfUsage, WindowRecord,
+    BaselinePower, DeviceEnergy, EdgeRecord, EnergyReport, EnergySplit, PhaseRecord, PowerDomain, SelfUsage,
+    WindowRecord,
 };
 
 use super::energy::EnergyContext;
@@ -49,14 +52,17 @@ impl Number {
 /// The first thing in the records that cannot be true.
 pub(super) fn impossible(window: &WindowRecord, context: &EnergyContext<'_>) -> Option<RunMetricsError> {
     let prefill = context.prefill.iter().flat_map(|record| &record.energy.devices);
+    let of_phases = context.phases.iter().flat_map(|record| &record.energy);
+    let reports = std::iter::once(&window.energy).chain(context.prefill.map(|record| &record.energy)).chain(of_phases);
     let idle = context.baseline.iter().flat_map(|record| &record.devices);
     let sensor = window
         .energy
         .devices
         .iter()
         .chain(prefill)
-        .find(|device| !is_possible(device))
+        .find(|device| !is_possible(device) || !is_work_possible(device))
         .map(|device| &device.domain)
+        .or_else(|| reports.into_iter().find_map(twice))
         .or_else(|| idle.into_iter().find(|power| !is_idle_possible(power)).map(|power| &power.domain))
         .or_else(|| window.split.iter().find(|split| !is_split_possible(split)).map(|split| &split.domain));
     let sensor = sensor.map(of_sensor);
@@ -109,6 +115,17 @@ fn is_possible(device: &DeviceEnergy) -> bool {
     numbers.into_iter().all(Number::is_possible)
         && edges.iter().all(is_edge_possible)
         && device.start.t_ns <= device.end.t_ns
+}
+
+/// Work takes energy. That of a phase may be what is left of another.
+fn is_work_possible(device: &DeviceEnergy) -> bool {
+    Number::Joules(device.energy_j).is_possible() && Number::Watts(device.mean_w).is_possible()
+}
+
+/// A sensor that is in a report more than once: sums would hold its energy as often.
+fn twice(report: &EnergyReport) -> Option<&PowerDomain> {
+    let mut seen = BTreeSet::new();
+    report.devices.iter().map(|device| &device.domain).find(|domain| !seen.insert(*domain))
 }
 
 fn is_idle_possible(power: &BaselinePower) -> bool {

@@ -78,6 +78,22 @@ impl UncertaintyBudget {
         }
     }
 
+    /// Whether the combined figures are those of the components, up to this relative difference, and none is below 0.
+    pub(crate) fn adds_up(&self, tolerance: f64) -> bool {
+        let Self { gain_j, edge_j, sampling_j, baseline_j, .. } = *self;
+        let parts = [gain_j, edge_j, sampling_j, baseline_j.unwrap_or(0.0)];
+        let [_, beside_gain @ ..] = parts;
+        let comparison_j = root_sum_of_squares(beside_gain);
+        let combined_j = comparison_j.hypot(gain_j);
+        let pairs = [
+            (self.comparison_j, comparison_j),
+            (self.combined_j, combined_j),
+            (self.expanded_j, COVERAGE_FACTOR * combined_j),
+        ];
+        let same = |(said, made): (f64, f64)| (said - made).abs() <= tolerance * made;
+        parts.iter().all(|part| *part >= 0.0) && pairs.into_iter().all(same)
+    }
+
     /// The budget of a sum over devices. Gains of one kind of sensor may err alike, so they add up; edges, sampling and baselines are
     /// each device's own.
     pub(super) fn total(energy_j: f64, devices: &[Self]) -> Self {

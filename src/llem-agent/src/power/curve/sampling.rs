@@ -40,14 +40,14 @@ impl Curve {
         let last = self.points.partition_point(|point| point.t_ns <= to_ns).saturating_add(1).min(self.points.len());
         let points = self.points.get(first..last).unwrap_or_default();
         let limit_s = self.longest_step_s();
-        let powers = points.iter().map(|point| point.power_w);
-        let (low, high) = powers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| (low.min(w), high.max(w)));
+        let high = points.iter().map(|point| point.power_w).fold(0.0, f64::max);
         let steps = points.windows(2).map(|pair| match pair {
             [a, b] => {
                 let step_s = seconds_between(a.t_ns, b.t_ns);
                 let is_inside = a.t_ns >= from_ns && b.t_ns <= to_ns;
                 match step_s > limit_s {
-                    true => (high - low) * step_s * UNIFORM,
+                    // Nobody looked: power may have been anything up to the highest that was seen.
+                    true => high * step_s * UNIFORM,
                     // The ends of the stretch are another matter than what lies between its points.
                     false if self.kind != CurveKind::Mean && is_inside => {
                         (b.power_w - a.power_w).abs() * step_s * UNIFORM

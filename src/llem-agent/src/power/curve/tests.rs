@@ -41,7 +41,8 @@ fn gaps_are_found_and_weigh() {
     close(means.longest_gap_s(0, 13 * S / 10), 1.0);
     // Two changes of 200 W whose stamps are known to 10 ms each.
     let stamps = 2.0_f64.sqrt() * 2.0 / 3.0_f64.sqrt();
-    let gap = 200.0 / 12.0_f64.sqrt();
+    // From nothing to the 300 W that were seen elsewhere.
+    let gap = 300.0 / 12.0_f64.sqrt();
     close(means.sampling_u_j(0, 13 * S / 10), (gap * gap + stamps * stamps).sqrt());
     close(curve(CurveKind::Mean, &points[..3]).sampling_u_j(0, S / 5), stamps);
 }
@@ -97,4 +98,16 @@ fn a_jump_is_seen_around_its_moment_only() {
     let step = curve(CurveKind::Mean, &step);
     close(step.jump_w(S), 600.0);
     close(step.jump_w(S / 2), 0.0);
+}
+
+#[test]
+fn what_a_hole_hides_is_unsure_even_where_power_was_the_same_on_both_sides() {
+    let seen = |t: f64| !(3.0..8.0).contains(&t);
+    let points: Vec<(f64, f64)> =
+        (0..=500).map(|i| f64::from(i) * 0.02).filter(|t| seen(*t)).map(|t| (t, 300.0)).collect();
+    let holed = curve(CurveKind::Mean, &points);
+    // From nothing to the highest power that was seen, for 5 s and the point before.
+    let hole_s = 8.0 - 2.98;
+    close(holed.sampling_u_j(0, 10 * S), 300.0 * hole_s * UNIFORM);
+    assert!(holed.sampling_u_j(0, 2 * S) < 1e-9);
 }

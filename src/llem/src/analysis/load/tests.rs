@@ -175,3 +175,36 @@ fn long_names_are_cut_in_messages() {
     let error = fixture.error();
     assert!(error.len() < 500 && !error.contains('\u{1b}'), "{error}");
 }
+
+/// Figures that were changed in both files, with what is said of them twice.
+#[test]
+fn energies_that_their_sensors_or_components_contradict_are_refused() {
+    type Change<'c> = &'c dyn Fn(&mut Value);
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/report/energy/study.json");
+    let study: Value = serde_json::from_slice(&fs_err::read(recorded).unwrap()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let open = |change: &dyn Fn(&mut Value)| {
+        let mut changed = study.clone();
+        change(&mut changed["experiments"][0]["runs"][0]["metrics"]["energy"]);
+        fs_err::write(directory.path().join("study.json"), changed.to_string()).unwrap();
+        StudyFiles::open(directory.path())
+    };
+    assert!(open(&|_| {}).is_ok());
+    let halve = |energy: &mut Value, figures: &[&str]| {
+        for figure in figures {
+            energy[*figure] = json!(energy[*figure].as_f64().unwrap() / 2.0);
+        }
+    };
+    let cases: [(Change<'_>, &str); 6] = [
+        (&|energy| halve(energy, &["energy_j", "energy_per_output_token_j"]), "as energy_j, and"),
+        (&|energy| halve(energy, &["energy_raw_j"]), "as energy_raw_j, and"),
+        (&|energy| halve(energy, &["energy_net_j", "energy_net_per_output_token_j"]), "as energy_net_j, and"),
+        (&|energy| halve(&mut energy["uncertainty"], &["expanded_j"]), "what its components make together"),
+        (&|energy| halve(&mut energy["net_uncertainty"], &["combined_j"]), "what its components make together"),
+        (&|energy| energy["domains"][1]["uncertainty"]["edge_j"] = json!(-1.0), "what its components make together"),
+    ];
+    for (change, part) in cases {
+        let error = open(change).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("restore it, or run the study again"), "{part}: {error}");
+    }
+}

@@ -255,8 +255,10 @@ fn numbers_that_no_machine_has_are_refused() {
         impossible(window, &EnergyContext { gpus: &gpus, baseline: Some(&idle), ..EnergyContext::default() }).is_some()
     };
     let with = |energy_j| window(vec![DeviceEnergy { energy_j: Some(energy_j), ..device(gpu("GPU-a"), Some(9.0)) }]);
-    assert!(!refused(&with(1e5), 70.0) && !refused(&with(0.0), 0.0) && !refused(&with(-1.0), 70.0));
-    for (energy_j, idle) in [(-1e13, 70.0), (1e300, 70.0), (f64::NAN, 70.0), (1.0, f64::INFINITY), (1.0, -5.0)] {
+    assert!(!refused(&with(1e5), 70.0) && !refused(&with(0.0), 0.0));
+    for (energy_j, idle) in
+        [(-1.0, 70.0), (-1e13, 70.0), (1e300, 70.0), (f64::NAN, 70.0), (1.0, f64::INFINITY), (1.0, -5.0)]
+    {
         assert!(refused(&with(energy_j), idle), "{energy_j} {idle}");
     }
     let odd_splits = [
@@ -270,6 +272,8 @@ fn numbers_that_no_machine_has_are_refused() {
         odd.split = vec![split];
         assert!(refused(&odd, 70.0));
     }
+    let once = || device(gpu("GPU-a"), Some(9.0));
+    assert!(refused(&window(vec![once(), once()]), 70.0), "the same sensor twice");
     let mut odd = with(1.0);
     odd.agent.cpu_share = f64::INFINITY;
     assert!(refused(&odd, 70.0));
