@@ -210,7 +210,7 @@ fn agent(llem: &LlemProgram, effort: &Effort, table: &mut Table) -> Outcome<()> 
     let result = study.last_result()?;
     let window = result.window.ok_or("the run of the window has no window")?;
     let share = Sample::new(vec![window.agent.cpu_share * 100.0]);
-    let resident = Sample::new(vec![window.agent.resident_bytes as f64 / 1e6]);
+    let resident = Sample::new(window.agent.resident_bytes.iter().map(|bytes| *bytes as f64 / 1e6).collect());
     table.row(Figure::new("agent in the window", "% of a core", &share).at_most(1.0));
     table.row(Figure::new("agent in the window, resident", "MB", &resident).at_most(20.0));
     let sensors = match window.energy.devices.len() {
