@@ -32,6 +32,23 @@ fn source(sif: &Path) -> Value {
     answer["source"].clone()
 }
 
+/// A tag that no other process moves; gone when this is.
+struct OwnTag(String);
+
+impl OwnTag {
+    fn of(image: &str) -> Self {
+        let tag = format!("llem-test/export:{}", std::process::id());
+        docker_text(&["tag", image, &tag]);
+        Self(tag)
+    }
+}
+
+impl Drop for OwnTag {
+    fn drop(&mut self) {
+        docker_text(&["rmi", &self.0]);
+    }
+}
+
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs_err::read_dir(directory).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -47,15 +64,17 @@ fn engine_archive_and_definition_become_sif_files_that_know_their_source() {
     let place = tempfile::tempdir().unwrap();
     let file = |name: &str| place.path().join(name);
     let (by_engine, by_archive, by_definition) = (file("e.sif"), file("a.sif"), file("d.sif"));
-    succeeds(&export(&[fault_image()], &by_engine), &by_engine);
-    let id = docker_text(&["image", "inspect", "--format", "{{.Id}}", fault_image()]).trim().to_owned();
+    // Another test's process may give the usual tag to an image that it has just made.
+    let own = OwnTag::of(fault_image());
+    succeeds(&export(&[&own.0], &by_engine), &by_engine);
+    let id = docker_text(&["image", "inspect", "--format", "{{.Id}}", &own.0]).trim().to_owned();
     assert_eq!(
         (&source(&by_engine)["id"], &source(&by_engine)["reference"]),
-        (&Value::from(id.as_str()), &Value::from(fault_image()))
+        (&Value::from(id.as_str()), &Value::from(own.0.as_str()))
     );
 
     let archive = file("image.tar").display().to_string();
-    docker_text(&["save", "--output", &archive, fault_image()]);
+    docker_text(&["save", "--output", &archive, &own.0]);
     succeeds(&export(&[&archive], &by_archive), &by_archive);
     assert_eq!(source(&by_archive)["id"], id, "an archive names its image as its engine does");
 

@@ -191,7 +191,8 @@ fn another_version_and_another_gpu_are_other_engines_and_pruners_leave_what_is_u
         "nothing is started"
     );
     assert_eq!(outcome(&bench), (CacheOutcome::Miss, String::new()));
-    assert_eq!(explained(&bench)["in_cache"], json!(true));
+    let known = explained(&bench);
+    assert_eq!(known["in_cache"], json!(true), "{known}");
     let plan = |bench: &Bench| {
         let file = bench.path("study.yaml").display().to_string();
         let output = bench.command(&["run", &file, "--dry-run", "--runner", "docker"]).output().unwrap();
