@@ -4,7 +4,7 @@
 //! NVML, lists the processes of all GPUs four times a second, and looks each up once under `/proc`. It can neither delay nor fail a
 //! run: whatever goes wrong with it becomes the note `foreign_check_unavailable`.
 //!
-//! Before a run begins, [`Lookout`] tells who computes on its GPUs already.
+//! Before a run begins, `Lookout` tells who computes on its GPUs already.
 
 mod lookout;
 mod process;
