@@ -15,7 +15,7 @@ use super::{Exit, Failure, Printer, runtime, table};
 
 /// `compiled engines: 7 hit, 1 miss; building took 312 s, 48211 J`: the line under a study's table.
 pub(crate) fn note(runs: &[&RunRow]) -> Option<String> {
-    let records: Vec<&CacheRecord> = runs.iter().filter_map(|run| run.engine_cache.as_ref()).collect();
+    let records: Vec<&CacheRecord> = runs.iter().filter_map(|run| run.engine_cache.as_deref()).collect();
     let outcomes =
         [CacheOutcome::Hit, CacheOutcome::Miss, CacheOutcome::Rebuilt, CacheOutcome::Private, CacheOutcome::Off];
     let counted = outcomes.into_iter().filter_map(|outcome| {

@@ -3,7 +3,7 @@
 //! ```text
 //! <cache>/images/
 //!   <id>.json             what the probe of the image with this content id found, and with what it was probed
-//!   <id>-<hash>.json      the same with another Python than the usual one
+//!   <id>-<hash>.json      the same with another Python than the usual one, or with what a user config adds
 //! ```
 //!
 //! An entry counts only while image, script, agent, Python and what the user config adds to containers are the same; what the engine
@@ -174,7 +174,7 @@ impl Images {
             interpreters: self.user.interpreters(backend),
             script_sha256: sha256_of(PROBE_SCRIPT.as_bytes()),
             agent_sha256: self.agent_sha256.clone(),
-            additions_sha256: sha256_of(json!([self.user.mounts, self.user.env]).to_string().as_bytes()),
+            additions_sha256: additions_sha256(&self.user),
         }
     }
 
@@ -202,11 +202,17 @@ impl Images {
         let is_id = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         // An id of another form is no name of a file.
         let name = if is_id { digits.to_owned() } else { sha256_of(key.image_id.as_bytes()) };
-        let is_usual = key.interpreters == self.user.interpreters(None);
-        let python = sha256_of(key.interpreters.join("\n").as_bytes());
-        let suffix = if is_usual { String::new() } else { format!("-{}", &python[..8]) };
+        let is_usual = key.interpreters == self.user.interpreters(None)
+            && key.additions_sha256 == additions_sha256(&UserConfig::default());
+        let with = sha256_of(format!("{}\n{}", key.additions_sha256, key.interpreters.join("\n")).as_bytes());
+        let suffix = if is_usual { String::new() } else { format!("-{}", &with[..8]) };
         self.directory.join(format!("{name}{suffix}.json"))
     }
+}
+
+/// Of what a user config adds to every container.
+fn additions_sha256(user: &UserConfig) -> String {
+    sha256_of(json!([user.mounts, user.env]).to_string().as_bytes())
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ impl RunRow {
             reasons: run.reasons.clone(),
             failure: run.failure.clone(),
             metrics: run.metrics.clone(),
-            engine_cache: run.engine_cache.clone(),
+            engine_cache: run.engine_cache.clone().map(Box::new),
             identity: Some(RunIdentity::of(run)),
         }
     }

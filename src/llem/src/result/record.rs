@@ -331,9 +331,9 @@ pub struct RunRow {
     pub failure: Option<Failure>,
     /// Its figures.
     pub metrics: Option<Metrics>,
-    /// Its compiled engine.
+    /// Its compiled engine. Few runs have one, and a study may have very many.
     #[serde(default)]
-    pub engine_cache: Option<CacheRecord>,
+    pub engine_cache: Option<Box<CacheRecord>>,
     /// What it was made of, and where.
     #[serde(default)]
     pub identity: Option<RunIdentity>,

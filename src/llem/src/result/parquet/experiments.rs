@@ -63,7 +63,7 @@ fn engines(rows: &[ExperimentResult]) -> Vec<Column> {
         names.join(",")
     };
     let last = |e: &ExperimentResult, figure: fn(&CacheRecord) -> Option<f64>| {
-        e.runs.iter().rev().find_map(|run| run.engine_cache.as_ref()).and_then(figure)
+        e.runs.iter().rev().find_map(|run| run.engine_cache.as_deref()).and_then(figure)
     };
     vec![
         ("engine_cache", "what became of the compiled engine in each run, with commas", texts(rows, outcomes)),

@@ -106,6 +106,10 @@ impl Source<'_> {
             log_tail = self.output_tail(study);
             if free_bytes(study).is_some_and(|(free, _)| free < NO_ROOM_BYTES) {
                 (class, message) = (FailureClass::OutputUnwritable, format!("{message}; the disk is full"));
+            } else if begun.is_none() && log_tail.is_empty() {
+                // A batch system whose controller dies forgets jobs that it was just starting: a script that fails says something.
+                (class, message) =
+                    (FailureClass::NodeLost, format!("{message}; it does not seem to have been started"));
             }
         }
         let started = begun.as_ref().map_or_else(|| Timestamp::now().to_string(), |begun| begun.started.clone());
