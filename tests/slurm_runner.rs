@@ -244,6 +244,10 @@ fn nothing_is_concluded_while_slurm_does_not_answer() {
     site.kill_controller();
     program.until("looking again every 1 s");
     site.start_controller();
+    while program.is_running() {
+        site.take_node_back();
+        std::thread::sleep(Duration::from_millis(500));
+    }
     let finished = program.finish();
     finished.exits(0);
     measured_each_once(&finished, 12);

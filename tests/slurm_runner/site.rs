@@ -113,6 +113,13 @@ impl Site {
         self.controller = Some(self.daemon("slurmctld", &["-D"]));
     }
 
+    /// As an administrator does who looks after a node that SLURM has taken out of use: a launch that dies with the controller makes it do so.
+    pub(super) fn take_node_back(&self) {
+        let update = ["update", "NodeName=localhost", "State=RESUME"];
+        // A node in use needs none of it, and SLURM refuses.
+        let _ = Command::new("scontrol").args(update).env("SLURM_CONF", self.path("slurm.conf")).output();
+    }
+
     /// Nobody answers any more.
     pub(super) fn kill_controller(&mut self) {
         let mut daemon = self.controller.take().unwrap();
