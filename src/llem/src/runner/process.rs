@@ -96,6 +96,17 @@ pub(super) struct Supervised {
     pub(super) status: Option<ExitStatus>,
 }
 
+/// Starts a command as the head of a process group of its own, without input and with its output to be read; it ends with its handle.
+pub(in crate::runner) fn spawn_group(command: &mut Command) -> std::io::Result<Child> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
 /// Starts a command that is or becomes the run's agent, in a process group of its own, and follows it to its end. `scratch` is a directory
 /// that goes with it: the next controller removes it when this one is killed.
 pub(super) async fn supervise(
@@ -106,14 +117,7 @@ pub(super) async fn supervise(
     stop: &Stop,
 ) -> Supervised {
     let mut outcome = RunOutcome::default();
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match child {
+    let mut child = match spawn_group(&mut command) {
         Ok(child) => child,
         Err(error) => {
             let message = format!("{}: {error}", command.as_std().get_program().display());
@@ -198,7 +202,8 @@ async fn read<R: AsyncRead + Unpin>(stream: &mut Option<R>, buffer: &mut [u8]) -
     }
 }
 
-fn pid(child: &Child) -> Option<Pid> {
+/// `None` once it has ended and was waited for.
+pub(in crate::runner) fn pid(child: &Child) -> Option<Pid> {
     child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
 }
 

@@ -62,13 +62,10 @@ impl Fleet {
         let new = |engine| Arc::new(DockerRunner::new(engine, machine(&options.user, paths.clone())));
         let docker = engine.clone().map(new);
         let runner = |choice| -> Arc<dyn Runner> {
-            match (&docker, choice) {
-                (Some(docker), RunnerKind::Auto | RunnerKind::Docker) => docker.clone(),
-                (_, RunnerKind::Slurm) => on_node(options.user.slurm.node_runner),
-                (_, RunnerKind::Apptainer) => match &apptainer {
-                    Some(apptainer) => apptainer.clone(),
-                    None => Arc::new(ProcessRunner),
-                },
+            match (choice, &docker, &apptainer) {
+                (RunnerKind::Auto | RunnerKind::Docker, Some(docker), _) => docker.clone(),
+                (RunnerKind::Apptainer, _, Some(apptainer)) => apptainer.clone(),
+                (RunnerKind::Slurm, ..) => on_node(options.user.slurm.node_runner),
                 _ => Arc::new(ProcessRunner),
             }
         };

@@ -1,10 +1,10 @@
 //! The program, and which of its flags work on this machine: tried out once by every controller.
 
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getuid, kill_process_group};
+use rustix::process::{Signal, getuid, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use crate::config::TOKEN_VARIABLES;
 use crate::printable::printable;
 use crate::runner::inside;
 use crate::runner::left::Scratch;
+use crate::runner::process::{pid, spawn_group};
 
 /// How long a command without work of its own may take on a slow, shared file system.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -152,19 +153,12 @@ pub(super) fn scratch() -> Result<Scratch, ApptainerError> {
 
 /// Runs a command to its end, or ends it and all that it started.
 async fn run(mut command: Command, limit: Duration, stop: &CancellationToken) -> Result<Output, ApptainerError> {
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match child {
+    let mut child = match spawn_group(&mut command) {
         Ok(child) => child,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(ApptainerError::Absent),
         Err(error) => return Err(ApptainerError::files("apptainer")(error)),
     };
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let group = pid(&child);
     let ended = tokio::select! {
         ended = tokio::time::timeout(limit, read_to_end(&mut child)) => ended.ok(),
         () = stop.cancelled() => None,
