@@ -132,11 +132,14 @@ async fn known_images(
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
 ) -> Result<KnownFacts, StudyError> {
-    let mut known = known_files(study, options, programs, fleet, probing, notify).await?;
-    let Some(engine) = fleet.engine() else { return Ok(known) };
+    if fleet.engine().is_none() && fleet.apptainer().is_none() {
+        return Ok(KnownFacts::new());
+    }
     let images = Images::new(&options.user, &programs.agent).map_err(|_| ProgramsError(programs.agent.clone()))?;
     // Whoever ends the study waits for this until the probe's container is gone.
     let _busy = probing.lock().await;
+    let mut known = known_files(study, options, fleet, &images, notify).await?;
+    let Some(engine) = fleet.engine() else { return Ok(known) };
     for (backend, reference) in preflight::images_of(study, &options.user) {
         if !fleet.uses_engine(backend) {
             continue;
@@ -164,15 +167,12 @@ async fn known_images(
 async fn known_files(
     study: &StudyConfig,
     options: &RunOptions,
-    programs: &Programs,
     fleet: &Fleet,
-    probing: &Mutex<()>,
+    images: &Images,
     notify: &impl Fn(StudyEvent),
 ) -> Result<KnownFacts, StudyError> {
     let mut known = KnownFacts::new();
     let Some(apptainer) = fleet.apptainer() else { return Ok(known) };
-    let images = Images::new(&options.user, &programs.agent).map_err(|_| ProgramsError(programs.agent.clone()))?;
-    let _busy = probing.lock().await;
     for (backend, reference) in preflight::named_images(study, &options.user) {
         if !fleet.uses_apptainer(backend) {
             continue;
