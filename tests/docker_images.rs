@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use crate::support::{Bench, Finished, bare_image, docker, docker_text, eventually, fault_image};
 
 /// torch and transformers 5, made by `tests/images/pytorch-cpu/build`.
-const PYTORCH: &str = "llem-tests/pytorch-cpu:2";
+pub(crate) const PYTORCH: &str = "llem-tests/pytorch-cpu:2";
 
 /// The same with transformers 4, made by `tests/images/pytorch-older/build`.
 const OLDER: &str = "llem-tests/pytorch-older:1";
 
 /// The repository.
-fn top() -> PathBuf {
+pub(crate) fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
@@ -273,15 +273,21 @@ fn two_versions_of_an_engine_are_compared_by_their_images() {
     }
 }
 
-/// The controller's own image, of the binaries under test.
-fn controller(bench: &Bench) -> &'static str {
-    let image = "llem-tests/controller:1";
+/// A directory with the binaries under test in `bin`, to build the controller's own image from.
+pub(crate) fn controller_context(bench: &Bench) -> PathBuf {
     let context = bench.path("controller");
     fs_err::create_dir_all(context.join("bin")).unwrap();
     for name in ["llem", "llem-agent", "llem-candle"] {
         let from = Path::new(env!("CARGO_BIN_EXE_llem")).with_file_name(name);
         fs_err::copy(from, context.join("bin").join(name)).unwrap();
     }
+    context
+}
+
+/// The controller's own image, of the binaries under test.
+fn controller(bench: &Bench) -> &'static str {
+    let image = "llem-tests/controller:1";
+    let context = controller_context(bench);
     let base = format!("BASE={PYTORCH}");
     build(&context, "images/controller/Dockerfile", &["--target", "prebuilt", "--build-arg", &base, "-t", image]);
     image
@@ -335,34 +341,4 @@ fn the_controller_runs_in_a_container_beside_the_engine() {
         let says = ["beside the container engine", "-v /host/directory:/work/"];
         assert!(stderr.contains(place) && says.iter().all(|part| stderr.contains(part)), "{stderr}");
     }
-}
-
-/// `docker compose` is a plugin that not every machine has; what the file says can be checked without it.
-#[test]
-fn the_compose_file_names_what_is_there() {
-    let read = |path: PathBuf| fs_err::read_to_string(path).unwrap();
-    let compose: Value = serde_yaml::from_str(&read(top().join("compose.yaml"))).unwrap();
-    let services = compose["services"].as_object().unwrap();
-    assert_eq!(services.keys().collect::<Vec<_>>(), ["controller", "pytorch", "tensorrt", "vllm"]);
-    for (name, service) in services {
-        let dockerfile = read(top().join(service["build"]["dockerfile"].as_str().unwrap()));
-        assert!(dockerfile.contains("\nARG BASE=") && dockerfile.contains("\nFROM ${BASE}"), "{name}");
-        if name != "controller" {
-            assert!(dockerfile.contains(&format!("LABEL io.llem.image={name}\n")), "{name}");
-            assert!(dockerfile.contains("COPY ${BIN}/llem-agent /llem/agent\n"), "{name}");
-            assert!(dockerfile.contains(&format!("images/{name}/*.py /llem/driver/\n")), "{name}");
-        }
-    }
-    // TensorRT-LLM's own entrypoint prepares its environment.
-    assert!(!read(top().join("images/tensorrt/Dockerfile")).contains("\nENTRYPOINT"));
-    let controller = &services["controller"];
-    let stages = read(top().join("images/controller/Dockerfile"));
-    for stage in ["source", "prebuilt"] {
-        assert!(stages.contains(&format!(" AS {stage}\n")), "{stage}");
-    }
-    let volumes: Vec<&str> = controller["volumes"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
-    for inside in ["/var/run/docker.sock", "/work/results", "/work/cache"] {
-        assert!(volumes.iter().any(|volume| volume.ends_with(&format!(":{inside}"))), "{inside}");
-    }
-    assert!(stages.contains("LLEM_OUTPUT=/work/results XDG_CACHE_HOME=/work/cache"));
 }

@@ -9,6 +9,7 @@ mod apptainer_export;
 mod apptainer_images;
 mod apptainer_runner;
 mod docker_architectures;
+mod docker_compose;
 mod docker_containers;
 mod docker_cpus;
 mod docker_drivers;
