@@ -136,10 +136,9 @@ fn differs(expected: &FileRecord, found: &FileRecord) -> Result<(), Finding> {
 fn finding(error: CacheError) -> Finding {
     match error {
         CacheError::Io(error) => match error.kind() {
-            ErrorKind::NotFound
-            | ErrorKind::NotADirectory
-            | ErrorKind::IsADirectory
-            | ErrorKind::InvalidInput => Finding::Damaged(error.to_string()),
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidInput => {
+                Finding::Damaged(error.to_string())
+            }
             _ => Finding::Unreadable(error.to_string()),
         },
         other => Finding::Damaged(other.to_string()),
