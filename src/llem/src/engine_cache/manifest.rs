@@ -87,7 +87,7 @@ impl Manifest {
             created: Timestamp::now().strftime("%FT%TZ").to_string(),
             llem_version: env!("CARGO_PKG_VERSION").to_owned(),
             host: printable(&host_name()),
-            driver: facts.driver.as_deref().map(printable),
+            driver: facts.driver.map(|driver| printable(&driver)),
             manifest_sha256: String::new(),
         };
         Self { manifest_sha256: manifest.own_sha256().unwrap_or_default(), ..manifest }

@@ -84,7 +84,7 @@ pub(crate) fn in_text(text: &str, overrides: &[String]) -> Option<Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::holds_hub_token;
+    use super::{holds_hub_token, in_text};
 
     #[test]
     fn a_token_is_found_wherever_it_stands() {
@@ -94,6 +94,10 @@ mod tests {
         {
             assert!(holds_hub_token(&text), "{text}");
         }
+        let problem = |text: &str, set: &str| in_text(text, &[set.to_owned()]).map(|problem| problem.message);
+        assert!(problem("name: x\n", &format!("name={token}")).unwrap().starts_with("`--set` has"));
+        assert!(problem(&format!("name: x\n# {token}\n"), "name=y").unwrap().starts_with("line 2 has"));
+        assert_eq!(problem("name: x\n", "name=y"), None);
         for text in ["hf_overrides", "org/hf_internal_testing_tiny_random_llama", "hf_short", "self_hf_token"] {
             assert!(!holds_hub_token(text), "{text}");
         }
