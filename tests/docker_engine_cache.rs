@@ -131,7 +131,7 @@ fn explained(bench: &Bench) -> Value {
 
 /// Directories of entries, and of engines in the making or on their way out.
 fn entries(bench: &Bench) -> (Vec<PathBuf>, usize) {
-    let bucket = bench.path("engines/tensorrt-engine-v1");
+    let bucket = bench.path("engines/tensorrt-engine-v2");
     let list = |directory: &Path| -> Vec<PathBuf> {
         let entries = fs_err::read_dir(directory).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).collect()
@@ -274,7 +274,7 @@ fn a_killed_controller_leaves_no_engine_that_is_not_whole() {
     // Killed before the rename that gives a whole engine its name.
     bench.study["tensorrt"]["build"]["max_batch_size"] = json!(2);
     let key = explained(&bench)["key"].as_str().unwrap().to_owned();
-    let entry = bench.path("engines/tensorrt-engine-v1").join(key);
+    let entry = bench.path("engines/tensorrt-engine-v2").join(key);
     let usual = bench.variables.clone();
     bench.variables.extend([
         ("LD_PRELOAD", fault_library().display().to_string()),

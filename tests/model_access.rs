@@ -149,6 +149,26 @@ fn a_copy_that_is_not_complete_is_named_with_what_it_lacks() {
     refuses(&bench, 1, &["http://127.0.0.1:1/org/elsewhere cannot be reached"]);
 }
 
+/// The controller can read them, a container could not.
+#[test]
+fn weights_behind_links_that_no_container_sees_are_refused() {
+    let Some(mut bench) = Bench::docker("links") else { return };
+    let (real, linked) = (bench.path("real"), bench.path("linked"));
+    fs_err::create_dir_all(&real).unwrap();
+    fs_err::create_dir_all(&linked).unwrap();
+    for (name, content) in Repository::model(Access::Everybody).files {
+        fs_err::write(real.join(&name), content).unwrap();
+        std::os::unix::fs::symlink(real.join(&name), linked.join(&name)).unwrap();
+    }
+    bench.study["model"] = json!(linked);
+    let finished = bench.run(&["--runner", "docker"]);
+    let said = format!("{}/config.json is a link to {}/config.json", linked.display(), real.display());
+    finished.exits(2).says(&[&said, "which containers do not see", "cp -rL"]);
+    bench.run(&["--runner", "process"]).exits(0);
+    bench.user["mounts"] = json!([{"source": real, "target": real}]);
+    bench.run(&["--runner", "docker"]).exits(0).leaves_no_container();
+}
+
 #[test]
 fn what_the_embedded_backend_does_not_compute_is_refused_before_its_weights_are_downloaded() {
     let mut repository = Repository::model(Access::Everybody);

@@ -65,9 +65,22 @@ def load(settings, device_map):
     quantization = llem_quantization.configuration(settings.quantization, settings.model)
     if quantization is not None:
         arguments["quantization_config"] = quantization
+    _check_extra(settings)
     model = load_plain(settings, settings.model, device_map, **arguments)
     _check_switches(model, settings.load)
     return model
+
+
+def _check_extra(settings):
+    """transformers takes what is a field of the model's description as its new value: fewer layers would be measured as the whole model."""
+    if not settings.extra:
+        return
+    remote_code = settings.load.get("trust_remote_code", False)
+    config = transformers.AutoConfig.from_pretrained(settings.model, local_files_only=True, trust_remote_code=remote_code)
+    for key in settings.extra:
+        if hasattr(config, key):
+            text = f"`pytorch.extra.{key}` changes the model's description, and the result would name another model than was measured"
+            raise DriverError("invalid_config", f"{text}; change `config.json` in a copy of the model, and point `model:` to that")
 
 
 def load_plain(settings, directory, device_map, **arguments):

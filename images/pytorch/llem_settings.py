@@ -31,7 +31,11 @@ OWN_FIELDS = {
     "quantization_config": "pytorch.quantization",
 }
 # Arguments of `from_pretrained` that the driver itself needs.
-DRIVERS_OWN = ("config", "local_files_only", "output_loading_info", "pretrained_model_name_or_path", "state_dict")
+DRIVERS_OWN = (
+    *("config", "local_files_only", "output_loading_info", "pretrained_model_name_or_path", "state_dict"),
+    # Weights at another place than the result names.
+    *("subfolder", "revision", "gguf_file", "cache_dir", "force_download"),
+)
 
 
 @dataclasses.dataclass

@@ -88,6 +88,24 @@ def adapter_request(settings):
     return LoRARequest(lora_name="adapter", lora_int_id=1, lora_path=settings.adapter)
 
 
+def apply_adapter(engine, request):
+    """Loads the adapter and says how many layers it changes; `None` where this version of vLLM does not tell. One that does not fit the
+    model would be measured as if it had been applied."""
+    engine.add_lora(request)
+    facts = engine.collective_rpc("llem_adapter", args=(request.lora_int_id,))
+    if None in facts:
+        return None
+    layers = {name for fact in facts for name in fact["layers"]}
+    # Each worker of a pipeline has layers of its own.
+    strays = sorted(set.intersection(*(set(fact["strays"]) for fact in facts)))
+    if strays:
+        text = f"the model has no place for {', '.join(strays[:4])} ({len(strays)} in all)"
+        raise DriverError("invalid_config", f"the LoRA adapter does not fit the model: {text}")
+    if not layers:
+        raise DriverError("invalid_config", "the LoRA adapter fits no layer of the model")
+    return len(layers)
+
+
 def start(config):
     """Loads the model."""
     return LLMEngine.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=False)

@@ -136,6 +136,8 @@ def check_adapter(directory, rank_limit):
             rank = json.load(file)["r"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DriverError("model_missing", f"the adapter has no readable {path}: {error!r}") from error
+    if type(rank) is not int:
+        raise DriverError("invalid_config", f"{path}: `r` is {rank!r}; it must be the adapter's rank, a whole number")
     if rank > rank_limit:
         text = f"the adapter has rank {rank}, and vLLM prepares for {rank_limit}; raise `vllm.lora.max_lora_rank`"
         raise DriverError("invalid_config", text)

@@ -47,6 +47,7 @@ class Engine:
         self._prompts = [{"prompt_token_ids": request["prompt_ids"]} for request in requests]
         self._sampling = {prefill: [self._params(request, prefill) for request in requests] for prefill in (False, True)}
         self._engine = engine = llem_engine.start(config)
+        self._adapted = self._lora and llem_engine.apply_adapter(engine, self._lora)
         facts = engine.collective_rpc("llem_facts")
         return {
             "parameters": _parameters(facts, config),
@@ -73,7 +74,7 @@ class Engine:
             "engine_core": "in_process" if self._in_process else "own_process",
             "eos_token_ids": self._eos_ids,
             "sampling": "greedy" if self._is_greedy() else self._settings.sampling,
-            "lora": self._lora and {"directory": self._lora.lora_path, "merged": False},
+            "lora": self._lora and {"directory": self._lora.lora_path, "merged": False, "layers": self._adapted},
             "extra": {key.removeprefix("vllm.extra."): self._settings.arguments[argument] for argument, key in self._extras()},
         }
 

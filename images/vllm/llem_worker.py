@@ -46,6 +46,16 @@ class Extension:
         numpy.random.seed(seed % (1 << 32))
         torch.manual_seed(seed)
 
+    def llem_adapter(self, identifier):
+        """The layers of this worker that an adapter changes, and those that it has weights for and this worker has not: vLLM goes on without
+        a word. `None` where this version of vLLM keeps them elsewhere. Experts are left out, whose weights vLLM arranges anew."""
+        try:
+            manager = self.model_runner.lora_manager._adapter_manager
+            given, known = set(manager.get_adapter(identifier).loras), set(manager.modules)
+        except AttributeError:
+            return None
+        return {"layers": sorted(given & known), "strays": sorted(name for name in given - known if ".experts" not in name)}
+
     def llem_peak_memory(self):
         """The most memory that tensors occupied at once on the device, the whole key-value cache included; on the processor, the most that
         the process occupied. With the process, because workers can share one."""

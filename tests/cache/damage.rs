@@ -11,7 +11,7 @@ use super::worker::is_right;
 type Change = fn(&Path);
 
 /// Ways to damage an entry, with a part of what is then said about it.
-const DAMAGES: [(&str, &str, Change); 9] = [
+const DAMAGES: [(&str, &str, Change); 15] = [
     ("a truncated file", "rank0.engine has 100 bytes, not 65536", |entry| {
         let file = fs_err::OpenOptions::new().write(true).open(entry.join("content/rank0.engine")).unwrap();
         file.set_len(100).unwrap();
@@ -38,11 +38,41 @@ const DAMAGES: [(&str, &str, Change); 9] = [
         let text = fs_err::read_to_string(entry.join("manifest.json")).unwrap();
         fs_err::write(entry.join("manifest.json"), text.replace("10.14.1", "10.14.2")).unwrap();
     }),
+    ("other joules", "manifest.json is not what was published", |entry| {
+        rewrite(entry, "\"build_energy_j\": 48211.0", "\"build_energy_j\": 98211.0");
+    }),
+    ("another date", "manifest.json is not what was published", |entry| {
+        rewrite(entry, "\"created\": \"2", "\"created\": \"1")
+    }),
+    ("a size that is none", "has a size that is not that of its files", |entry| {
+        let text = fs_err::read_to_string(entry.join("manifest.json")).unwrap();
+        let (before, after) = text.rsplit_once("\"size_bytes\": ").unwrap();
+        let (_, after) = after.split_once(',').unwrap();
+        fs_err::write(entry.join("manifest.json"), format!("{before}\"size_bytes\": {},{after}", u64::MAX)).unwrap();
+    }),
+    ("a field too many", "unknown field `x`", |entry| rewrite(entry, "\"build_id\"", "\"x\": 0, \"build_id\"")),
+    ("a pipe in place of the manifest", "manifest.json: not a plain file", |entry| {
+        fs_err::remove_file(entry.join("manifest.json")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(entry.join("manifest.json")).status().unwrap();
+        assert!(made.success());
+    }),
+    ("a link in place of the entry", "the entry is not a directory", |entry| {
+        let elsewhere = entry.parent().unwrap().join("elsewhere");
+        fs_err::rename(entry, &elsewhere).unwrap();
+        fs_err::os::unix::fs::symlink(elsewhere, entry).unwrap();
+    }),
     ("nothing at all", "manifest.json", |entry| {
         fs_err::remove_dir_all(entry).unwrap();
         fs_err::create_dir(entry).unwrap();
     }),
 ];
+
+/// Changes a manifest as an editor, or a disk, would.
+fn rewrite(entry: &Path, from: &str, to: &str) {
+    let text = fs_err::read_to_string(entry.join("manifest.json")).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs_err::write(entry.join("manifest.json"), text.replace(from, to)).unwrap();
+}
 
 #[test]
 fn what_is_damaged_is_thrown_away_and_built_anew_once() {

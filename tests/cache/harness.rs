@@ -111,7 +111,7 @@ impl Kitchen {
     }
 
     pub(crate) fn bucket(&self) -> PathBuf {
-        self.cache_dir().join("tensorrt-engine-v1")
+        self.cache_dir().join("tensorrt-engine-v2")
     }
 
     /// Names of all directories in which engines are in the making or on their way out.

@@ -56,6 +56,7 @@ class Settings(unittest.TestCase):
         self.refused("invalid_config", "`random_seed`", random_seed="18446744073709551616")
         self.refused("invalid_config", "has a field of its own: `dtype`", extra={"torch_dtype": "float32"})
         self.refused("invalid_config", "set by the driver itself", extra={"local_files_only": False})
+        self.refused("invalid_config", "set by the driver itself", extra={"subfolder": "other"})
 
     def test_a_section_that_is_there_counts_even_when_it_is_empty(self):
         self.assertIsNone(llem_settings.read(spec()).compile)

@@ -63,6 +63,11 @@ fn refusals_have_a_class_and_name_what_is_wrong() {
             Some(FailureClass::NoGpu),
             "set `pytorch.device_map: cpu`",
         ),
+        (
+            engine(&|engine| _ = engine.extra.insert("num_hidden_layers".to_owned(), json!(1))),
+            Some(FailureClass::InvalidConfig),
+            "`pytorch.extra.num_hidden_layers` changes the model's description",
+        ),
         // The engine's own refusal; the agent knows its signature.
         (
             engine(&|engine| _ = engine.extra.insert("no_such_argument".to_owned(), json!(1))),

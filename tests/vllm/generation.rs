@@ -191,11 +191,11 @@ fn an_adapter_is_applied() {
     let Some(kitchen) = Kitchen::of(&VLLM) else { return };
     let requests = workload(&RAGGED[..3]);
     let mut engine = on_processor(&kitchen, &json!({"lora": {"max_lora_rank": 8}}));
-    let adapter = write_adapter(&kitchen.model, 8);
+    let adapter = write_adapter(&kitchen.model, 8, 0);
     engine.lora = json!({"adapter": adapter, "merge_weights": false}).as_object().cloned();
     let mut driver = kitchen.driver(&[UNBOUND]);
     let loaded = driver.loads(&kitchen.load(engine, &requests, true));
-    assert_eq!(settings(&loaded)["lora"], json!({"directory": adapter, "merged": false}));
+    assert_eq!(settings(&loaded)["lora"], json!({"directory": adapter, "merged": false, "layers": 1}));
     let pass = driver.pass(0, true, false);
     let (records, _) = driver.records();
     check_stamps(&records, pass);
@@ -203,16 +203,16 @@ fn an_adapter_is_applied() {
     assert!(driver.close().success());
 }
 
-/// An adapter of the first layer's queries that is not small.
-pub(crate) fn write_adapter(model: &Path, rank: u64) -> PathBuf {
-    let directory = model.join(format!("adapter-{rank}"));
+/// An adapter of one layer's queries that is not small.
+pub(crate) fn write_adapter(model: &Path, rank: u64, layer: u32) -> PathBuf {
+    let directory = model.join(format!("adapter-{rank}-{layer}"));
     fs_err::create_dir(&directory).unwrap();
     let config = json!({
         "peft_type": "LORA", "r": rank, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none",
         "base_model_name_or_path": "", "task_type": "CAUSAL_LM",
     });
     fs_err::write(directory.join("adapter_config.json"), config.to_string()).unwrap();
-    let (name, bytes) = ("base_model.model.model.layers.0.self_attn.q_proj", 64 * rank * 4);
+    let (name, bytes) = (format!("base_model.model.model.layers.{layer}.self_attn.q_proj"), 64 * rank * 4);
     let header = json!({
         format!("{name}.lora_A.weight"): {"dtype": "F32", "shape": [rank, 64], "data_offsets": [0, bytes]},
         format!("{name}.lora_B.weight"): {"dtype": "F32", "shape": [64, rank], "data_offsets": [bytes, 2 * bytes]},

@@ -81,6 +81,9 @@ class Settings(unittest.TestCase):
             llem_settings.check_adapter(directory, 64)
             with self.assertRaisesRegex(DriverError, "rank 64, and vLLM prepares for 16"):
                 llem_settings.check_adapter(directory, 16)
+            pathlib.Path(directory, "adapter_config.json").write_text(json.dumps({"r": "8"}))
+            with self.assertRaisesRegex(DriverError, "`r` is '8'"):
+                llem_settings.check_adapter(directory, 16)
 
 
 class Environment(unittest.TestCase):

@@ -49,8 +49,18 @@ fn requests_that_do_not_fit_are_refused_before_the_model_is_loaded() {
 fn an_adapter_of_too_high_a_rank_is_refused() {
     let Some(kitchen) = Kitchen::of(&VLLM) else { return };
     let mut engine = on_processor(&kitchen, &json!({}));
-    engine.lora = json!({"adapter": write_adapter(&kitchen.model, 32)}).as_object().cloned();
+    engine.lora = json!({"adapter": write_adapter(&kitchen.model, 32, 0)}).as_object().cloned();
     let texts = ["rank 32, and vLLM prepares for 16", "`vllm.lora.max_lora_rank`"];
+    is_refused(&kitchen, engine, (4, 2), FailureClass::InvalidConfig, &texts);
+}
+
+/// vLLM itself would go on without a word, and the bare model would be measured.
+#[test]
+fn an_adapter_of_another_model_is_refused() {
+    let Some(kitchen) = Kitchen::of(&VLLM) else { return };
+    let mut engine = on_processor(&kitchen, &json!({}));
+    engine.lora = json!({"adapter": write_adapter(&kitchen.model, 8, 7)}).as_object().cloned();
+    let texts = ["the model has no place for model.layers.7.self_attn.q_proj (1 in all)"];
     is_refused(&kitchen, engine, (4, 2), FailureClass::InvalidConfig, &texts);
 }
 

@@ -57,7 +57,7 @@ fn ls(cache: &EngineCache, format: Format, printer: Printer) -> Result<Exit, Fai
         }
         Format::Human if entries.is_empty() => printer.line(&format!("no entries in {}", cache.dir().display())),
         Format::Human => {
-            let total: u64 = entries.iter().map(|entry| entry.size_bytes).sum();
+            let total = entries.iter().map(|entry| entry.size_bytes).fold(0, u64::saturating_add);
             let mut text = list(&entries, Timestamp::now());
             let _ = write!(text, "\n{}, {}", number_of(entries.len()), bytes(total));
             printer.result(&text)?;
@@ -108,7 +108,7 @@ fn verify(cache: &EngineCache, evict: bool, printer: Printer) -> Result<Exit, Fa
         let problem = match cache.check(&entry) {
             Condition::Whole => {
                 whole += 1;
-                read += entry.size_bytes;
+                read = entry.size_bytes.saturating_add(read);
                 printer.detail(&format!("{name}: whole"));
                 continue;
             }
@@ -225,6 +225,7 @@ pub(super) fn differing(left: &str, right: &str, differences: &[Difference]) -> 
 
 fn shown(value: Option<&Value>) -> String {
     let text = value.map_or_else(|| "absent".to_owned(), Value::to_string);
+    let text = text.replace(char::is_control, "\u{fffd}");
     match text.char_indices().nth(VALUE_WIDTH) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text,

@@ -113,6 +113,9 @@ impl StudyConfig {
         let execution = execution(&source, &base, profile, &mut problems);
         let surroundings = Surroundings { execution: &execution, profile, study_dir: source.directory() };
         let resolved = sweep::resolve(&source, &base, surroundings, &mut problems);
+        if problems.is_empty() {
+            problems.extend(rules::secrets::in_text(text, overrides));
+        }
         if !problems.is_empty() {
             return Err(ConfigError::new(problems));
         }

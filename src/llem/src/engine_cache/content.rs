@@ -15,7 +15,7 @@ use crate::files;
 const MAX_FILES: usize = 100_000;
 
 /// Most bytes of an entry.
-const MAX_BYTES: u64 = 1 << 42;
+pub(super) const MAX_BYTES: u64 = 1 << 42;
 
 /// Deepest nesting of directories.
 const MAX_DEPTH: usize = 32;
@@ -136,7 +136,7 @@ fn differs(expected: &FileRecord, found: &FileRecord) -> Result<(), Finding> {
 fn finding(error: CacheError) -> Finding {
     match error {
         CacheError::Io(error) => match error.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidInput => {
                 Finding::Damaged(error.to_string())
             }
             _ => Finding::Unreadable(error.to_string()),
@@ -145,16 +145,25 @@ fn finding(error: CacheError) -> Finding {
     }
 }
 
-fn hash(dir: &Path, path: &str, sink: &mut impl Write) -> Result<(FileRecord, File), CacheError> {
-    let full = dir.join(path);
-    let mut options = OpenOptions::new();
-    // A file that became a link or a pipe since it was listed is neither followed nor waited for.
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    options.read(true).custom_flags(flags.bits().cast_signed());
-    let mut file = options.open(&full)?;
-    if !file.metadata()?.is_file() {
-        return Err(refused(&full, "neither a file nor a directory"));
+/// Flags with which files of strangers are opened: a link is not followed, a pipe not waited for.
+pub(super) fn careful() -> i32 {
+    (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed()
+}
+
+/// Opens a plain file for reading; whatever else has its name is [`ErrorKind::InvalidInput`].
+pub(super) fn open_file(path: &Path) -> io::Result<File> {
+    let no_file = || io::Error::new(ErrorKind::InvalidInput, format!("{}: not a plain file", path.display()));
+    if !fs_err::symlink_metadata(path)?.is_file() {
+        return Err(no_file());
     }
+    let mut options = OpenOptions::new();
+    // It may have become something else since.
+    let file = options.read(true).custom_flags(careful()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
+}
+
+fn hash(dir: &Path, path: &str, sink: &mut impl Write) -> Result<(FileRecord, File), CacheError> {
+    let mut file = open_file(&dir.join(path))?;
     let (size_bytes, sha256) = files::hash_into(&mut file, sink)?;
     Ok((FileRecord { path: path.to_owned(), size_bytes, sha256 }, file))
 }

@@ -9,7 +9,7 @@ use super::acquire::{Evicted, take_away};
 use super::content::{self, Finding};
 use super::error::CacheError;
 use super::key::{CacheKind, is_key, short};
-use super::lock::{Mode, Tried, lock_soon, try_lock};
+use super::lock::{Mode, Tried, is_held, lock_soon, try_lock};
 use super::manifest::Manifest;
 use super::staging::CONTENT;
 use super::{Bucket, EngineCache};
@@ -97,6 +97,11 @@ impl EngineCache {
         }
     }
 
+    /// Whether somebody uses an entry now.
+    pub(super) fn is_used(&self, entry: &Entry) -> bool {
+        is_held(&self.bucket(entry.kind).use_lock(&entry.key))
+    }
+
     /// Takes a listed entry away unless somebody uses it.
     pub fn remove(&self, entry: &Entry) -> Result<Evicted, CacheError> {
         Ok(take_away(&self.bucket(entry.kind), &entry.key, try_lock)?)
@@ -139,5 +144,5 @@ fn size(dir: &Path) -> u64 {
             Ok(kind) if kind.is_dir() => size(&entry.path()),
             _ => entry.metadata().map_or(0, |metadata| metadata.len()),
         })
-        .sum()
+        .fold(0, u64::saturating_add)
 }

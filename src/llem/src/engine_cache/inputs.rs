@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::CacheKind;
 use super::model_content::ModelIdentity;
@@ -33,7 +34,7 @@ const TENSORRT_RUNTIME: [&str; 12] = [
     "scheduler",
 ];
 
-/// Beginnings of the names of environment variables that can change what is compiled.
+/// Beginnings of the names of environment variables that can change what is compiled, and whose values say something to people.
 const COMPILE_VARIABLES: [&str; 12] = [
     "CUDA_",
     "FLASHINFER_",
@@ -51,6 +52,9 @@ const COMPILE_VARIABLES: [&str; 12] = [
 
 /// Parts of the names of variables whose values are nobody's business.
 const SECRETS: [&str; 4] = ["KEY", "PASSWORD", "SECRET", "TOKEN"];
+
+/// Beginnings of the names of variables that change no compiler's output.
+const HARMLESS: [&str; 6] = ["HF_", "HOME", "LANG", "LC_", "TERM", "TZ"];
 
 /// Everything that decides the content of an entry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -363,12 +367,21 @@ fn take_from(section: &mut Value, key: &str) -> Value {
     section.as_object_mut().and_then(|fields| fields.remove(key)).unwrap_or_default()
 }
 
-/// The variables of an engine's environment that can change what is compiled, without secrets.
+/// The variables of an engine's environment that can change what is compiled, without secrets. One that nobody knows (`CXX`, `ATEN_…`,
+/// `NVIDIA_TF32_OVERRIDE`, the next version's) is among them, by the hash of its value: to forget it would be a wrong engine.
 pub fn compile_variables(all: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let compiles = |name: &str| COMPILE_VARIABLES.iter().any(|start| name.starts_with(start));
-    let is_secret = |name: &str| SECRETS.iter().any(|part| name.contains(part));
-    let kept = all.iter().filter(|(name, _)| compiles(name) && !is_secret(name));
-    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    let starts = |name: &str, starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
+    let upper = |name: &str| name.to_ascii_uppercase();
+    let is_left_out = |name: &str| {
+        let is_secret = SECRETS.iter().any(|part| upper(name).contains(part));
+        // No container has a network.
+        is_secret || starts(name, &HARMLESS) || upper(name).ends_with("_PROXY")
+    };
+    let value = |name: &str, value: &str| {
+        let is_shown = starts(name, &COMPILE_VARIABLES);
+        if is_shown { value.to_owned() } else { format!("sha256:{}", hex::encode(Sha256::digest(value))) }
+    };
+    all.iter().filter(|(name, _)| !is_left_out(name)).map(|(name, text)| (name.clone(), value(name, text))).collect()
 }
 
 /// Sorted, so that a kernel that lists them in another order means the same processor.

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::inputs::{KeyInputs, Target};
 use crate::config::canonical_sha256;
+use crate::printable::printable;
 
 /// Hexadecimal digits of a whole key.
 const KEY_DIGITS: usize = 64;
@@ -44,9 +45,9 @@ impl CacheKind {
     /// The directory of its entries. Another form of entries gets another version and leaves the old ones to the old programs.
     pub(super) const fn bucket(self) -> &'static str {
         match self {
-            Self::TensorrtEngine => "tensorrt-engine-v1",
-            Self::VllmCompile => "vllm-compile-v1",
-            Self::TorchCompile => "torch-compile-v1",
+            Self::TensorrtEngine => "tensorrt-engine-v2",
+            Self::VllmCompile => "vllm-compile-v2",
+            Self::TorchCompile => "torch-compile-v2",
         }
     }
 }
@@ -154,6 +155,7 @@ impl Summary {
                 }
             },
         };
-        Self { model: inputs.model.label.clone(), engine: text(&inputs.software.engine), device }
+        let model = printable(&inputs.model.label);
+        Self { model, engine: printable(&text(&inputs.software.engine)), device: printable(&device) }
     }
 }

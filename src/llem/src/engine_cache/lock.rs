@@ -6,9 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use fs_err::os::unix::fs::OpenOptionsExt;
 use fs_err::{File, OpenOptions};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::content::{careful, open_file};
+use crate::printable::printable;
 
 /// How long a lock that is only ever held for moments is waited for.
 const MOMENT: Duration = Duration::from_secs(10);
@@ -65,8 +69,10 @@ impl Holder {
     pub(super) fn read(path: &Path) -> Option<Self> {
         use std::io::Read;
         let mut text = Vec::new();
-        File::open(path).ok()?.take(MAX_HOLDER_BYTES).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
+        open_file(path).ok()?.take(MAX_HOLDER_BYTES).read_to_end(&mut text).ok()?;
+        let found: Self = serde_json::from_slice(&text).ok()?;
+        // Whoever wrote it may have written anything.
+        Some(Self { host: printable(&found.host), since: printable(&found.since), ..found })
     }
 }
 
@@ -109,11 +115,22 @@ pub(super) fn lock_soon(path: &Path, mode: Mode) -> Tried {
     }
 }
 
-/// A lock can also be taken on a file that may only be read: one of another user's, or on a read-only mount.
+/// Whether somebody holds a lock. Makes no file; what cannot be looked at is not held.
+pub(super) fn is_held(path: &Path) -> bool {
+    open_file(path).is_ok_and(|file| matches!(file.file().try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// A lock can also be taken on a file that may only be read: one of another user's, or on a read-only mount. A link in its place is not
+/// followed: it would let whoever made it choose which file is written to.
 fn open(path: &Path) -> std::io::Result<File> {
-    match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path) {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).custom_flags(careful());
+    match options.open(path) {
         Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
-            File::open(path).map_err(|_| error)
+            open_file(path).map_err(|_| error)
+        }
+        Ok(file) if !file.metadata()?.is_file() => {
+            Err(std::io::Error::new(ErrorKind::InvalidInput, format!("{}: not a plain file", path.display())))
         }
         other => other,
     }
@@ -166,6 +183,16 @@ mod tests {
         fs_err::remove_file(&path).unwrap();
         assert!(!is_at(&old.file, &path));
         assert!(matches!(try_lock(&path, Mode::Exclusive), Tried::Locked(_)), "the file of that name is another one");
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_no_lock_and_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (victim, link) = (dir.path().join("victim"), dir.path().join("l"));
+        fs_err::os::unix::fs::symlink(&victim, &link).unwrap();
+        assert!(matches!(try_lock(&link, Mode::Exclusive), Tried::Unusable(_)));
+        assert!(!victim.exists() && Holder::read(&link).is_none() && !is_held(&link));
+        assert!(matches!(try_lock(dir.path(), Mode::Exclusive), Tried::Unusable(_)));
     }
 
     #[test]

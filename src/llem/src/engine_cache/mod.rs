@@ -3,7 +3,7 @@
 //! ```text
 //! engine-cache/
 //!   .prune.lock                     one pruner at a time
-//!   tensorrt-engine-v1/             one bucket for each kind and form of entry
+//!   tensorrt-engine-v2/             one bucket for each kind and form of entry
 //!     3f9c…(64 digits)/             an entry: whole, or not there
 //!       manifest.json               inputs of the key in the clear; files with sizes and hashes; seconds and joules of the build
 //!       content/                    what the engine is given, read-only
@@ -15,8 +15,8 @@
 //!       3f9c…-8a41…/                an entry in the making, with the lock of its builder beside it
 //!       3f9c…-8a41….lock
 //!     .trash/                       entries that were taken away and are being deleted
-//!   vllm-compile-v1/
-//!   torch-compile-v1/
+//!   vllm-compile-v2/
+//!   torch-compile-v2/
 //! ```
 //!
 //! # How it holds

@@ -42,7 +42,7 @@ pub struct PruneReport {
 impl PruneReport {
     /// Bytes of the entries that are gone, or would be.
     pub fn removed_bytes(&self) -> u64 {
-        self.removed.iter().map(|entry| entry.size_bytes).sum()
+        self.removed.iter().map(|entry| entry.size_bytes).fold(0, u64::saturating_add)
     }
 
     /// What a run's record should say of it.
@@ -71,7 +71,7 @@ impl EngineCache {
         }
         let mut entries = self.entries()?;
         entries.sort_by_key(|entry| entry.last_used);
-        report.kept_bytes = entries.iter().map(|entry| entry.size_bytes).sum();
+        report.kept_bytes = entries.iter().map(|entry| entry.size_bytes).fold(0, u64::saturating_add);
         let now = Timestamp::now();
         for entry in entries {
             if goes(&entry, rule, report.kept_bytes, now) {
@@ -83,7 +83,12 @@ impl EngineCache {
 
     fn let_go(&self, entry: Entry, rule: &PruneRule, report: &mut PruneReport) {
         let size = entry.size_bytes;
-        let gone = match if rule.dry_run { Ok(Evicted::Gone) } else { self.remove(&entry) } {
+        let tried = match (rule.dry_run, rule.dry_run && self.is_used(&entry)) {
+            (true, true) => Ok(Evicted::InUse),
+            (true, false) => Ok(Evicted::Gone),
+            (false, _) => self.remove(&entry),
+        };
+        let gone = match tried {
             // Somebody was quicker, and its bytes are free all the same.
             Ok(Evicted::Absent) => true,
             Ok(Evicted::InUse) => {
@@ -99,7 +104,7 @@ impl EngineCache {
                 false
             }
         };
-        report.kept_bytes -= if gone { size } else { 0 };
+        report.kept_bytes = report.kept_bytes.saturating_sub(if gone { size } else { 0 });
     }
 }
 

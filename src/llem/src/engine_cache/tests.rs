@@ -121,7 +121,23 @@ fn what_acts_at_run_time_only_is_not_part_of_the_key() {
     other.model.label = "another name".to_owned();
     other.variables.insert("VLLM_API_KEY".to_owned(), "secret".to_owned());
     other.variables.insert("HOME".to_owned(), "/root".to_owned());
+    other.variables.insert("https_proxy".to_owned(), "http://me:mine@proxy".to_owned());
     assert_eq!(key(&json!({}), other), plain);
+}
+
+/// What nobody thought of may decide what is compiled, and its value may be nobody's business.
+#[test]
+fn variables_that_nobody_knows_are_part_of_the_key_by_their_hash() {
+    let with = |value: &str| {
+        let mut around = around();
+        around.variables.insert("NVIDIA_TF32_OVERRIDE".to_owned(), value.to_owned());
+        around.variables.insert("TLLM_X".to_owned(), "1".to_owned());
+        KeyInputs::tensorrt_engine(&experiment("tensorrt", &json!({"engine": "tensorrt"})), around)
+    };
+    assert_ne!(Key::new(&with("0")).unwrap().hex(), Key::new(&with("1")).unwrap().hex());
+    let variables = with("0").variables;
+    assert_eq!(variables["TLLM_X"], "1");
+    assert!(variables["NVIDIA_TF32_OVERRIDE"].starts_with("sha256:5feceb66"), "{variables:?}");
 }
 
 #[test]

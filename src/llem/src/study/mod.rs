@@ -14,6 +14,7 @@ mod gpus;
 mod job;
 mod judge;
 mod ledger;
+mod links;
 mod lock;
 mod policy;
 mod prepare;
@@ -152,6 +153,17 @@ pub enum StudyError {
         tokens: u64,
         /// Positions of the model.
         positions: u64,
+    },
+    /// Weights that a container would not see.
+    #[error(
+        "{} is a link to {}, which containers do not see; copy the files (`cp -rL`), or mount the directory with the files at the same \
+         place (`mounts` in the user config)", link.display(), target.display()
+    )]
+    LinkOutside {
+        /// The link.
+        link: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
     },
     /// A directory that no container can be given.
     #[error(transparent)]
@@ -313,6 +325,7 @@ impl StudyError {
             | Self::FileInEngine { .. }
             | Self::NotShared(_)
             | Self::WritableWeights { .. }
+            | Self::LinkOutside { .. }
             | Self::Changed(_)
             | Self::NotOpened(StoreError::NoStudy(_))
             | Self::TooLong { .. } => true,

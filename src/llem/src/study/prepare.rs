@@ -14,6 +14,7 @@ use super::engine::compiled_kind;
 use super::fleet::Fleet;
 use super::forecast::disk_forecasts;
 use super::gpus::prove_access;
+use super::links::refuse_links_outside;
 use super::references::{Larder, Weights, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
@@ -69,6 +70,7 @@ pub(super) async fn prepare(
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
     if fleet.engine().is_some() || fleet.apptainer().is_some() {
         refuse_writable(&stocked, &options.user.mounts)?;
+        refuse_links_outside(&stocked, &options.user.mounts)?;
     }
     let known = known_images(study, options, programs, fleet, probing, notify).await?;
     preflight::check(study, &options.user, &known, &programs.agent)?;

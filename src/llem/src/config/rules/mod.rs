@@ -9,7 +9,7 @@ mod measurement;
 mod model;
 mod pytorch;
 mod sampling;
-mod secrets;
+pub(crate) mod secrets;
 mod slurm;
 mod tensorrt;
 mod tensorrt_extra;

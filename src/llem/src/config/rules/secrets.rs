@@ -6,6 +6,7 @@ use super::super::backend::Extra;
 use super::super::check::Finding;
 use super::super::document::pointer_segment;
 use super::super::experiment::ExperimentConfig;
+use super::super::problem::Problem;
 
 /// Names of settings, in lower case, that hold secrets and nothing else.
 const NAMES: [&str; 11] = [
@@ -21,6 +22,10 @@ const NAMES: [&str; 11] = [
     "password",
     "secret",
 ];
+
+/// What to do about it.
+const REMEDY: &str = "remove it, and take the token back if the file was shared; llem downloads models itself, with HF_TOKEN of its own \
+     environment or the token file (`hf auth login`), and engines need none";
 
 /// How tokens of Hugging Face begin, and how many letters and digits follow at least.
 const HUB_TOKEN: (&str, usize) = ("hf_", 20);
@@ -41,12 +46,9 @@ pub(super) fn rules(config: &ExperimentConfig, findings: &mut Vec<Finding>) {
 fn look(pointer: &str, name: &str, value: &Value, findings: &mut Vec<Finding>) {
     // `token: false` asks for no token.
     let is_named = NAMES.contains(&name.to_lowercase().as_str()) && value.as_str().is_some_and(|text| !text.is_empty());
-    if is_named || value.as_str().is_some_and(is_hub_token) {
+    if is_named || value.as_str().is_some_and(holds_hub_token) {
         let finding = Finding::value(pointer, "looks like an access token, which results and logs would repeat");
-        findings.push(finding.secret().hint(
-            "remove it, and take the token back if the file was shared; llem downloads models itself, with HF_TOKEN of its own environment \
-             or the token file (`hf auth login`), and engines need none",
-        ));
+        findings.push(finding.secret().hint(REMEDY));
         return;
     }
     match value {
@@ -62,8 +64,42 @@ fn look(pointer: &str, name: &str, value: &Value, findings: &mut Vec<Finding>) {
     }
 }
 
-fn is_hub_token(text: &str) -> bool {
+/// Whether a text has such a token anywhere: in an address, behind `Bearer`, in a comment.
+pub(crate) fn holds_hub_token(text: &str) -> bool {
     let (prefix, least) = HUB_TOKEN;
-    let rest = text.trim().strip_prefix(prefix);
-    rest.is_some_and(|rest| rest.len() >= least && rest.chars().all(|c| c.is_ascii_alphanumeric()))
+    let is_token = |word: &str| {
+        let rest = word.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.len() >= least && rest.chars().all(|c| c.is_ascii_alphanumeric()))
+    };
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(is_token)
+}
+
+/// Tokens in places that no field accounts for: comments, names, keys. The file is copied into the study's directory as it is.
+pub(crate) fn in_text(text: &str, overrides: &[String]) -> Option<Problem> {
+    let line = text.lines().position(holds_hub_token).map(|at| format!("line {}", at + 1));
+    let place = line.or_else(|| overrides.iter().any(|text| holds_hub_token(text)).then(|| "`--set`".to_owned()))?;
+    let message = format!("{place} has what looks like an access token, and results would repeat it");
+    Some(Problem { hint: Some(REMEDY.to_owned()), ..Problem::new("", message) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{holds_hub_token, in_text};
+
+    #[test]
+    fn a_token_is_found_wherever_it_stands() {
+        let token = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123";
+        for text in
+            [token.to_owned(), format!("Bearer {token}"), format!("https://u:{token}@host/"), format!("# {token}.")]
+        {
+            assert!(holds_hub_token(&text), "{text}");
+        }
+        let problem = |text: &str, set: &str| in_text(text, &[set.to_owned()]).map(|problem| problem.message);
+        assert!(problem("name: x\n", &format!("name={token}")).unwrap().starts_with("`--set` has"));
+        assert!(problem(&format!("name: x\n# {token}\n"), "name=y").unwrap().starts_with("line 2 has"));
+        assert_eq!(problem("name: x\n", "name=y"), None);
+        for text in ["hf_overrides", "org/hf_internal_testing_tiny_random_llama", "hf_short", "self_hf_token"] {
+            assert!(!holds_hub_token(text), "{text}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use super::super::check::Finding;
 use super::super::image;
 use super::super::user::{GpuAccess, TOKEN_VARIABLES, UserConfig};
 use super::super::wording::key;
+use super::secrets::holds_hub_token;
 
 /// Everything that the schema cannot say.
 pub(crate) fn rules(config: &UserConfig) -> Vec<Finding> {
@@ -122,6 +123,13 @@ fn environment(config: &UserConfig, findings: &mut Vec<Finding>) {
         }
         if value.contains('\0') {
             findings.push(Finding::value(pointer.as_str(), "a variable cannot hold a null character"));
+        }
+        if !TOKEN_VARIABLES.contains(&name.as_str()) && holds_hub_token(value) {
+            let message = "looks like an access token, which `docker inspect` would show";
+            let finding = Finding::value(pointer.as_str(), message);
+            findings.push(finding.secret().hint(
+                "remove it: llem downloads models itself, with HF_TOKEN of its own environment or the token file; engines need none",
+            ));
         }
         if TOKEN_VARIABLES.contains(&name.as_str()) {
             let message = format!("`{name}` is for the access token, which `docker inspect` would show");

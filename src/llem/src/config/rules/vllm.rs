@@ -55,6 +55,13 @@ fn processor(section: &VllmConfig, findings: &mut Vec<Finding>) {
     if section.device != Some(VllmDevice::Cpu) {
         return;
     }
+    let ignored = "vLLM on processors has one kernel of attention and does not look at it";
+    if section.attention_backend.as_deref().is_some_and(|name| name != "CPU_ATTN") {
+        findings.push(no_effect("/vllm/attention_backend", ignored));
+    }
+    if section.async_scheduling == Some(true) {
+        findings.push(no_effect("/vllm/async_scheduling", "vLLM switches it off on processors"));
+    }
     if section.kv_cache_memory_bytes.is_none() && section.gpu_memory_utilization.is_none() {
         let message = "without a size of the key-value cache, vLLM takes 92 % of the machine's main memory";
         let finding = Finding::value("/vllm/device", message);

@@ -64,7 +64,7 @@ pub(super) struct KeySource {
     pub(super) workload_sha256: String,
     pub(super) facts: Option<Arc<ImageFacts>>,
     pub(super) gpus: Vec<String>,
-    /// Processors of the machine.
+    /// Processors of the machine; those of the engine are fewer where the user config says so.
     pub(super) processors: Option<u32>,
     pub(super) user: UserConfig,
 }
@@ -104,7 +104,9 @@ impl KeySource {
 
     fn target(&self) -> Target {
         if self.gpus.is_empty() && self.kind != CacheKind::TensorrtEngine {
-            return Target::this_cpu(self.processors);
+            // Compiled loops are divided by their number.
+            let own = self.user.cpus.pinning().map(|pinning| pinning.engine.iter().count() as u32);
+            return Target::this_cpu(own.or(self.processors));
         }
         Target::Gpus(gpu_targets(&self.gpus))
     }
