@@ -108,7 +108,7 @@ def apply_adapter(engine, request):
 
 def start(config):
     """Loads the model."""
-    return LLMEngine.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=False)
+    return LLMEngine.from_vllm_config(config, usage_context=UsageContext.LLM_CLASS, disable_log_stats=True)
 
 
 def eos_ids(config):

@@ -87,8 +87,8 @@ def read(spec):
         # vLLM seeds NumPy, which takes 32 bits.
         seed=settings.seed % (1 << 32),
         skip_tokenizer_init=True,
-        # Without them there are no stamps.
-        disable_log_stats=False,
+        # As in `LLM`: the core's stamps come without.
+        disable_log_stats=True,
         # The model's own file would bring defaults of sampling with it.
         generation_config="vllm",
     )

@@ -64,7 +64,7 @@ class Engine:
             ignore_eos=self._ignore_eos,
             stop_token_ids=self._eos_ids,
             detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             **self._settings.sampling,
         )
 
@@ -92,10 +92,11 @@ class Engine:
             self._engine.sleep(level=0)
         self._engine.collective_rpc("llem_synchronize")
         start_ns = time.monotonic_ns()
-        submitted, taken = self._generate(self._sampling[prefill_only])
+        submitted, steps = self._generate(self._sampling[prefill_only])
         self._engine.collective_rpc("llem_synchronize")
         end_ns = time.monotonic_ns()
         # Counting and keeping is not the engine's work.
+        taken = self._taken(steps)
         records = [self._record(number, place, submitted[place], taken[place]) for place in range(len(taken))]
         for made, params in zip(records, self._sampling[prefill_only]):
             self._check(made, params.max_tokens, end_ns)
@@ -109,22 +110,39 @@ class Engine:
         }
 
     def _generate(self, sampling):
-        """When each request was handed over, and each request's steps: the engine's stamp and the tokens that it made."""
-        engine, step, monotonic_ns = self._engine, self._engine.step, time.monotonic_ns
-        submitted, taken, steps = [], [], {}
+        """When each request was handed over, and what the engine's core made in each step.
+
+        Looking at every token of every request would be work that `LLM.generate` does not do, about a millisecond for 256 requests: the
+        core's own messages are kept as they are, and read when the pass is over."""
+        engine, core, monotonic_ns = self._engine, self._engine.engine_core, time.monotonic_ns
+        submitted, steps, get_output = [], [], core.get_output
         for place, (prompt, params) in enumerate(zip(self._prompts, sampling)):
-            name = str(place)
-            taken.append([])
-            steps[name] = taken[-1]
             submitted.append(monotonic_ns())
-            engine.add_request(name, prompt, params, lora_request=self._lora)
+            engine.add_request(str(place), prompt, params, lora_request=self._lora)
         if not self._in_process:
             engine.wake_up(tags=["scheduling"])
-        while engine.has_unfinished_requests():
-            for output in step():
-                # The object is the request's own and its stamp changes with the next step.
-                steps[output.request_id].append((output.metrics.last_token_ts, output.outputs[0].token_ids))
-        return submitted, taken
+
+        def kept():
+            steps.append(get_output())
+            return steps[-1]
+
+        core.get_output = kept
+        try:
+            while engine.has_unfinished_requests():
+                engine.step()
+        finally:
+            del core.get_output
+        return submitted, steps
+
+    def _taken(self, steps):
+        """Each request's steps: the core's stamp and the tokens that it made."""
+        taken = [[] for _ in self._requests]
+        for step in steps:
+            for output in step.outputs:
+                # vLLM makes names unique by what it appends.
+                place = int(output.request_id.partition("-")[0])
+                taken[place].append((step.timestamp, output.new_token_ids))
+        return taken
 
     def _record(self, number, place, submit_ns, steps):
         request = self._requests[place]

@@ -26,7 +26,7 @@ class Settings(unittest.TestCase):
 
     def test_absent_options_are_the_engines_but_for_the_work(self):
         settings = llem_settings.read(spec())
-        own = {"skip_tokenizer_init": True, "disable_log_stats": False, "generation_config": "vllm", "enable_prefix_caching": False}
+        own = {"skip_tokenizer_init": True, "disable_log_stats": True, "generation_config": "vllm", "enable_prefix_caching": False}
         self.assertEqual(settings.arguments, {"model": "/tmp", "dtype": "auto", "seed": 42, **own})
         self.assertEqual((settings.device, settings.world_size, settings.sampling), ("cuda", 1, {"temperature": 0.0}))
 
@@ -61,7 +61,7 @@ class Settings(unittest.TestCase):
         self.refused("invalid_config", "`random_seed`", random_seed="18446744073709551616")
         self.refused("invalid_config", "has a field of its own: `vllm.compilation`", extra={"compilation_config": {}})
         self.refused("invalid_config", "has a field of its own: `random_seed`", extra={"seed": 1})
-        self.refused("invalid_config", "set by the driver itself", extra={"disable_log_stats": True})
+        self.refused("invalid_config", "set by the driver itself", extra={"disable_log_stats": False})
         self.refused("model_missing", "/nowhere does not exist", model={"directory": "/nowhere"})
 
     def test_sampling_has_none_of_the_engines_defaults(self):
