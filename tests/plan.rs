@@ -162,6 +162,24 @@ fn memory_is_said_for_gpus_that_are_not_here() {
     }
 }
 
+/// What `llem run` would refuse once the weights are there.
+#[test]
+fn requests_that_the_model_cannot_hold_are_told_before() {
+    let place = Place::new();
+    place.write("llama/config.json", &LLAMA.replace("131072", "1024"));
+    place.write("long.yaml", &format!("{LARGE}\n"));
+    let said = |set: &str| {
+        place.llem(&["run", "long.yaml", "--dry-run", "--vram-gib", "80", "--set", "sweep={}", "--set", set])
+    };
+    let refused = said("workload={dataset: synthetic, n: 8, input_tokens: 1000, output_tokens: 25}").exits(1);
+    let why = "experiment 1: its requests have 1025 tokens with their output, the model holds 1024";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    for fits in ["1000, output_tokens: 24", "{min: 900, max: 2000}, output_tokens: 24"] {
+        let plan = said(&format!("workload={{dataset: synthetic, n: 8, input_tokens: {fits}}}"));
+        assert!(!plan.stderr.contains("the model holds"), "{}", plan.stderr);
+    }
+}
+
 #[test]
 fn every_example_is_planned_within_80_columns() {
     let place = Place::new();
