@@ -125,11 +125,12 @@ impl Forecast {
         let forecast = |experiment: &Experiment| {
             let runs: &[EarlierRun] = earlier.get(&experiment.id).map(Vec::as_slice).unwrap_or_default();
             let seconds: Vec<f64> = runs.iter().map(|run| run.wall_s).collect();
+            let (model, beside_bytes) = known.of_experiment(experiment);
             ExperimentForecast {
-                memory: machine.memory(experiment, &known),
+                memory: machine.memory(experiment, model, beside_bytes),
                 measured_peak_memory_bytes: runs.iter().filter_map(|run| run.peak_memory_bytes).max(),
                 time: run_time(&experiment.config.measurement, &seconds),
-                too_long: too_long(experiment, known.of_experiment(experiment).0),
+                too_long: too_long(experiment, model),
             }
         };
         let experiments: Vec<ExperimentForecast> = study.experiments.iter().map(forecast).collect();
@@ -193,8 +194,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn memory(&self, experiment: &Experiment, known: &Known) -> MemoryEstimate {
-        let (model, beside_bytes) = known.of_experiment(experiment);
+    fn memory(&self, experiment: &Experiment, model: &ModelFacts, beside_bytes: Option<u64>) -> MemoryEstimate {
         let around = Surroundings {
             model,
             beside_bytes,
