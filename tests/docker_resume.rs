@@ -260,6 +260,29 @@ fn a_container_that_outlived_its_controller_is_adopted() {
     }
 }
 
+/// Under way, and ended meanwhile: the reaper of other studies' containers must not be quicker.
+#[test]
+fn a_container_is_adopted_by_its_study_when_that_was_moved() {
+    for (name, waits) in [("moved-adopted", false), ("moved-collected", true)] {
+        let Some(mut bench) = Bench::docker(name) else { return };
+        bench.study["measurement"]["min_seconds"] = json!(4);
+        let Left { killed: (study, id), alone } = alone_for(&bench);
+        let moved = study.with_file_name("moved");
+        fs_err::rename(&study, &moved).unwrap();
+        if waits {
+            eventually("the end of the container", || {
+                (docker_text(&["inspect", "-f", "{{.State.Running}}", &id]).trim() == "false").then_some(())
+            });
+        }
+        let resumed = bench.run_alone(alone, &["--runner", "docker", "--resume", &moved.display().to_string()]);
+        resumed.exits(0).says(&["going on with container", &id[..12]]);
+        let result = resumed.results().pop().unwrap();
+        assert_eq!((result.container.unwrap().id, result.status), (id.clone(), RunStatus::Completed));
+        assert_eq!(attempts(&moved), [result.run_id], "no second attempt");
+        assert!(!crate::support::docker(&["inspect", &id]).status.success(), "it is gone");
+    }
+}
+
 /// A killed study, and the right to be the only `llem` that starts.
 struct Left {
     killed: (PathBuf, String),

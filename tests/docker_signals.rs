@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use llem::result::{RunStatus, StudyStatus};
-use llem_protocol::Phase;
+use llem_protocol::{Phase, ReasonCode};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -26,6 +26,28 @@ fn one_signal_ends_the_run_in_order() {
         assert_eq!(finished.results().len(), 1, "no further run is started");
         assert!(!finished.results()[0].phases.is_empty(), "the agent's report was kept");
         assert_eq!(finished.journal().last().unwrap()["status"], "interrupted");
+    }
+}
+
+/// Ctrl-Z, or a machine that is suspended: when the controller goes on, every time-out has passed, and the run has ended well.
+#[test]
+fn a_controller_that_was_stopped_hears_what_it_missed() {
+    for runner in ["docker", "process"] {
+        let Some(mut bench) = Bench::docker(&format!("stood-still-{runner}")) else { return };
+        bench.study["measurement"]["min_seconds"] = json!(2);
+        // The controller's own limit is 30 s more.
+        bench.study["execution"]["timeouts_s"] = json!({"window": 5});
+        let mut program = bench.start(&["--runner", runner]);
+        program.until_window();
+        program.signal(Signal::STOP);
+        std::thread::sleep(Duration::from_secs(45));
+        program.signal(Signal::CONT);
+        let finished = program.finish();
+        finished.exits(0).leaves_no_container();
+        let result = finished.results().remove(0);
+        assert!(result.status == RunStatus::Completed && result.metrics.is_some(), "{:?}", result.failure);
+        assert!(result.host_load.is_none(), "nobody watched the machine then: {:?}", result.host_load);
+        assert!(result.reasons.iter().any(|reason| reason.code == ReasonCode::HostLoadUnknown), "{:?}", result.reasons);
     }
 }
 

@@ -44,3 +44,38 @@ fn what_the_user_config_says_of_containers_is_in_them() {
         }
     }
 }
+
+/// A container that the engine refuses is a failed run, and all others of the study would be, too.
+#[test]
+fn what_is_not_on_this_machine_is_refused_before_anything_is_started() {
+    for (user, code, said) in [
+        (
+            json!({"mounts": [{"source": "/nowhere/data", "target": "/data"}]}),
+            1,
+            "`mounts` of the user config has /nowhere/data",
+        ),
+        (json!({"devices": ["/dev/llem-absent"]}), 1, "`devices` of the user config has /dev/llem-absent"),
+        (json!({"gpu": {"lock_dir": "locks"}}), 2, "gpu.lock_dir: `locks` is not an absolute path"),
+    ] {
+        let Some(mut bench) = Bench::docker("absent-sources") else { return };
+        bench.user = user;
+        bench.run(&["--runner", "docker"]).exits(code).says(&[said]);
+        assert!(!bench.output.exists(), "{said}");
+    }
+}
+
+/// Not after hours of downloads.
+#[test]
+fn results_that_cannot_be_written_are_told_before_anything_is_made() {
+    let mut bench = Bench::new("no-output");
+    let file = bench.path("file");
+    fs_err::write(&file, "").unwrap();
+    bench.output = file.join("results");
+    bench.variables = [("XDG_CACHE_HOME", bench.path("cache").display().to_string())].into();
+    bench.run(&["--runner", "process"]).exits(1).says(&[
+        "results go to ",
+        "cannot be written: ",
+        "nothing was started",
+    ]);
+    assert!(!bench.path("cache").exists(), "no model was made");
+}

@@ -162,6 +162,49 @@ fn memory_is_said_for_gpus_that_are_not_here() {
     }
 }
 
+/// Three keys, one of them with a range, are wider than a terminal: names are broken at spaces, numbers never.
+#[test]
+fn the_table_of_a_study_keeps_its_numbers_whole() {
+    let place = Place::new();
+    let keys = "sweep: {candle.batch_size: [1, 4], workload.output_tokens: [6, 8], workload.input_tokens: [12, {min: 4, max: 9}]}\n";
+    let (head, tail) = SMALL.split_once("sweep:").unwrap();
+    let (_, tail) = tail.split_once('\n').unwrap();
+    place.write("wide.yaml", &format!("{head}{keys}{tail}"));
+    let table = place.llem(&["run", "wide.yaml"]).exits(0).stdout;
+    let mut rows = table.lines().take_while(|line| !line.starts_with("mean ±"));
+    assert_eq!(
+        rows.next().unwrap().split_whitespace().collect::<Vec<_>>().join(" "),
+        "experiment runs tokens/s TTFT ms ITL ms J/token"
+    );
+    let rows: Vec<&str> = rows.collect();
+    assert_eq!(rows.len(), 16, "{table}");
+    for pair in rows.chunks(2) {
+        assert!(pair[0].starts_with("batch_size=") && pair[0].contains(" 0/2 ! "), "{table}");
+        // Tokens per second, TTFT and ITL: each has its spread below it.
+        assert!(pair[0].matches('±').count() == 0 && pair[1].matches("± ").count() == 3, "{table}");
+        assert!(pair.iter().all(|line| line.chars().count() <= 80), "{table}");
+    }
+    assert!(table.contains("input_tokens=4..9") && table.contains("! no valid run: "), "{table}");
+}
+
+/// What `llem run` would refuse once the weights are there.
+#[test]
+fn requests_that_the_model_cannot_hold_are_told_before() {
+    let place = Place::new();
+    place.write("llama/config.json", &LLAMA.replace("131072", "1024"));
+    place.write("long.yaml", &format!("{LARGE}\n"));
+    let said = |set: &str| {
+        place.llem(&["run", "long.yaml", "--dry-run", "--vram-gib", "80", "--set", "sweep={}", "--set", set])
+    };
+    let refused = said("workload={dataset: synthetic, n: 8, input_tokens: 1000, output_tokens: 25}").exits(1);
+    let why = "experiment 1: its requests have 1025 tokens with their output, the model holds 1024";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+    for fits in ["1000, output_tokens: 24", "{min: 900, max: 2000}, output_tokens: 24"] {
+        let plan = said(&format!("workload={{dataset: synthetic, n: 8, input_tokens: {fits}}}"));
+        assert!(!plan.stderr.contains("the model holds"), "{}", plan.stderr);
+    }
+}
+
 #[test]
 fn every_example_is_planned_within_80_columns() {
     let place = Place::new();

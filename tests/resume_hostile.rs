@@ -174,3 +174,45 @@ fn moved_and_copied_studies_go_on_where_they_are() {
         assert!(results(study).contains_key(&format!("{last}-r2")), "{:?}", attempts(study));
     }
 }
+
+/// Runs on one processor and on another are not one experiment.
+#[test]
+fn a_study_does_not_go_on_with_other_processors() {
+    let mut measured = Measured::new("other-cpus");
+    let before = attempts(&measured.study);
+    measured.bench.study["execution"]["n_cycles"] = json!(3);
+    measured.bench.user = json!({"cpus": {"engine": "0"}});
+    measured.resume().exits(1).says(&[
+        "nothing was started",
+        "  processors that runs are kept to (`cpus`)\n    finished runs  none\n    now            engine 0, agent 0",
+    ]);
+    assert_eq!(attempts(&measured.study), before);
+    measured.bench.user = json!({});
+    measured.resume().exits(0);
+    assert_eq!(attempts(&measured.study).len(), 6);
+}
+
+/// The controller that extended the study died before it wrote the new lock file.
+#[test]
+fn a_lock_file_gets_what_an_extension_added() {
+    let mut measured = Measured::new("late-lock");
+    let path = measured.study.join("study.lock.json");
+    let before = fs_err::read(&path).unwrap();
+    measured.bench.study["sweep"] = json!({"candle.batch_size": [1, 2, 4]});
+    measured.resume().exits(0);
+    let extended = fs_err::read(&path).unwrap();
+    assert_ne!(before, extended);
+    fs_err::write(&path, &before).unwrap();
+    measured.resume().exits(0);
+    assert_eq!(fs_err::read(&path).unwrap(), extended);
+}
+
+/// Another study whose name begins in the same way is not this one.
+#[test]
+fn a_study_of_another_name_is_not_resumed() {
+    let mut measured = Measured::new("name-longer");
+    measured.bench.study["name"] = json!("name");
+    let longer = measured.bench.output.join("name_longer_20260101T000000Z");
+    fs_err::rename(&measured.study, &longer).unwrap();
+    measured.bench.run(&["--runner", "process", "--resume"]).exits(2).says(&["no study `name` that could be resumed"]);
+}

@@ -150,6 +150,25 @@ fn what_is_not_comparable_is_refused_with_both_values() {
         },
         &["calibration: none in the baseline, 1.02 of 2026-11-01 in the candidate"],
     );
+    refused(
+        &|run| run["identity"]["engine_cpus"] = json!("0-7"),
+        &["processors that runs were kept to: 0-15 in the baseline, 0-7 (agent 0-15) in the candidate"],
+    );
+    // Jobs of a batch system are given others every time: as many are the same.
+    let (mut one, mut other) = (a.clone(), Study::new("b", 1, 3));
+    for (study, engine) in [(&mut one, "0-3"), (&mut other, "8,10,12,14")] {
+        study.each_run(|run| {
+            run["identity"]["node"] = json!("n1");
+            run["identity"]["engine_cpus"] = json!(engine);
+        });
+    }
+    place.compare(&one, &other, &[]).exits(0);
+    other.each_run(|run| run["identity"]["engine_cpus"] = json!("8,10"));
+    place.compare(&one, &other, &[]).exits(2).says(&["4 for the engine, 16 for the agent in the baseline, 2 for the"]);
+    // An older llem did not note them.
+    let mut b = Study::new("b", 1, 3);
+    b.each_run(|run| drop(run["identity"].as_object_mut().unwrap().remove("engine_cpus")));
+    place.compare(&a, &b, &[]).exits(0).shows(&["processors that runs were kept to: 0-15 in the baseline, not known"]);
     let processor = |study: &mut Study, name: &str| {
         study.each_run(|run| {
             run["identity"]["gpus"] = json!([]);

@@ -127,7 +127,7 @@ fn run(experiment_id: &str, experiment: usize, cycle: usize) -> Value {
         "identity": {
             "runner": "docker", "workload_sha256": "a".repeat(64), "model": "synthetic", "model_revision": "m1",
             "engine": "candle", "engine_version": "0.11.1", "dtype": "float32", "image_id": format!("sha256:{}", "b".repeat(64)),
-            "cpu_model": "A processor", "cpus": 16, "memory_bytes": 68_719_476_736_u64, "cpu_governor": "performance",
+            "cpu_model": "A processor", "cpus": 16, "engine_cpus": "0-15", "agent_cpus": "0-15", "memory_bytes": 68_719_476_736_u64, "cpu_governor": "performance",
             "gpus": [{"uuid": GPU, "name": "NVIDIA H100", "power_limit_w": 700.0}], "gpu_driver": "580.1", "llem_version": "0.1.0",
         },
     });

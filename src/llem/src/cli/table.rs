@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use llem::report::words::decimals;
-pub(crate) use llem::report::words::{count, number, short, value};
+pub(crate) use llem::report::words::{count, name, number, short, value};
 use llem::result::{COVERAGE_FACTOR, ExperimentResult, ImageRecord, MeanUncertainty, Spread, StudyResult};
 use llem::runner::docker::ImageRow;
 
@@ -17,14 +17,12 @@ const KEY_COLUMNS: usize = 3;
 /// The result of a study: one row per experiment, then what the reader has to know about it.
 pub(crate) fn study(result: &StudyResult) -> String {
     let keys = key_columns(&result.varied_keys);
-    let mut head: Vec<String> = keys.iter().map(|key| short(key, &result.varied_keys)).collect();
-    if head.is_empty() {
-        head.push("experiment".to_owned());
-    }
-    let names = head.len();
-    head.extend(["runs", "tokens/s", "TTFT ms", "ITL ms", "J/token"].map(str::to_owned));
-    let rows = result.experiments.iter().map(|experiment| row(experiment, &keys));
-    let mut text = grid(head, rows, names);
+    // Mean and spread stand side by side, or one above the other where that is too wide; then the names share what is left.
+    let mut text = [" ", "\n"]
+        .into_iter()
+        .map(|between| rows(result, &keys, between, ContentArrangement::Disabled))
+        .find(|table| fits(table))
+        .unwrap_or_else(|| rows(result, &[], "\n", ContentArrangement::Dynamic));
     text.push('\n');
     let width = textwrap::Options::new(Printer::width()).subsequent_indent("  ").break_words(false);
     for note in footnotes(result) {
@@ -32,6 +30,21 @@ pub(crate) fn study(result: &StudyResult) -> String {
         text.push('\n');
     }
     text
+}
+
+/// One row per experiment.
+fn rows(result: &StudyResult, keys: &[String], between: &str, arrangement: ContentArrangement) -> String {
+    let mut head: Vec<String> = keys.iter().map(|key| short(key, &result.varied_keys)).collect();
+    if head.is_empty() {
+        head.push("experiment".to_owned());
+    }
+    let names = head.len();
+    head.extend(["runs", "tokens/s", "TTFT ms", "ITL ms", "J/token"].map(str::to_owned));
+    arranged(head, result.experiments.iter().map(|experiment| row(experiment, keys, between)), names, arrangement)
+}
+
+fn fits(table: &str) -> bool {
+    table.lines().all(|line| textwrap::core::display_width(line) <= Printer::width())
 }
 
 /// The images that llem made.
@@ -47,8 +60,17 @@ pub(crate) fn images(rows: &[ImageRow]) -> String {
 
 /// A plain table; the first `names` columns are left-aligned, the others hold numbers.
 pub(crate) fn grid(head: Vec<String>, rows: impl Iterator<Item = Vec<String>>, names: usize) -> String {
+    arranged(head, rows, names, ContentArrangement::Dynamic)
+}
+
+fn arranged(
+    head: Vec<String>,
+    rows: impl Iterator<Item = Vec<String>>,
+    names: usize,
+    arrangement: ContentArrangement,
+) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(arrangement);
     table.set_width(u16::try_from(Printer::width()).unwrap_or(80));
     let columns = head.len();
     table.set_header(head).add_rows(rows);
@@ -58,6 +80,8 @@ pub(crate) fn grid(head: Vec<String>, rows: impl Iterator<Item = Vec<String>>, n
         column.set_padding((first, last));
         if index >= names {
             column.set_cell_alignment(CellAlignment::Right);
+            // A number that is cut in two is none.
+            column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
     table.trim_fmt()
@@ -73,32 +97,42 @@ fn key_columns(keys: &[String]) -> Vec<String> {
     if keys.len() > KEY_COLUMNS { Vec::new() } else { keys.to_vec() }
 }
 
-fn row(experiment: &ExperimentResult, keys: &[String]) -> Vec<String> {
+fn row(experiment: &ExperimentResult, keys: &[String], between: &str) -> Vec<String> {
     let of_key = |key: &String| {
         experiment.varied.iter().find(|(name, _)| name == key).map_or_else(|| "-".to_owned(), |(_, v)| value(v))
     };
     let mut cells: Vec<String> = keys.iter().map(of_key).collect();
     if cells.is_empty() {
         let label = if experiment.label.is_empty() { &experiment.experiment_id } else { &experiment.label };
-        cells.push(label.clone());
+        cells.push(name(label));
     }
     let summary = &experiment.summary;
-    // As many runs as went into the means, of all.
-    let (used, total) = (summary.runs as usize, experiment.runs.len());
-    cells.push(if summary.valid && used == total { total.to_string() } else { format!("{used}/{total}") });
+    cells.push(runs(experiment));
     cells.extend(
         [summary.output_tokens_per_s, summary.ttft_p50_ms, summary.itl_p50_ms, summary.energy_per_output_token_j]
-            .map(spread),
+            .map(|figure| spread(figure, between)),
     );
     cells
 }
 
-/// `612.3 ± 4.1`: the spread with the digits of the mean.
-fn spread(spread: Option<Spread>) -> String {
+/// As many valid runs as went into the means, of all: `5`, `4/5`, `0/5 !` where the means are of runs of which none is valid.
+fn runs(experiment: &ExperimentResult) -> String {
+    let (valid, total) = (experiment.runs.iter().filter(|run| run.valid).count(), experiment.runs.len());
+    let mark = if has_no_valid_run(experiment) { " !" } else { "" };
+    if valid == total && valid > 0 { total.to_string() } else { format!("{valid}/{total}{mark}") }
+}
+
+/// Whether the figures are of runs of which none is valid.
+fn has_no_valid_run(experiment: &ExperimentResult) -> bool {
+    !experiment.summary.valid && experiment.summary.runs > 0
+}
+
+/// `612.3 ± 4.1`: the spread with the digits of the mean, after `between`.
+fn spread(spread: Option<Spread>, between: &str) -> String {
     match spread {
         None => "-".to_owned(),
         Some(Spread { mean, sd: None, .. }) => number(mean),
-        Some(Spread { mean, sd: Some(sd), .. }) => format!("{} ± {sd:.*}", number(mean), decimals(mean)),
+        Some(Spread { mean, sd: Some(sd), .. }) => format!("{}{between}± {sd:.*}", number(mean), decimals(mean)),
     }
 }
 
@@ -113,6 +147,10 @@ fn footnotes(result: &StudyResult) -> Vec<String> {
     let invalid = runs.iter().filter(|run| run.metrics.is_some() && !run.valid).count();
     if invalid > 0 {
         notes.push(format!("not valid: {} of {}", count(invalid, "run"), runs.len()));
+    }
+    if result.experiments.iter().any(has_no_valid_run) {
+        let text = "! no valid run: the figures describe what happened, and are no statement about the deployment";
+        notes.push(text.to_owned());
     }
     let mut reasons: BTreeMap<String, (usize, &str)> = BTreeMap::new();
     for reason in runs.iter().flat_map(|run| &run.reasons) {
@@ -237,9 +275,9 @@ mod tests {
 
     #[test]
     fn a_spread_has_the_digits_of_its_mean() {
-        assert_eq!(spread(Some(Spread { n: 2, mean: 612.345, sd: Some(4.12) })), "612.3 ± 4.1");
-        assert_eq!(spread(Some(Spread { n: 1, mean: 612.345, sd: None })), "612.3");
-        assert_eq!(spread(None), "-");
+        assert_eq!(spread(Some(Spread { n: 2, mean: 612.345, sd: Some(4.12) }), " "), "612.3 ± 4.1");
+        assert_eq!(spread(Some(Spread { n: 1, mean: 612.345, sd: None }), " "), "612.3");
+        assert_eq!(spread(None, "\n"), "-");
     }
 
     #[test]

@@ -66,6 +66,12 @@ impl WorkloadConfig {
         })
     }
 
+    /// The tokens that every request has at least, with its output; absent where prompts are text, which may be as short as it likes.
+    pub fn shortest_request(&self) -> Option<u64> {
+        let input = self.input_tokens.map_or(DEFAULT_INPUT_TOKENS, Length::shortest);
+        self.is_synthetic().then(|| u64::from(input) + u64::from(self.output_tokens.shortest()))
+    }
+
     /// The longest prompt in tokens, where the configuration bounds it.
     pub fn longest_input(&self) -> Option<u32> {
         match self.input_tokens {
@@ -86,6 +92,14 @@ pub enum Length {
 }
 
 impl Length {
+    /// The shortest that can be drawn.
+    pub const fn shortest(self) -> u32 {
+        match self {
+            Self::Exact(tokens) => tokens,
+            Self::Uniform(range) => range.min,
+        }
+    }
+
     /// The longest that can be drawn.
     pub const fn longest(self) -> u32 {
         match self {

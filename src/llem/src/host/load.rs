@@ -20,6 +20,10 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// How long a watch may take to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Longest time between two readings within which an account is taken to grow evenly, in nanoseconds. Only a controller that stood still
+/// reads later.
+const LONGEST_GAP_NS: u64 = 5_000_000_000;
+
 /// `USER_HZ`: clock ticks of `/proc/stat` in a second, on every architecture that llem is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -168,13 +172,16 @@ impl LoadSeen {
         Some((self.at(account, end_ns)? - self.at(account, start_ns)?).max(0.0))
     }
 
-    /// Between two readings, an account grows evenly.
+    /// Between two readings, an account grows evenly; `None` where they are too far apart to say so.
     fn at(&self, account: Account, t_ns: u64) -> Option<f64> {
         let after = self.0.partition_point(|reading| reading.t_ns < t_ns);
         let later = self.0.get(after)?;
         let earlier = if later.t_ns == t_ns { later } else { self.0.get(after.checked_sub(1)?)? };
         let (from, to) = (account(earlier)? as f64, account(later)? as f64);
         let span = later.t_ns.saturating_sub(earlier.t_ns);
+        if span > LONGEST_GAP_NS {
+            return None;
+        }
         let part = if span > 0 { t_ns.saturating_sub(earlier.t_ns) as f64 / span as f64 } else { 0.0 };
         Some(from + (to - from) * part)
     }
@@ -223,8 +230,12 @@ mod tests {
     ];
 
     fn seen(texts: [(&str, &str); 2]) -> LoadSeen {
+        seen_every(10 * S, texts)
+    }
+
+    fn seen_every(period_ns: u64, texts: [(&str, &str); 2]) -> LoadSeen {
         let read = |(at, (stat, pressure)): (usize, (&str, &str))| {
-            Accounts::parse(at as u64 * 10 * S, stat, Some(pressure)).unwrap()
+            Accounts::parse(at as u64 * period_ns, stat, Some(pressure)).unwrap()
         };
         LoadSeen(texts.into_iter().enumerate().map(read).collect())
     }
@@ -252,8 +263,10 @@ mod tests {
 
     #[test]
     fn edges_of_the_window_lie_between_readings() {
-        let half = seen(QUIET).in_window(&window(2 * S, 7 * S, Some(5.0))).unwrap();
+        let half = seen_every(4 * S, QUIET).in_window(&window(S, 3 * S, Some(5.0))).unwrap();
         assert!((half.others_share - 25.0 / 3989.0).abs() < 1e-9, "{half:?}");
+        // Of readings that are as far apart nobody knows how much of it was in the window.
+        assert_eq!(seen(QUIET).in_window(&window(2 * S, 7 * S, Some(5.0))), None);
         for outside in [window(0, 11 * S, Some(1.0)), window(0, 10 * S, None), window(0, 10 * S, Some(f64::NAN))] {
             assert_eq!(seen(QUIET).in_window(&outside), None);
         }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::analysis::{ExperimentAnalysis, FigureAnalysis};
 use crate::printable::printable;
+use crate::sweep::short_value;
 
 /// Longest name that is shown, in characters.
 const NAME_CHARS: usize = 80;
@@ -28,11 +29,11 @@ pub fn decimals(value: f64) -> usize {
     usize::try_from(3 - magnitude).unwrap_or(0).min(9)
 }
 
-/// A value of the study file as the user would write it.
+/// A value of the study file, as it is in the labels of experiments.
 pub fn value(value: &Value) -> String {
     match value {
         Value::String(text) => name(text),
-        other => name(&other.to_string()),
+        other => name(&short_value(other)),
     }
 }
 

@@ -215,7 +215,7 @@ fn domains(report: &EnergyReport, context: &EnergyContext<'_>) -> Vec<DomainEner
 }
 
 fn domain(measured: &DeviceEnergy, context: &EnergyContext<'_>) -> DomainEnergy {
-    let calibration = context.calibrations.iter().find(|c| is_for(c, &measured.domain));
+    let calibration = calibration_of(context.calibrations, &measured.domain);
     let baseline = context.baseline.filter(|_| !context.baseline_disturbed);
     let idle = baseline.and_then(|b| b.devices.iter().find(|d| d.domain == measured.domain));
     let calibrated = |value: f64| value * factor(calibration);
@@ -244,6 +244,11 @@ fn domain(measured: &DeviceEnergy, context: &EnergyContext<'_>) -> DomainEnergy 
         peak_w: measured.peak_w.map(calibrated),
         samples: measured.samples,
     }
+}
+
+/// The calibration of a sensor, if `calibrations` have one.
+pub fn calibration_of<'a>(calibrations: &'a [Calibration], sensor: &PowerDomain) -> Option<&'a Calibration> {
+    calibrations.iter().find(|calibration| is_for(calibration, sensor))
 }
 
 /// Whether a calibration is for a sensor. A module shares its GPU's UUID, but not its sensor.

@@ -38,6 +38,12 @@ pub struct RunIdentity {
     pub cpu_model: Option<String>,
     /// Logical processors of the machine.
     pub cpus: Option<u32>,
+    /// The processors that the kernel let the engine run on, by its own list (`0-3,8`).
+    #[serde(default)]
+    pub engine_cpus: Option<String>,
+    /// The same of the agent.
+    #[serde(default)]
+    pub agent_cpus: Option<String>,
     /// Main memory of the machine in bytes.
     pub memory_bytes: Option<u64>,
     /// Frequency governor.
@@ -65,7 +71,7 @@ impl RunIdentity {
     /// Taken from everything that is known of a run.
     pub fn of(run: &RunResult) -> Self {
         let engine = run.engine.as_ref();
-        let host = run.host.as_ref();
+        let (host, environment) = (run.host.as_ref(), run.environment.as_ref());
         Self {
             runner: run.runner.clone(),
             node: run.slurm.as_ref().and_then(|slurm| slurm.node.clone()),
@@ -80,6 +86,8 @@ impl RunIdentity {
             image_id: run.container.as_ref().map(|container| container.image_id.clone()),
             cpu_model: host.and_then(|host| host.cpu_model.clone()),
             cpus: host.and_then(|host| host.cpus),
+            engine_cpus: environment.and_then(|environment| environment.engine_cpus.clone()),
+            agent_cpus: environment.and_then(|environment| environment.agent_cpus.clone()),
             memory_bytes: host.and_then(|host| host.memory_bytes),
             cpu_governor: host.and_then(|host| host.cpu_governor.clone()),
             gpus: gpus(run),

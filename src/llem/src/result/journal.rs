@@ -171,6 +171,7 @@ impl Journal {
 
     /// Opens the journal of a study that goes on. A last line that was cut off is ended, so that it harms no line after it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        refuse_others(path)?;
         let mut file = fs_err::OpenOptions::new().read(true).append(true).create(true).open(path)?;
         if file.seek(SeekFrom::End(0))? > 0 {
             file.seek(SeekFrom::End(-1))?;
@@ -196,6 +197,16 @@ impl Journal {
     }
 }
 
+/// Refuses what is no file: nobody wrote it for llem, and opening it may never end.
+fn refuse_others(path: &Path) -> Result<(), StoreError> {
+    match fs_err::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            Err(StoreError::Damaged { path: path.to_owned(), problem: "it is no plain file".to_owned() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What a journal says, read from its beginning, one line at a time.
 #[derive(Debug, Default)]
 pub struct Reading {
@@ -214,6 +225,7 @@ struct Written {
 /// Hands every event of a journal to `take`. Lines that are none are counted and passed over: each line stands for itself, and what a lost
 /// one said is found in the result files. A journal that is not there is empty.
 pub fn read_journal(path: &Path, mut take: impl FnMut(JournalEvent)) -> Result<Reading, StoreError> {
+    refuse_others(path)?;
     let mut reading = Reading::default();
     let file = match File::open(path) {
         Ok(file) => file,
@@ -302,6 +314,15 @@ mod tests {
         fs_err::write(&path, text).unwrap();
         assert_eq!(events(&path), (vec![finished(1), finished(2)], 3));
         assert_eq!(events(&root.path().join("absent")), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_a_journal_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("journal.jsonl");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(read_journal(&path, |_| {}).unwrap_err().to_string().contains("it is no plain file"));
+        assert!(Journal::open(&path).is_err());
     }
 
     #[test]

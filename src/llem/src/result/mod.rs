@@ -43,7 +43,8 @@ pub(crate) use collect::read_left;
 pub use collect::{Collected, collect};
 pub use design::{Design, DesignedExperiment, NumberedRuns, number_runs};
 pub use energy::{
-    DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, phase_energy, unmatched as unmatched_calibrations,
+    DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, calibration_of, phase_energy,
+    unmatched as unmatched_calibrations,
 };
 pub use figure::Figure;
 pub use flops::FlopsReference;

@@ -11,6 +11,10 @@ use crate::printable::printable;
 /// What is kept of the agent's own log, in bytes.
 const LOG_BYTES: usize = 1024 * 1024;
 
+/// How late a look at the clock may be because the machine is busy. What is later stood still itself: somebody stopped the controller
+/// (Ctrl-Z), or suspended the machine.
+const LATE: Duration = Duration::from_secs(5);
+
 /// State of the conversation with one agent.
 pub(super) struct Follower<'a> {
     sink: &'a EventSink,
@@ -51,6 +55,17 @@ impl<'a> Follower<'a> {
     /// When the agent counts as hung.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Whether the agent is hung, for a caller whose deadline has passed. A controller that stood still has yet to hear what the agent said
+    /// meanwhile, and gives it time once more.
+    pub(super) fn is_hung(&mut self) -> bool {
+        let now = Instant::now();
+        let is_hung = now.saturating_duration_since(self.deadline) < LATE;
+        if !is_hung {
+            self.deadline = now + AGENT_GRACE;
+        }
+        is_hung
     }
 
     /// The phase that the agent is in.
@@ -258,6 +273,18 @@ mod tests {
         follower.stdout(&line(0, EventBody::PhaseStarted { phase: Phase::Load, timeout_s: None }));
         let left = follower.deadline() - std::time::Instant::now();
         assert!(left <= super::AGENT_GRACE + std::time::Duration::from_secs(2), "{left:?}");
+    }
+
+    #[test]
+    fn a_controller_that_stood_still_listens_once_more() {
+        let (sink, _events) = unbounded_channel();
+        let mut follower = Follower::new(&sink, &job());
+        let now = std::time::Instant::now();
+        follower.deadline = now.checked_sub(std::time::Duration::from_millis(100)).unwrap();
+        assert!(follower.is_hung());
+        follower.deadline = now.checked_sub(2 * super::LATE).unwrap();
+        assert!(!follower.is_hung());
+        assert!(follower.deadline() >= now + super::AGENT_GRACE);
     }
 
     #[test]

@@ -173,12 +173,15 @@ async fn follow(child: &mut Child, follower: &mut Follower<'_>, stop: &Stop) -> 
                 break;
             }
             () = sleep_until(deadline.into()) => {
-                verdict = Some(if asked {
-                    runner_failure(FailureClass::Interrupted, follower.phase(), "the agent did not stop in time and was killed")
-                } else {
-                    follower.hung()
-                });
-                break;
+                if asked {
+                    let message = "the agent did not stop in time and was killed";
+                    verdict = Some(runner_failure(FailureClass::Interrupted, follower.phase(), message));
+                    break;
+                }
+                if follower.is_hung() {
+                    verdict = Some(follower.hung());
+                    break;
+                }
             }
         }
     }

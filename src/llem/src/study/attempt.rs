@@ -7,6 +7,7 @@ use llem_protocol::{Failure, ReasonCode};
 use super::ledger::{self, run_finished};
 use super::policy::{is_infrastructure, is_out_of_memory, wait_before};
 use super::prepare::blocking;
+use super::resume::container_names;
 use super::run::{self, Ended, RunContext, carry_out};
 use super::session::Session;
 use super::{StudyError, StudyEvent};
@@ -135,7 +136,10 @@ impl Session {
         let open = self.ledger.open_attempts();
         self.end_left(&open, notify).await?;
         let mut survivors = match self.fleet.docker() {
-            Some(docker) => docker.survivors(self.directory.lock_path()).await?,
+            Some(docker) => {
+                let names = container_names(self.directory.files(), &open);
+                docker.survivors(self.directory.lock_path(), &names).await?
+            }
             None => Vec::new(),
         };
         for run in open {
@@ -210,7 +214,7 @@ impl Session {
     /// Whether runs can go on: asks the engine, and clears away what the failed run may have left there.
     async fn engine_is_back(&self) -> bool {
         let Some(docker) = self.fleet.docker() else { return true };
-        let Ok(survivors) = docker.survivors(self.directory.lock_path()).await else { return false };
+        let Ok(survivors) = docker.survivors(self.directory.lock_path(), &[]).await else { return false };
         for survivor in survivors {
             if docker.discard(&survivor).await.is_err() {
                 return false;

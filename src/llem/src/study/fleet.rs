@@ -25,11 +25,12 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Chooses a runner for each backend; connects to the container engine where one is needed, and clears what a dead controller
-    /// left there.
+    /// left there, but for the containers `own`.
     pub(super) async fn choose(
         backends: impl Iterator<Item = Backend>,
         options: &RunOptions,
         programs: &Programs,
+        own: &[String],
         notify: &impl Fn(StudyEvent),
     ) -> Result<Self, StudyError> {
         let wanted: BTreeMap<Backend, RunnerKind> = backends.map(|b| (b, choice(b, options))).collect();
@@ -40,7 +41,7 @@ impl Fleet {
         }
         let engine = connect(&wanted, &options.user, notify).await?;
         if let Some(engine) = &engine {
-            reap(engine, notify).await;
+            reap(engine, own, notify).await;
         }
         let apptainer = if wanted.values().any(|choice| *choice == RunnerKind::Apptainer) {
             Some(Arc::new(find_apptainer(options, programs, notify).await?))
@@ -210,8 +211,8 @@ async fn find_apptainer(
 }
 
 /// What cannot be removed must not keep a study from running.
-async fn reap(engine: &Engine, notify: &impl Fn(StudyEvent)) {
-    match remove_orphans(engine).await {
+async fn reap(engine: &Engine, own: &[String], notify: &impl Fn(StudyEvent)) {
+    match remove_orphans(engine, own).await {
         Ok(orphans) => {
             for orphan in orphans {
                 let text = format!("removed the container of {}, left by a controller that died", orphan.run_id);

@@ -56,6 +56,8 @@ pub struct ExperimentForecast {
     pub measured_peak_memory_bytes: Option<u64>,
     /// Time of each of its runs.
     pub time: RunTime,
+    /// Why its requests are too long for its model; absent where they are not, or may not be.
+    pub too_long: Option<String>,
 }
 
 /// Weights that a study names.
@@ -123,10 +125,12 @@ impl Forecast {
         let forecast = |experiment: &Experiment| {
             let runs: &[EarlierRun] = earlier.get(&experiment.id).map(Vec::as_slice).unwrap_or_default();
             let seconds: Vec<f64> = runs.iter().map(|run| run.wall_s).collect();
+            let (model, beside_bytes) = known.of_experiment(experiment);
             ExperimentForecast {
-                memory: machine.memory(experiment, &known),
+                memory: machine.memory(experiment, model, beside_bytes),
                 measured_peak_memory_bytes: runs.iter().filter_map(|run| run.peak_memory_bytes).max(),
                 time: run_time(&experiment.config.measurement, &seconds),
+                too_long: too_long(experiment, model),
             }
         };
         let experiments: Vec<ExperimentForecast> = study.experiments.iter().map(forecast).collect();
@@ -149,6 +153,9 @@ impl Forecast {
             if let Some(why) = forecast.memory.why.clone().filter(|_| forecast.memory.verdict == Verdict::Impossible) {
                 found.entry(why).or_default().push(index + 1);
             }
+            if let Some(why) = &forecast.too_long {
+                found.entry(why.clone()).or_default().push(index + 1);
+            }
         }
         let mut all: Vec<_> = found.into_iter().collect();
         all.extend(self.disk.iter().filter_map(|disk| Some((disk.too_full()?, Vec::new()))));
@@ -160,10 +167,20 @@ impl DiskForecast {
     /// Why the known bytes alone do not fit.
     pub fn too_full(&self) -> Option<String> {
         let free = self.free_bytes.filter(|free| *free < self.known_bytes)?;
-        let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+        let size = |bytes: u64| match bytes {
+            0..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+            _ => format!("{:.1} GB", bytes as f64 / 1e9),
+        };
         let (what, directory) = (self.what, self.directory.display());
-        Some(format!("{what} need {} in {directory}, and {} are free there", gb(self.known_bytes), gb(free)))
+        Some(format!("{what} need {} in {directory}, and {} are free there", size(self.known_bytes), size(free)))
     }
+}
+
+/// Why even the shortest request of an experiment does not fit into its model.
+fn too_long(experiment: &Experiment, model: &ModelFacts) -> Option<String> {
+    let (tokens, positions) = experiment.config.workload.shortest_request().zip(model.max_positions)?;
+    let why = || format!("its requests have {tokens} tokens with their output, the model holds {positions}");
+    (tokens > positions).then(why)
 }
 
 /// Why memory is not known on the machine that only submits.
@@ -177,8 +194,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn memory(&self, experiment: &Experiment, known: &Known) -> MemoryEstimate {
-        let (model, beside_bytes) = known.of_experiment(experiment);
+    fn memory(&self, experiment: &Experiment, model: &ModelFacts, beside_bytes: Option<u64>) -> MemoryEstimate {
         let around = Surroundings {
             model,
             beside_bytes,
@@ -312,7 +328,9 @@ fn planned_gpus(study: &StudyConfig, options: &ForecastOptions<'_>) -> PlannedGp
 /// What a study will write where, before anything is downloaded.
 pub(super) fn disk_forecasts(study: &StudyConfig, options: &RunOptions) -> Result<Vec<DiskForecast>, StudyError> {
     let known = Known::of(study, &options.user)?;
-    Ok(disks(study, &options.user, &options.output, &known.weights))
+    // A study that goes on writes where it is.
+    let output = options.resume.as_ref().unwrap_or(&options.output);
+    Ok(disks(study, &options.user, output, &known.weights))
 }
 
 /// What is written where. Results are small beside weights, and their size is not known.

@@ -196,6 +196,12 @@ impl Ledger {
         self.entries.values().any(|entry| entry.ended.is_some())
     }
 
+    /// A run that was measured, the first by its number.
+    pub(super) fn any_completed(&self) -> Option<&RunId> {
+        let mut ended = self.entries.values().filter_map(|entry| entry.ended.as_ref());
+        Some(&ended.find(|ended| ended.status == RunStatus::Completed)?.run)
+    }
+
     /// The next attempt at a run, from 1.
     pub(super) fn next_attempt(&self, number: usize) -> u32 {
         self.entries.get(&number).map_or(0, |entry| entry.attempts) + 1

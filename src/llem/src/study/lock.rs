@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::prepare::Prepared;
 use super::{Programs, StudyError};
-use crate::config::{StudyConfig, is_image_path};
+use crate::config::{Backend, StudyConfig, is_image_path};
 use crate::engine_cache::ModelIdentity;
 use crate::host::LLEM_COMMIT;
 
@@ -47,6 +47,10 @@ pub struct LockedPrograms {
     pub commit: Option<String>,
     /// SHA-256 of the agent.
     pub agent_sha256: String,
+    /// SHA-256 of the embedded backend's driver; absent for a study without that backend, and in files of llem versions that did not
+    /// note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candle_sha256: Option<String>,
 }
 
 /// An image.
@@ -132,6 +136,7 @@ impl StudyLock {
         programs: &Programs,
         cache_root: &Path,
     ) -> Result<Self, StudyError> {
+        let has_candle = study.experiments.iter().any(|experiment| experiment.config.backend == Backend::Candle);
         let mut lock = Self {
             schema_version: LOCK_SCHEMA_VERSION,
             design_hash: study.design_hash(),
@@ -139,6 +144,7 @@ impl StudyLock {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 commit: LLEM_COMMIT.map(str::to_owned),
                 agent_sha256: programs.agent_sha256()?,
+                candle_sha256: has_candle.then(|| programs.candle_sha256()).transpose()?,
             },
             images: BTreeMap::new(),
             weights: BTreeMap::new(),
@@ -202,6 +208,8 @@ impl StudyLock {
     /// Every difference of what was found from what was locked.
     pub fn drift(&self, found: &Self) -> Vec<Drift> {
         let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        // One of both without it says nothing: that backend is not in both, or an older llem wrote the file.
+        let drivers = self.llem.candle_sha256.clone().zip(found.llem.candle_sha256.clone());
         let pairs = [
             ("llem version", self.llem.version.clone(), found.llem.version.clone()),
             ("llem commit", text(&self.llem.commit), text(&found.llem.commit)),
@@ -210,6 +218,7 @@ impl StudyLock {
         ];
         let mut drift: Vec<Drift> = pairs
             .into_iter()
+            .chain(drivers.map(|(locked, found)| ("llem-candle sha256", locked, found)))
             .filter(|(_, locked, found)| locked != found)
             .map(|(what, locked, found)| Drift { what: what.to_owned(), locked, found })
             .collect();
@@ -225,15 +234,16 @@ impl StudyLock {
     }
 
     /// Refuses to go on with a study whose images, weights, workloads or llem are others than those that its finished runs had. What an
-    /// extension adds is no difference.
-    pub(super) fn check_extends(&self, path: &Path) -> Result<(), LockError> {
+    /// extension adds is no difference. Whether the lock file has that already.
+    pub(super) fn check_extends(&self, path: &Path) -> Result<bool, LockError> {
         let locked = Self::read(path)?;
         let mut found = Self { images: by_content(&locked.images, &self.images), ..self.clone() };
         found.design_hash.clone_from(&locked.design_hash);
         found.images.retain(|name, _| locked.images.contains_key(name));
         found.weights.retain(|name, _| locked.weights.contains_key(name));
         found.workloads.retain(|name, _| locked.workloads.contains_key(name));
-        found.compare_with(&locked, path)
+        found.compare_with(&locked, path)?;
+        Ok(locked.design_hash == self.design_hash)
     }
 
     fn compare_with(&self, locked: &Self, path: &Path) -> Result<(), LockError> {
@@ -313,7 +323,7 @@ mod tests {
         StudyLock {
             schema_version: LOCK_SCHEMA_VERSION,
             design_hash: "d".into(),
-            llem: LockedPrograms { version: "1".into(), commit: None, agent_sha256: "a".into() },
+            llem: LockedPrograms { version: "1".into(), commit: None, agent_sha256: "a".into(), candle_sha256: None },
             images: BTreeMap::from([("vllm r:t".into(), image)]),
             weights: BTreeMap::from([("model o/n".into(), weights)]),
             workloads: BTreeMap::from([("e1".into(), "w".into())]),
@@ -325,6 +335,13 @@ mod tests {
         assert!(lock().drift(&lock()).is_empty());
         let mut found = lock();
         found.llem.agent_sha256 = "b".into();
+        // Only one of both has it.
+        found.llem.candle_sha256 = Some("c".into());
+        assert!(found.drift(&found).is_empty());
+        let mut other = found.clone();
+        other.llem.candle_sha256 = Some("d".into());
+        let said: Vec<String> = other.drift(&found).iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["  llem-candle sha256\n    locked  d\n    found   c"]);
         found.design_hash = "e".into();
         found.images.get_mut("vllm r:t").unwrap().image_id = Some("sha256:2".into());
         found.weights.get_mut("model o/n").unwrap().commit = Some("def".into());
@@ -351,7 +368,8 @@ mod tests {
         more.workloads.insert("e2".into(), "w".into());
         more.images
             .insert("vllm r:u".into(), LockedImage { image_id: None, image_digests: Vec::new(), source_id: None });
-        more.check_extends(&path).unwrap();
+        assert!(!more.check_extends(&path).unwrap(), "the file does not have it yet");
+        assert!(lock().check_extends(&path).unwrap());
         more.images.get_mut("vllm r:t").unwrap().image_id = Some("sha256:2".into());
         let error = more.check_extends(&path).unwrap_err().to_string();
         assert!(

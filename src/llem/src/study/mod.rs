@@ -16,6 +16,7 @@ mod judge;
 mod ledger;
 mod links;
 mod lock;
+mod machine;
 mod policy;
 mod prepare;
 mod programs;
@@ -37,6 +38,7 @@ pub use engine::{Effort, EngineLookup, look_up_engines};
 pub use event::StudyEvent;
 pub use forecast::{DiskForecast, ExperimentForecast, Forecast, ForecastOptions, PlannedGpus, WeightsForecast};
 pub use lock::{Drift, LOCK_SCHEMA_VERSION, LockError, LockedImage, LockedPrograms, LockedWeights, StudyLock};
+pub use machine::OtherMachine;
 pub use programs::{Programs, ProgramsError};
 pub use references::WeightsProblems;
 pub use resume::{ResumeError, find_resumable, study_of};
@@ -207,6 +209,27 @@ pub enum StudyError {
     /// GPUs do not get into containers.
     #[error("{0}")]
     Gpus(String),
+    /// A directory or device node that containers are to see.
+    #[error("`{key}` of the user config has {}, which is not on this machine; correct it; nothing was started", path.display())]
+    AbsentSource {
+        /// The setting.
+        key: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
+    /// Where no study directory can be made.
+    #[error(
+        "results go to {}, and {} cannot be written: {source}; allow it, or name another directory with --output; nothing was started",
+        output.display(), existing.display()
+    )]
+    ReadOnlyOutput {
+        /// Where study directories would be made.
+        output: PathBuf,
+        /// The part of its path that is there.
+        existing: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A disk without room.
     #[error("{0}; make room, or name another directory, then run the study again")]
     NoSpace(String),
@@ -253,6 +276,18 @@ pub enum StudyError {
         had: String,
         /// What there is now.
         has: String,
+    },
+    /// Further runs of a study would be of another machine, or with other corrections, than those that it has.
+    #[error(
+        "the study in {} was measured with what is not there now, and figures of further runs could not be compared with those that it \
+         has; nothing was started:\n{}\nput it back (machine, user config), or run it as a new study", directory.display(),
+        differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    )]
+    OtherMachine {
+        /// The study's directory.
+        directory: PathBuf,
+        /// Every difference.
+        differences: Vec<OtherMachine>,
     },
     /// Another study has a GPU, and the user config says not to wait.
     #[error(

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
 use tokio::sync::Mutex;
 use tracing::debug;
 
@@ -18,15 +19,17 @@ use super::links::refuse_links_outside;
 use super::references::{Larder, Weights, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
-    Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, is_image_path, tensorrt_checkpoint,
+    Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, UserConfig, is_image_path,
+    tensorrt_checkpoint,
 };
 use crate::engine_cache::CacheSettings;
+use crate::host::free_bytes;
 use crate::hub::Hub;
 use crate::model::LocalModel;
 use crate::preflight::{self, Images, KnownFacts, KnownImage};
 use crate::runner::DriverFiles;
 use crate::runner::apptainer::ApptainerError;
-use crate::runner::docker::{CandleImage, ImageError, ImageFacts, build_candle};
+use crate::runner::docker::{CandleImage, HostPaths, ImageError, ImageFacts, build_candle};
 use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
 
 /// Work that is over sooner is not worth a line.
@@ -59,6 +62,8 @@ pub(super) async fn prepare(
     refuse_files_in_engines(study, options, fleet)?;
     refuse_missing_images(study, options, fleet).await?;
     refuse_absent_cpus(study, &options.user, fleet)?;
+    refuse_absent_sources(&options.user, fleet)?;
+    refuse_unwritable_output(options)?;
     open_files(study, options, fleet, notify).await?;
     for shared in [&options.output, &options.user.cache_root()] {
         fleet.paths().on_host(shared)?;
@@ -114,6 +119,33 @@ fn refuse_full_disks(study: &StudyConfig, options: &RunOptions) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// Hours of downloads are lost when it turns out only after them that no result can be written.
+fn refuse_unwritable_output(options: &RunOptions) -> Result<(), StudyError> {
+    let output = &options.output;
+    let Some((_, existing)) = free_bytes(output).filter(|_| options.resume.is_none()) else { return Ok(()) };
+    access(&existing, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| StudyError::ReadOnlyOutput {
+        output: output.clone(),
+        existing,
+        source: error.into(),
+    })
+}
+
+/// Directories and device nodes of the user config that no container can be given, because they are not there.
+fn refuse_absent_sources(user: &UserConfig, fleet: &Fleet) -> Result<(), StudyError> {
+    // In a container beside the engine, they are the engine's machine's.
+    if (fleet.engine().is_none() && fleet.apptainer().is_none()) || *fleet.paths() != HostPaths::Same {
+        return Ok(());
+    }
+    let mounts = user.mounts.iter().map(|mount| ("mounts", mount.source.clone()));
+    let devices = user.devices.iter().map(|device| ("devices", PathBuf::from(device)));
+    // What may not be looked at may be there.
+    let is_absent = |path: &PathBuf| matches!(path.try_exists(), Ok(false));
+    match mounts.chain(devices).find(|(_, path)| is_absent(path)) {
+        Some((key, path)) => Err(StudyError::AbsentSource { key, path }),
+        None => Ok(()),
+    }
 }
 
 /// Weights that the engine does not read, of models that only the hub could tell of.

@@ -28,8 +28,12 @@ impl Programs {
 
     /// SHA-256 of the agent's binary, hexadecimal.
     pub(crate) fn agent_sha256(&self) -> Result<String, ProgramsError> {
-        let content = fs_err::read(&self.agent).map_err(|_| ProgramsError(self.agent.clone()))?;
-        Ok(hex::encode(Sha256::digest(content)))
+        sha256(&self.agent)
+    }
+
+    /// SHA-256 of the embedded backend's driver, hexadecimal.
+    pub(super) fn candle_sha256(&self) -> Result<String, ProgramsError> {
+        sha256(&self.candle)
     }
 
     /// The binaries of a directory.
@@ -40,4 +44,9 @@ impl Programs {
         };
         Ok(Self { agent: find("llem-agent")?, candle: find("llem-candle")? })
     }
+}
+
+fn sha256(program: &Path) -> Result<String, ProgramsError> {
+    let content = fs_err::read(program).map_err(|_| ProgramsError(program.to_owned()))?;
+    Ok(hex::encode(Sha256::digest(content)))
 }

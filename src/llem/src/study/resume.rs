@@ -8,9 +8,11 @@ use thiserror::Error;
 use super::difference::Differences;
 use super::ledger::{Ledger, Recovery};
 use super::lock::StudyLock;
-use super::{RunOptions, StudyError, StudyEvent};
-use crate::config::{ConfigError, StudyConfig};
-use crate::result::{Design, NumberedRuns, StoreError, StudyDirectory, StudyFiles, number_runs};
+use super::{RunOptions, StudyError, StudyEvent, machine};
+use crate::config::{ConfigError, StudyConfig, UserConfig};
+use crate::host::HostSnapshot;
+use crate::result::{Design, NumberedRuns, RunId, RunResult, StoreError, StudyDirectory, StudyFiles, number_runs};
+use crate::runner::docker::container_name;
 
 /// A study that goes on, locked.
 #[derive(Debug)]
@@ -36,6 +38,11 @@ impl Resumed {
         Ok(Some(Self { directory, designs, ledger, recovery }))
     }
 
+    /// Names of the containers of runs that were begun and have no result.
+    pub(super) fn container_names(&self) -> Vec<String> {
+        container_names(self.directory.files(), &self.ledger.open_attempts())
+    }
+
     /// The design that holds from here on, where it is not the last one.
     pub(super) fn extension(&self, mut design: Design) -> Option<Design> {
         let last = self.designs.last()?;
@@ -43,8 +50,8 @@ impl Resumed {
         (!last.is_same(&design)).then_some(design)
     }
 
-    /// Refuses to go on with other means than the finished runs had. Whether the study has a lock file: a controller that died early may
-    /// not have come to write it.
+    /// Refuses to go on with other means than the finished runs had. Whether the study's lock file has all of `lock`: a controller that
+    /// died early, or when it had just extended the study, may not have come to write it.
     pub(super) fn keeps(
         &self,
         design: &Design,
@@ -53,9 +60,9 @@ impl Resumed {
     ) -> Result<bool, StudyError> {
         self.refuse_other_runner(design)?;
         let path = self.directory.lock_file();
-        let is_locked = path.exists();
+        let mut is_locked = path.exists();
         if is_locked {
-            lock.check_extends(&path)?;
+            is_locked = lock.check_extends(&path)?;
         } else if self.ledger.has_ended_runs() {
             let text = format!(
                 "{} is gone: that finished runs had the same images, weights and llem is not known",
@@ -64,6 +71,22 @@ impl Resumed {
             notify(StudyEvent::Notice { text });
         }
         Ok(is_locked)
+    }
+
+    /// Refuses to go on elsewhere than where a measured run was, by its result. Runs of a batch system may be on any of its nodes.
+    pub(super) fn refuse_other_machine(&self, user: &UserConfig) -> Result<(), StudyError> {
+        let Some(run) = self.ledger.any_completed() else { return Ok(()) };
+        let directory = self.directory.files().run(&run.to_string());
+        // What cannot be read is told, and repeated, when the study ends.
+        let text = fs_err::read(directory.result_file()).unwrap_or_default();
+        let Ok(result) = RunResult::from_json(&text) else { return Ok(()) };
+        let job = directory.read_job();
+        let had_gpus = job.as_ref().map(|job| job.gpus.as_slice());
+        let differences = machine::differences(&result, had_gpus, user, &HostSnapshot::read());
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(StudyError::OtherMachine { directory: self.directory.path().to_owned(), differences })
     }
 
     /// Figures of one study come from one kind of runner.
@@ -76,6 +99,11 @@ impl Resumed {
             _ => Ok(()),
         }
     }
+}
+
+/// What the containers of runs are, or would have been, called, by the jobs that were written for them.
+pub(super) fn container_names(files: &StudyFiles, runs: &[RunId]) -> Vec<String> {
+    runs.iter().filter_map(|run| files.run(&run.to_string()).read_job()).map(|job| container_name(&job)).collect()
 }
 
 /// Why no study was found that could go on.
@@ -116,10 +144,10 @@ pub fn find_resumable(study: &StudyConfig, output: &Path) -> Result<PathBuf, Res
     }
     candidates.sort_by(|(one, _), (other, _)| order_of(other).cmp(&order_of(one)));
     let ids: HashSet<&str> = study.experiments.iter().map(|experiment| experiment.id.as_str()).collect();
-    let mut of_design = None;
-    let newest = candidates.first().map(|(_, path)| path.clone());
+    let (mut of_design, mut newest) = (None, None);
     for (_, path) in candidates {
         let Some((designs, is_finished)) = state_of(&path, study)? else { continue };
+        newest = newest.or_else(|| Some(path.clone()));
         let fits = designs.last().is_some_and(|last| last.experiments.iter().all(|e| ids.contains(e.id.as_str())));
         match (fits, is_finished) {
             (true, false) => return Ok(path),

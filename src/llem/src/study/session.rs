@@ -87,10 +87,15 @@ async fn make_ready(
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(Fleet, Vec<Prepared>, Vec<GpuLock>), StudyError> {
-    let fleet = Fleet::choose(study.experiments.iter().map(|e| e.config.backend), options, programs, notify).await?;
-    let own = containers_left(&fleet, resumed).await?;
+    let backends = study.experiments.iter().map(|e| e.config.backend);
+    let names = resumed.map(Resumed::container_names).unwrap_or_default();
+    let fleet = Fleet::choose(backends, options, programs, &names, notify).await?;
+    let own = containers_left(&fleet, resumed, &names).await?;
     // Jobs of a batch system claim theirs on their nodes.
     let is_here = fleet.slurm().is_none();
+    if let Some(resumed) = resumed.filter(|_| is_here) {
+        resumed.refuse_other_machine(&options.user)?;
+    }
     let claim = is_here.then(|| GpuClaim::of_study(study, &options.user, own, &options.stop.soft));
     if let Some(claim) = &claim {
         claim.check(notify).await?;
@@ -104,9 +109,9 @@ async fn make_ready(
 }
 
 /// Containers that a study which goes on left when its controller died: what computes in them is its own.
-async fn containers_left(fleet: &Fleet, resumed: Option<&Resumed>) -> Result<Vec<Owner>, StudyError> {
+async fn containers_left(fleet: &Fleet, resumed: Option<&Resumed>, names: &[String]) -> Result<Vec<Owner>, StudyError> {
     let (Some(docker), Some(resumed)) = (fleet.docker(), resumed) else { return Ok(Vec::new()) };
-    let survivors = docker.survivors(resumed.directory.lock_path()).await?;
+    let survivors = docker.survivors(resumed.directory.lock_path(), names).await?;
     Ok(survivors.into_iter().map(|survivor| Owner::Container(survivor.id)).collect())
 }
 

@@ -27,7 +27,8 @@ pub(super) fn label<'a>(values: impl Iterator<Item = (&'a str, &'a Value)>) -> S
     values.map(|(key, value)| format!("{key}={}", short_value(value))).collect::<Vec<_>>().join(" ")
 }
 
-fn short_value(value: &Value) -> String {
+/// A value in as few characters as tell it: `16..64` for a range of lengths.
+pub(crate) fn short_value(value: &Value) -> String {
     if let (Some(least), Some(most)) = (value.get("min"), value.get("max")) {
         return format!("{least}..{most}");
     }

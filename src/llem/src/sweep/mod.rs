@@ -31,6 +31,7 @@ use serde_json::Value;
 
 use crate::config::{Backend, Experiment, Finding, MergedPoint, Problem, Source, Surroundings, section_rules};
 use axes::{Axis, Choice, Grammar};
+pub(crate) use label::short_value;
 use points::Points;
 
 /// The most experiments of one study.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::pairs::Pair;
 use super::text::shown;
 use crate::result::{GpuIdentity, Metrics, RunIdentity, RunRow};
-use llem_protocol::PowerSourceKind;
+use llem_protocol::{CpuList, PowerSourceKind};
 
 /// What was found about one pair.
 #[derive(Debug, Default)]
@@ -49,6 +49,7 @@ const FACTS: &[Fact] = &[
     },
     Fact { name: "processor", weight: Weight::RefuseSensor, of: |row| processor(row).filter(|_| !has_gpu(row)) },
     Fact { name: "processor", weight: Weight::Warn, of: |row| processor(row).filter(|_| has_gpu(row)) },
+    Fact { name: "processors that runs were kept to", weight: Weight::Refuse, of: kept_to },
     Fact { name: "energy sensors", weight: Weight::RefuseSensor, of: |row| row.metrics.as_ref().and_then(sensors) },
     Fact { name: "calibration", weight: Weight::RefuseSensor, of: |row| row.metrics.as_ref().and_then(calibrations) },
     Fact { name: "workload", weight: Weight::Refuse, of: |row| identity(row).map(|id| id.workload_sha256.clone()) },
@@ -201,6 +202,18 @@ fn processor(row: &RunRow) -> Option<String> {
     let id = identity(row)?;
     let cpus = id.cpus.map_or_else(String::new, |cpus| format!(", {cpus} logical"));
     Some(format!("{}{cpus}", id.cpu_model.as_deref()?))
+}
+
+/// The processors that engine and agent could use. A batch system gives every job others: there, how many they are.
+fn kept_to(row: &RunRow) -> Option<String> {
+    let id = identity(row)?;
+    let list = |cpus: &Option<String>| cpus.as_ref()?.parse::<CpuList>().ok();
+    let (engine, agent) = (list(&id.engine_cpus)?, list(&id.agent_cpus)?);
+    Some(match id.node {
+        Some(_) => format!("{} for the engine, {} for the agent", engine.iter().count(), agent.iter().count()),
+        None if engine == agent => engine.to_string(),
+        None => format!("{engine} (agent {agent})"),
+    })
 }
 
 /// Of what `energy_j` is the sum. GPUs are told apart by another fact.

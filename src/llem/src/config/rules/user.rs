@@ -59,6 +59,10 @@ fn gpus(config: &UserConfig, findings: &mut Vec<Finding>) {
             findings.push(Finding::value(pointer, format!("`{}` is named twice", key(device))));
         }
     }
+    // Studies in two directories would not see each other's locks.
+    if let Some(lock_dir) = &config.gpu.lock_dir {
+        absolute("/gpu/lock_dir", lock_dir, findings);
+    }
     if config.gpu.access == GpuAccess::None && !config.gpu.devices.is_empty() {
         findings.push(super::no_effect("/gpu/devices", "`gpu.access` is none"));
     }

@@ -19,6 +19,8 @@ pub struct ModelFacts {
     pub head_dim: Option<u64>,
     /// Rows of the embedding table.
     pub vocab: Option<u64>,
+    /// Tokens that a request may have with its output.
+    pub max_positions: Option<u64>,
     /// Feed-forward networks in each layer; 1 for a dense model.
     pub experts: Option<u64>,
     /// Of these, how many a token passes through.
@@ -119,6 +121,7 @@ impl ModelFacts {
             kv_heads: number(geometry.kv_heads),
             head_dim: number(geometry.head_dim),
             vocab: number(geometry.vocab),
+            max_positions: number(geometry.max_positions),
             experts: Some(1),
             experts_per_token: Some(1),
             feed_forward_matrices: Some(3),
@@ -147,6 +150,7 @@ impl ModelFacts {
             kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             vocab: config.vocab_size,
+            max_positions: config.max_positions,
             experts,
             experts_per_token: config.num_experts_per_tok.or_else(dense),
             feed_forward_matrices: family.map(|family| family.feed_forward_matrices),

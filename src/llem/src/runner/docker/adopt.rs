@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use llem_protocol::Job;
 
 use super::client::EngineError;
-use super::reaper::{is_ours, label};
+use super::reaper::{is_moved, is_ours, label};
 use super::supervise::follow_to_end;
 use super::{ContainerRecord, DockerRunner, LABEL_LOCK, LABEL_RUN, container_name, engine_failure};
 use crate::runner::{EventSink, RunOutcome, RunSpec, Stop};
@@ -37,11 +37,13 @@ impl Survivor {
 }
 
 impl DockerRunner {
-    /// The containers of the study whose controllers hold, or held, `study_lock`.
-    pub async fn survivors(&self, study_lock: &Path) -> Result<Vec<Survivor>, EngineError> {
+    /// The containers of the study whose controllers hold, or held, `study_lock`, and those of `names` whose study was where nothing is
+    /// any more: its directory was moved.
+    pub async fn survivors(&self, study_lock: &Path, names: &[String]) -> Result<Vec<Survivor>, EngineError> {
         let mut survivors = Vec::new();
         for container in self.engine.containers(LABEL_RUN).await? {
-            let of_study = label(&container, LABEL_LOCK).is_some_and(|path| Path::new(path) == study_lock);
+            let of_lock = label(&container, LABEL_LOCK).is_some_and(|path| Path::new(path) == study_lock);
+            let of_study = of_lock || is_moved(&container, names);
             let (Some(id), Some(run_id)) = (&container.id, label(&container, LABEL_RUN)) else { continue };
             if !of_study || !is_ours(&container) {
                 continue;

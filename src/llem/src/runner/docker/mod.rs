@@ -368,7 +368,7 @@ fn abandoned() -> RunOutcome {
 }
 
 /// Readable in `docker ps`, unique between studies that run at once.
-fn container_name(job: &Job) -> String {
+pub fn container_name(job: &Job) -> String {
     let nonce = job.nonce.get(..8).unwrap_or(&job.nonce);
     format!("llem-{}-{nonce}", job.run_id)
 }

@@ -17,9 +17,10 @@ pub struct Reaped {
     pub run_id: String,
 }
 
-/// Removes what dead controllers left. A controller holds its study's lock as long as it lives, whatever kills it.
-pub async fn remove_orphans(engine: &Engine) -> Result<Vec<Reaped>, EngineError> {
-    remove_where(engine, is_orphan).await
+/// Removes what dead controllers left. A controller holds its study's lock as long as it lives, whatever kills it. Those of `kept` are of a
+/// study that goes on, wherever it was before.
+pub async fn remove_orphans(engine: &Engine, kept: &[String]) -> Result<Vec<Reaped>, EngineError> {
+    remove_where(engine, |container| is_orphan(container) && !is_moved(container, kept)).await
 }
 
 /// Removes every container of llem that no living controller holds, also those whose lock file cannot be found.
@@ -83,6 +84,17 @@ pub(super) fn is_ours(container: &ContainerSummary) -> bool {
     container.names.iter().flatten().any(|name| name.starts_with(&prefix))
 }
 
+/// Whether a container has one of `names`, which are drawn at random, and the directory of the lock that it is labelled with is not there
+/// any more: its study was moved. That of a study that was copied belongs to the original.
+pub(super) fn is_moved(container: &ContainerSummary, names: &[String]) -> bool {
+    let has_name = |name: &String| names.iter().any(|wanted| name.strip_prefix('/') == Some(wanted));
+    let is_gone = |lock: &str| {
+        let directory = Path::new(lock).parent().unwrap_or(Path::new("/"));
+        fs_err::symlink_metadata(directory).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    };
+    container.names.iter().flatten().any(has_name) && label(container, LABEL_LOCK).is_some_and(is_gone)
+}
+
 /// A label of a container.
 pub(super) fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
     container.labels.as_ref()?.get(name).map(String::as_str)
@@ -92,7 +104,7 @@ pub(super) fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&
 mod tests {
     use bollard::models::ContainerSummary;
 
-    use super::{LABEL_RUN, LockState, is_ours, probe};
+    use super::{LABEL_LOCK, LABEL_RUN, LockState, is_moved, is_ours, probe};
 
     #[test]
     fn a_container_with_inherited_labels_is_not_ours() {
@@ -104,6 +116,23 @@ mod tests {
         assert!(is_ours(&named("/llem-001-a-c1-0123abcd")));
         assert!(!is_ours(&named("/mine")));
         assert!(!is_ours(&ContainerSummary { labels: None, ..named("/llem-001-a-c1-0123abcd") }));
+    }
+
+    #[test]
+    fn a_container_is_its_studys_where_that_was_moved_and_not_where_it_was_copied() {
+        let root = tempfile::tempdir().unwrap();
+        let of_study = |directory: &str| ContainerSummary {
+            names: Some(vec!["/llem-001-a-c1-0123abcd".to_owned()]),
+            labels: Some(
+                [(LABEL_LOCK.to_owned(), root.path().join(directory).join(".lock").display().to_string())].into(),
+            ),
+            ..ContainerSummary::default()
+        };
+        fs_err::create_dir(root.path().join("original")).unwrap();
+        let own = ["llem-001-a-c1-0123abcd".to_owned()];
+        assert!(is_moved(&of_study("gone"), &own));
+        assert!(!is_moved(&of_study("original"), &own));
+        assert!(!is_moved(&of_study("gone"), &["llem-001-a-c1-0123abce".to_owned()]));
     }
 
     #[test]

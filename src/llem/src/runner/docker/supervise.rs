@@ -132,14 +132,13 @@ async fn follow(
             () = stop.hard.cancelled() => {
                 return Some(runner_failure(FailureClass::Interrupted, follower.phase(), "killed at the second signal"));
             }
-            () = sleep_until(deadline.into()) => {
-                return Some(match kill_at {
-                    Some(_) => {
-                        let message = "the agent did not stop in time and was killed";
-                        runner_failure(FailureClass::Interrupted, follower.phase(), message)
-                    }
-                    None => follower.hung(),
-                });
+            () = sleep_until(deadline.into()) => match kill_at {
+                Some(_) => {
+                    let message = "the agent did not stop in time and was killed";
+                    return Some(runner_failure(FailureClass::Interrupted, follower.phase(), message));
+                }
+                None if follower.is_hung() => return Some(follower.hung()),
+                None => {}
             }
         }
     }
