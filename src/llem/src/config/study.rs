@@ -114,7 +114,7 @@ impl StudyConfig {
         let surroundings = Surroundings { execution: &execution, profile, study_dir: source.directory() };
         let resolved = sweep::resolve(&source, &base, surroundings, &mut problems);
         if problems.is_empty() {
-            problems.extend(rules::secrets::in_text(text, overrides));
+            problems.extend(rules::secrets::in_text(path_for_messages, text, overrides));
         }
         if !problems.is_empty() {
             return Err(ConfigError::new(problems));

@@ -1,12 +1,14 @@
 //! Access tokens in what goes to an engine verbatim: it would be in `job.json`, in results and in every copy of the study.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::super::backend::Extra;
 use super::super::check::Finding;
 use super::super::document::pointer_segment;
 use super::super::experiment::ExperimentConfig;
-use super::super::problem::Problem;
+use super::super::problem::{Location, Problem};
 
 /// Names of settings, in lower case, that hold secrets and nothing else.
 const NAMES: [&str; 11] = [
@@ -75,11 +77,16 @@ pub(crate) fn holds_hub_token(text: &str) -> bool {
 }
 
 /// Tokens in places that no field accounts for: comments, names, keys. The file is copied into the study's directory as it is.
-pub(crate) fn in_text(text: &str, overrides: &[String]) -> Option<Problem> {
-    let line = text.lines().position(holds_hub_token).map(|at| format!("line {}", at + 1));
-    let place = line.or_else(|| overrides.iter().any(|text| holds_hub_token(text)).then(|| "`--set`".to_owned()))?;
-    let message = format!("{place} has what looks like an access token, and results would repeat it");
-    Some(Problem { hint: Some(REMEDY.to_owned()), ..Problem::new("", message) })
+pub(crate) fn in_text(file: &Path, text: &str, overrides: &[String]) -> Option<Problem> {
+    const WHAT: &str = "looks like an access token, which results would repeat";
+    if let Some((at, line)) = text.lines().enumerate().find(|(_, line)| holds_hub_token(line)) {
+        let before = line.split(HUB_TOKEN.0).next().unwrap_or_default();
+        let column = before.chars().count() + 1;
+        let location = Location { file: file.to_owned(), line: at + 1, column, source_line: String::new() };
+        return Some(Problem::new("", WHAT).at(Some(location)).hint(REMEDY));
+    }
+    let is_set = overrides.iter().any(|text| holds_hub_token(text));
+    is_set.then(|| Problem::new("--set", WHAT).hint(REMEDY))
 }
 
 #[cfg(test)]
@@ -94,9 +101,10 @@ mod tests {
         {
             assert!(holds_hub_token(&text), "{text}");
         }
-        let problem = |text: &str, set: &str| in_text(text, &[set.to_owned()]).map(|problem| problem.message);
-        assert!(problem("name: x\n", &format!("name={token}")).unwrap().starts_with("`--set` has"));
-        assert!(problem(&format!("name: x\n# {token}\n"), "name=y").unwrap().starts_with("line 2 has"));
+        let problem = |text: &str, set: &str| in_text("s.yaml".as_ref(), text, &[set.to_owned()]);
+        assert_eq!(problem("name: x\n", &format!("name={token}")).unwrap().path, "--set");
+        let place = problem(&format!("name: x\n# {token}\n"), "name=y").unwrap().location.unwrap();
+        assert_eq!((place.line, place.column, place.source_line.as_str()), (2, 3, ""));
         assert_eq!(problem("name: x\n", "name=y"), None);
         for text in ["hf_overrides", "org/hf_internal_testing_tiny_random_llama", "hf_short", "self_hf_token"] {
             assert!(!holds_hub_token(text), "{text}");
