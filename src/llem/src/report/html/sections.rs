@@ -337,7 +337,10 @@ fn file(text: &str, title: &str) -> String {
     } else {
         String::new()
     };
-    format!("<pre tabindex=\"0\" role=\"region\" aria-label=\"{title}, text\"><code>{}</code></pre>\n{more}", escape(shown))
+    format!(
+        "<pre tabindex=\"0\" role=\"region\" aria-label=\"{title}, text\"><code>{}</code></pre>\n{more}",
+        escape(shown)
+    )
 }
 
 fn grid(title: &str, head: &[&str], rows: &str) -> String {
