@@ -157,6 +157,58 @@ fn figures_of_runs_that_are_not_valid_are_no_statement() {
 }
 
 #[test]
+fn requests_that_are_not_those_of_the_figures_are_refused() {
+    let copy = Grown::of(&studies().join("energy"), 1, |_| ());
+    let study = fs_err::read_to_string(copy.path().join("study.json")).unwrap();
+    let runs = copy.path().join("runs");
+    let of = |experiment: usize| {
+        let study: Value = serde_json::from_str(&study).unwrap();
+        runs.join(study["experiments"][experiment]["runs"][0]["run_id"].as_str().unwrap()).join("requests.parquet")
+    };
+    // The requests of another experiment: four times as many at once.
+    fs_err::copy(of(2), of(0)).unwrap();
+    let (code, said) = refused(copy.path());
+    assert!(code == Some(1) && said.contains("requests.parquet: has 76 as n of ttft_ms"), "{said}");
+}
+
+#[test]
+fn what_is_hidden_in_a_mean_is_told() {
+    let grown = Grown::of(&studies().join("energy"), 1, |study| {
+        for run in study["experiments"][0]["runs"].as_array_mut().unwrap().iter_mut().take(2) {
+            run["metrics"]["energy"] = json!({"domains": []});
+        }
+        for run in study["experiments"][1]["runs"].as_array_mut().unwrap() {
+            for (key, value) in [("status", json!("failed")), ("valid", json!(false)), ("metrics", Value::Null)] {
+                run[key] = value;
+            }
+            run["failure"] = json!({"class": "died_at_import", "phase": "import", "message": "No module named vllm"});
+        }
+        let name = "/models/".to_owned() + &"long".repeat(30);
+        for (place, ending) in [(2, "/=v1"), (3, "/=v2")] {
+            study["experiments"][place]["varied"][0][1] = json!(format!("{name}{ending}"));
+        }
+        study["experiments"][0]["label"] = json!("=HYPERLINK(1)");
+    });
+    for run in fs_err::read_dir(grown.path().join("runs")).unwrap() {
+        fs_err::remove_dir_all(run.unwrap().path()).unwrap();
+    }
+    let directory = grown.path().to_str().unwrap();
+    let markdown = report(&[directory, "--format", "markdown"]);
+    assert!(markdown.contains("lack the figure: J/token of") && markdown.contains("(3 of 5)"), "{markdown}");
+    assert!(
+        markdown.contains("died\\_at\\_import (5 runs)") && markdown.contains("No module named vllm"),
+        "{markdown}"
+    );
+    assert!(markdown.contains("=v1") && markdown.contains("=v2"), "{markdown}");
+    let csv = report(&[directory, "--format", "csv"]);
+    assert!(csv.contains(",'=HYPERLINK(1),") && csv.contains("energy_per_output_token_j_n"), "{csv}");
+    let html = report(&[directory, "--format", "html"]);
+    assert!(html.contains("No module named vllm") && !html.contains("Lock file"));
+    fs_err::write(grown.path().join("study.lock.json"), "{\"weights\": \"<b>07f6</b>\"}").unwrap();
+    assert!(report(&[directory, "--format", "html"]).contains("&lt;b&gt;07f6&lt;/b&gt;"));
+}
+
+#[test]
 fn objectives_can_be_chosen() {
     let said: Value = serde_json::from_str(&report(&[
         "energy",

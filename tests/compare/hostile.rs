@@ -161,7 +161,9 @@ fn thousands_of_experiments_are_compared() {
         experiment
     });
     many.0["experiments"] = experiments.collect::<Vec<_>>().into();
-    let answer = place.compare(&many, &many, &[]).exits(0);
+    let mut others = many.clone();
+    others.0["study_id"] = json!("b");
+    let answer = place.compare(&many, &others, &[]).exits(0);
     answer.shows(&["seed=1999 · 3 and 3 runs", "passed: 2000 of 2000 rules"]);
 }
 

@@ -46,6 +46,45 @@ fn more_energy_fails_by_default_and_nothing_else_does() {
 }
 
 #[test]
+fn a_study_is_not_held_against_itself() {
+    let (a, place) = (Study::new("a", 2, 3), Place::new());
+    place.compare(&a, &a.clone(), &[]).exits(2).says(&["are the same measurement", "--by"]);
+    place.compare(&a, &a.clone(), &["--fail-on", "none"]).exits(0).shows(&["no rules"]);
+    place.compare(&a, &Study::new("b", 2, 3), &[]).exits(0);
+}
+
+#[test]
+fn memory_is_read_in_gib_and_kept_in_bytes() {
+    let (a, place) = (Study::new("a", 1, 3), Place::new());
+    let rule = ["--fail-on", "peak_memory_bytes > 0%"];
+    place.compare(&a, &Study::new("b", 1, 3), &rule).exits(0).shows(&["peak memory GiB", "0.00629"]);
+    let json = place.compare(&a, &Study::new("b", 1, 3), &[&rule[..], &["--format", "json"]].concat()).exits(0).json();
+    let memory = figure(&json, 0, "peak_memory_bytes");
+    assert_eq!(memory["unit"], "B");
+    close(&memory["baseline"], 6_750_208.0, 0.01);
+}
+
+#[test]
+fn a_device_that_is_named_as_output_stays_one() {
+    let (a, b, place) = (Study::new("a", 1, 3), Study::new("b", 1, 3), Place::new());
+    let link = place.path("link.md");
+    fs_err::os::unix::fs::symlink(place.path("report.md"), &link).unwrap();
+    fs_err::write(place.path("report.md"), "").unwrap();
+    place.compare(&a, &b, &["--format", "markdown", "--output", "link.md"]).exits(0);
+    assert!(fs_err::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(fs_err::read_to_string(place.path("report.md")).unwrap().contains("llem compare"));
+    let pipe = place.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs_err::read_to_string(pipe).unwrap()
+    });
+    place.compare(&a, &b, &["--format", "junit", "--output", "pipe"]).exits(0);
+    assert!(reader.join().unwrap().contains("<testsuites"));
+    assert!(!fs_err::metadata(&pipe).unwrap().is_file());
+}
+
+#[test]
 fn without_energy_fewer_tokens_per_second_fail() {
     let place = Place::new();
     let a = Study::new("a", 1, 5).without_energy();
@@ -58,7 +97,8 @@ fn without_energy_fewer_tokens_per_second_fail() {
             metrics[figure] = json!(metrics[figure].as_f64().unwrap() * factor);
         }
     });
-    place.compare(&a, &a, &[]).exits(0).shows(&["passed    output_tokens_per_s < 0 %"]);
+    let same = Study::new("same", 1, 5).without_energy();
+    place.compare(&a, &same, &[]).exits(0).shows(&["passed    output_tokens_per_s < 0 %"]);
     place.compare(&a, &slow, &[]).exits(1).shows(&["FAILED    output_tokens_per_s < 0 %", "-3.8 %"]);
     // A sensor that was lost must not change the question.
     let lost = place.compare(&Study::new("b", 1, 5), &a, &[]).exits(3);
@@ -258,7 +298,7 @@ fn directories_files_and_single_runs_are_sides() {
     let place = Place::new();
     let study = Study::new("a", 1, 3);
     fs_err::create_dir(place.path("study")).unwrap();
-    place.write("study/study.json", &study).write("baseline.json", &study);
+    place.write("study/study.json", &study).write("baseline.json", &Study::new("b", 1, 3));
     place.llem(&["compare", "baseline.json", "study"]).exits(0);
     place.llem(&["compare", "study/study.json", "baseline.json"]).exits(0);
     place.llem(&["compare", "nowhere", "study"]).exits(2).says(&["nowhere", "is not there"]);
@@ -269,7 +309,10 @@ fn directories_files_and_single_runs_are_sides() {
     run["reasons"] = json!([]);
     fs_err::create_dir(place.path("run")).unwrap();
     fs_err::write(place.path("run/result.json"), run.to_string()).unwrap();
-    place.llem(&["compare", "run", "run/result.json"]).exits(3).shows(&[
+    run["study_id"] = json!("another");
+    fs_err::write(place.path("another.json"), run.to_string()).unwrap();
+    place.llem(&["compare", "run", "run/result.json"]).exits(2).says(&["are the same measurement"]);
+    place.llem(&["compare", "run", "another.json"]).exits(3).shows(&[
         "1 and 1 runs",
         "tokens/s",
         " 0 %",

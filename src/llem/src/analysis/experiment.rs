@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use llem_protocol::{Phase, ReasonCode, Severity};
+use llem_protocol::{FailureClass, Phase, ReasonCode, Severity};
 use llem_statistics::Standing;
 use serde::Serialize;
 use serde_json::Value;
@@ -68,6 +68,8 @@ pub struct LeftOut {
     pub status: RunStatus,
     /// The reasons against it.
     pub codes: Vec<ReasonCode>,
+    /// How it failed.
+    pub failure_class: Option<FailureClass>,
     /// Why it failed.
     pub failure: Option<String>,
 }
@@ -116,7 +118,10 @@ pub(super) fn analyse_experiment(
         }
         if counts(row) {
             match read_table(files, row, "requests.parquet", latencies)? {
-                Some(found) => requests.iter_mut().zip(found).for_each(|(all, more)| all.extend(more)),
+                Some(found) => {
+                    hold_against_figures(files, row, &found)?;
+                    requests.iter_mut().zip(found).for_each(|(all, more)| all.extend(more));
+                }
                 None => missing.push(format!("runs/{}/requests.parquet", row.run_id)),
             }
         }
@@ -147,8 +152,17 @@ fn left_out(row: &RunRow) -> LeftOut {
         run_id: row.run_id.clone(),
         status: row.status,
         codes: against.map(|reason| reason.code).collect(),
+        failure_class: row.failure.as_ref().map(|failure| failure.class),
         failure: row.failure.as_ref().map(ToString::to_string),
     }
+}
+
+/// Requests that are not those of the run's figures are an error: percentiles of both would stand side by side.
+fn hold_against_figures(files: &StudyFiles, row: &RunRow, found: &Latencies) -> Result<(), LoadError> {
+    let Some(metrics) = &row.metrics else { return Ok(()) };
+    let odd = Latency::ALL.into_iter().zip(found).find_map(|(latency, values)| latency.contradiction(values, metrics));
+    let path = || files.run_directory(row).join("requests.parquet");
+    odd.map_or(Ok(()), |problem| Err(LoadError::Contradiction { path: path(), problem }))
 }
 
 /// A table of a run, read; nothing where it is not there.

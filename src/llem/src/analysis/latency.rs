@@ -3,8 +3,13 @@
 use llem_statistics::{DEFAULT_LEVEL, Interval, Sample, quantile, quantile_interval};
 use serde::Serialize;
 
+use crate::result::{Distribution, Metrics};
+
 /// The percentiles that are reported.
 const PERCENTILES: [f64; 4] = [0.50, 0.90, 0.95, 0.99];
+
+/// How far two numbers that say the same may be apart, relative.
+const SAME: f64 = 1e-6;
 
 /// Steps of the distribution that is drawn.
 const STEPS: u32 = 40;
@@ -60,6 +65,31 @@ pub struct Percentile {
     pub value: f64,
     /// 95 % interval for independent requests; null where there are too few requests, and for runs that are not valid.
     pub interval: Option<Interval>,
+}
+
+impl Latency {
+    /// What contradicts the run's own figures in the values of its requests; nothing where they agree. What a run does not sum up is not held
+    /// against anything.
+    pub(super) fn contradiction(self, values: &[f64], metrics: &Metrics) -> Option<String> {
+        let written = match self {
+            Self::TtftMs => metrics.ttft_ms,
+            Self::E2eMs => metrics.e2e_ms,
+            Self::ItlMeanMs => return None,
+        };
+        let found = Distribution::of(values.to_vec());
+        let name = self.name();
+        let (written, found) = match (written, found) {
+            (Some(written), Some(found)) => (written, found),
+            (Some(_), None) => return Some(format!("has no {name}, and the run's figures sum some up")),
+            (None, Some(_)) => return Some(format!("has {name}, and the run's figures have none")),
+            (None, None) => return None,
+        };
+        let pairs = [("n", written.n as f64, found.n as f64), ("mean", written.mean, found.mean)];
+        let percentiles = [("p50", written.p50, found.p50), ("p99", written.p99, found.p99)];
+        let apart = |(_, a, b): &(&str, f64, f64)| (a - b).abs() > SAME * a.abs().max(b.abs());
+        let (what, says, is) = pairs.into_iter().chain(percentiles).find(apart)?;
+        Some(format!("has {is} as {what} of {name}, and the run's figures say {says}"))
+    }
 }
 
 impl LatencyAnalysis {

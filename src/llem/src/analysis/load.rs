@@ -1,26 +1,26 @@
 //! The one way by which results come back from disk. Whoever made the files may have edited, cut off or invented them: sizes are bounded,
 //! nothing outside of the directory is read, and numbers that contradict each other are an error, never a statement.
 
+mod check;
+
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use fs_err::File;
 use thiserror::Error;
 
 use crate::printable::printable;
-use crate::result::{DomainEnergy, EnergyFigures, Figure, Metrics, RecordError, RunResult, RunRow, StudyResult};
+use crate::result::{RecordError, RunResult, RunRow, StudyResult};
 
 /// Largest `study.json` that is read, in bytes.
 const STUDY_BYTES: u64 = 512 * 1024 * 1024;
 /// Largest `result.json` that is read, in bytes.
 const RESULT_BYTES: u64 = 64 * 1024 * 1024;
-/// Largest `study.yaml` that is read, in bytes.
-const SOURCE_BYTES: u64 = 16 * 1024 * 1024;
+/// Largest `study.yaml` and `study.lock.json` that are read, in bytes.
+const TEXT_BYTES: u64 = 16 * 1024 * 1024;
 /// Largest Parquet file that is opened, in bytes.
 const TABLE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
-/// How far two numbers that say the same may be apart, relative.
-const SAME: f64 = 1e-6;
 
 /// Results that cannot be read.
 #[derive(Debug, Error)]
@@ -125,11 +125,20 @@ impl StudyFiles {
 
     /// `study.yaml`, as it was run; nothing where it is not there.
     pub fn source(&self) -> Result<Option<String>, LoadError> {
-        let path = self.root.join("study.yaml");
+        self.text("study.yaml")
+    }
+
+    /// `study.lock.json`: what it was run with; nothing where it is not there.
+    pub fn lock(&self) -> Result<Option<String>, LoadError> {
+        self.text("study.lock.json")
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, LoadError> {
+        let path = self.root.join(name);
         if !path.exists() {
             return Ok(None);
         }
-        let text = read(&self.root, &path, SOURCE_BYTES)?;
+        let text = read(&self.root, &path, TEXT_BYTES)?;
         Ok(Some(String::from_utf8_lossy(&text).into_owned()))
     }
 
@@ -167,22 +176,15 @@ pub fn read_study(path: &Path) -> Result<StudyResult, LoadError> {
 
 fn parse_study(path: &Path, text: &[u8]) -> Result<StudyResult, LoadError> {
     let study = StudyResult::from_json(text).map_err(|source| LoadError::Record { path: path.to_owned(), source })?;
-    check_study(&study).map_err(|problem| LoadError::Contradiction { path: path.to_owned(), problem })?;
+    check::study(&study).map_err(|problem| LoadError::Contradiction { path: path.to_owned(), problem })?;
     Ok(study)
 }
 
 fn parse_run(path: &Path, text: &[u8]) -> Result<RunResult, LoadError> {
     let run = RunResult::from_json(text).map_err(|source| LoadError::Record { path: path.to_owned(), source })?;
-    if run.valid && !RunResult::judge(run.status, &run.reasons) {
-        return Err(LoadError::Contradiction { path: path.to_owned(), problem: JUDGED.to_owned() });
-    }
-    if let Some(problem) = run.metrics.as_ref().and_then(contradiction) {
-        return Err(LoadError::Contradiction { path: path.to_owned(), problem });
-    }
+    check::run(&run).map_err(|problem| LoadError::Contradiction { path: path.to_owned(), problem })?;
     Ok(run)
 }
-
-const JUDGED: &str = "calls a run valid that failed, or that has a reason against it";
 
 fn missing(path: &Path, source: std::io::Error) -> LoadError {
     match source.kind() {
@@ -196,11 +198,15 @@ fn missing(path: &Path, source: std::io::Error) -> LoadError {
 
 /// What a directory without `study.json` is, and what to do.
 fn what_is_there(root: &Path) -> String {
+    if root.is_file() {
+        return "is a file; give the directory that `llem run` made, e.g. results/NAME_TIME".to_owned();
+    }
     if root.join("result.json").exists() {
         return "is the directory of one run; give its study's directory, two levels up".to_owned();
     }
     if root.join("journal.jsonl").exists() {
-        return "has no study.json: the study did not end in order, or is still running".to_owned();
+        return "has no study.json: the study is still running, or did not end in order; `llem run --resume DIR` goes on with it"
+            .to_owned();
     }
     let entries = fs_err::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     let studies: BTreeSet<PathBuf> = entries.filter(|path| path.join("study.json").is_file()).collect();
@@ -238,92 +244,6 @@ fn read(root: &Path, path: &Path, limit: u64) -> Result<Vec<u8>, LoadError> {
     let file = open(root, path, limit)?;
     file.take(limit).read_to_end(&mut content).map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
     Ok(content)
-}
-
-/// The first contradiction in a study.
-fn check_study(study: &StudyResult) -> Result<(), String> {
-    let mut experiments = BTreeSet::new();
-    let mut runs = BTreeSet::new();
-    for experiment in &study.experiments {
-        if !experiments.insert(&experiment.experiment_id) {
-            return Err(format!("the experiment `{}` is there twice", shown(&experiment.experiment_id)));
-        }
-        for row in &experiment.runs {
-            check_row(row).map_err(|problem| format!("the run `{}` {problem}", shown(&row.run_id)))?;
-            if !runs.insert(&row.run_id) {
-                return Err(format!("the run `{}` is there twice", shown(&row.run_id)));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn check_row(row: &RunRow) -> Result<(), String> {
-    let mut parts = Path::new(&row.run_id).components();
-    if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) || row.run_id.contains(['/', '\0']) {
-        return Err("has a name that is no name of a directory".to_owned());
-    }
-    if row.valid && !RunResult::judge(row.status, &row.reasons) {
-        return Err("is called valid, though it failed or has a reason against it".to_owned());
-    }
-    row.metrics.as_ref().and_then(contradiction).map_or(Ok(()), Err)
-}
-
-/// What of a run's figures cannot be true.
-fn contradiction(metrics: &Metrics) -> Option<String> {
-    let impossible = |figure: &Figure| {
-        let value = figure.of(metrics)?;
-        (!value.is_finite() || (value < 0.0 && !figure.may_be_negative())).then(|| format!("has {value} as {figure}"))
-    };
-    if metrics.window_s.is_nan() || metrics.window_s <= 0.0 {
-        return Some(format!("has a window of {} s", metrics.window_s));
-    }
-    let tokens = metrics.output_tokens as f64;
-    let per_token = |energy: Option<f64>| energy.filter(|_| tokens > 0.0).map(|energy| energy / tokens);
-    let energy = &metrics.energy;
-    let said_twice = [
-        (Figure::OutputTokensPerS, Some(tokens / metrics.window_s)),
-        (Figure::EnergyPerOutputTokenJ, per_token(energy.energy_j)),
-        (Figure::EnergyNetPerOutputTokenJ, per_token(energy.energy_net_j)),
-    ];
-    let differs = |(figure, computed): &(Figure, Option<f64>)| {
-        let (said, computed) = (figure.of(metrics)?, (*computed)?);
-        let apart = (said - computed).abs() > SAME * said.abs().max(computed.abs());
-        apart.then(|| format!("says {said} as {figure}, and {computed} by its tokens"))
-    };
-    let figures = Figure::ALL.iter().find_map(impossible).or_else(|| said_twice.iter().find_map(differs));
-    figures.or_else(|| energy_contradiction(energy, metrics.window_s))
-}
-
-/// What of the energies contradicts the sensors that they are sums of, what was taken off, or what their uncertainties are made of.
-fn energy_contradiction(energy: &EnergyFigures, window_s: f64) -> Option<String> {
-    let counted: Vec<&DomainEnergy> = energy.domains.iter().filter(|domain| domain.counted).collect();
-    let sum = |figure: fn(&DomainEnergy) -> Option<f64>| {
-        counted.iter().map(|domain| figure(domain)).sum::<Option<f64>>().filter(|_| !counted.is_empty())
-    };
-    let net_j = energy.energy_j.zip(energy.baseline_power_w).map(|(energy_j, idle_w)| energy_j - idle_w * window_s);
-    let scale = energy.energy_j.unwrap_or_default().abs();
-    let pairs = [
-        ("energy_j", energy.energy_j, sum(|domain| domain.energy_j), "by its sensors"),
-        ("energy_raw_j", energy.energy_raw_j, sum(|domain| domain.energy_raw_j), "by its sensors"),
-        ("energy_net_j", energy.energy_net_j, net_j, "by what idling takes"),
-    ];
-    let differs = |(name, said, computed, by): (&str, Option<f64>, Option<f64>, &str)| {
-        let (said, computed) = (said?, computed?);
-        let apart = (said - computed).abs() > SAME * said.abs().max(computed.abs()).max(scale);
-        apart.then(|| format!("says {said} as {name}, and {computed} {by}"))
-    };
-    let domains = energy.domains.iter().filter_map(|domain| domain.uncertainty.as_ref());
-    let mut budgets = [&energy.uncertainty, &energy.net_uncertainty].into_iter().flatten().chain(domains);
-    let odd = budgets.any(|budget| !budget.adds_up(SAME));
-    let odd = || odd.then(|| "has an uncertainty that is not what its components make together".to_owned());
-    pairs.into_iter().find_map(differs).or_else(odd)
-}
-
-/// A name of a file's making, fit for a terminal, its first characters.
-fn shown(name: &str) -> String {
-    let short: String = printable(name).chars().take(80).collect();
-    if short.len() < name.len() { format!("{short}…") } else { short }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use llem::analysis::compare::{
     CompareOptions, ComparisonOutcome, Quantity, RuleOutcome, Rules, Side, StudyComparison, compare as compare_sides,
     compare_within, junit, markdown, shown,
 };
+use llem::report;
 use textwrap::core::display_width;
 
 use super::arguments::{CompareArguments, CompareFormat};
@@ -26,7 +27,7 @@ pub(crate) fn compare(arguments: &CompareArguments, printer: Printer) -> Result<
         None => printer.result(&document(&comparison, arguments.format)?)?,
         Some(file) => {
             let text = document(&comparison, arguments.format)?;
-            fs_err::write(file, text).map_err(|error| Failure::usage(error.to_string()))?;
+            report::write(file, &text).map_err(|error| Failure::usage(error.to_string()))?;
             printer.result(&table(&comparison))?;
         }
     }

@@ -40,8 +40,8 @@ pub(crate) fn report(arguments: &ReportArguments, printer: Printer) -> Result<Ex
         ReportFormat::Json => serde_json::to_string_pretty(&study).map_err(|e| Failure::failed(e.to_string()))?,
         ReportFormat::Markdown => report::markdown(&study),
         ReportFormat::Html => {
-            let source = files.source()?;
-            report::html(&HtmlMaterial { study: &study, source: source.as_deref() })
+            let (source, lock) = (files.source()?, files.lock()?);
+            report::html(&HtmlMaterial { study: &study, source: source.as_deref(), lock: lock.as_deref() })
         }
     };
     let Some(path) = &arguments.output else {

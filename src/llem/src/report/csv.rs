@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::words;
 use crate::analysis::{ExperimentAnalysis, FigureAnalysis, StudyAnalysis};
+use crate::printable::csv_text;
 
 /// The table. Absent figures are empty.
 pub fn csv(study: &StudyAnalysis) -> String {
@@ -12,7 +13,7 @@ pub fn csv(study: &StudyAnalysis) -> String {
     head.extend(study.varied_keys.iter().cloned());
     head.extend(["runs", "runs_valid", "valid", "pareto"].map(str::to_owned));
     for figure in &figures {
-        let parts = ["", "_sd", "_ci_low", "_ci_high", "_ci_method", "_expanded_u"];
+        let parts = ["", "_n", "_sd", "_ci_low", "_ci_high", "_ci_method", "_expanded_u"];
         head.extend(parts.map(|part| format!("{figure}{part}")));
     }
     let latencies = latency_names(study);
@@ -49,11 +50,12 @@ fn names(study: &StudyAnalysis, experiment: &ExperimentAnalysis) -> Vec<String> 
     cells
 }
 
-fn figure_cells(figure: Option<&FigureAnalysis>) -> [String; 6] {
+fn figure_cells(figure: Option<&FigureAnalysis>) -> [String; 7] {
     let Some(figure) = figure else { return Default::default() };
     let interval = figure.interval;
     [
         figure.mean.to_string(),
+        figure.n.to_string(),
         optional(figure.sd),
         optional(interval.map(|i| i.low)),
         optional(interval.map(|i| i.high)),
@@ -93,12 +95,8 @@ fn optional(value: Option<f64>) -> String {
 }
 
 fn line(cells: Vec<String>) -> String {
-    let quoted: Vec<String> = cells.into_iter().map(quote).collect();
-    format!("{}\r\n", quoted.join(","))
-}
-
-fn quote(cell: String) -> String {
-    if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
+    let cells: Vec<String> = cells.iter().map(|cell| csv_text(cell)).collect();
+    format!("{}\r\n", cells.join(","))
 }
 
 #[cfg(test)]
@@ -107,7 +105,7 @@ mod tests {
 
     #[test]
     fn cells_with_separators_are_quoted() {
-        let cells = ["plain", "a,b", "say \"x\"", "two\nlines"].map(str::to_owned).to_vec();
-        assert_eq!(line(cells), "plain,\"a,b\",\"say \"\"x\"\"\",\"two\nlines\"\r\n");
+        let cells = ["plain", "a,b", "-2.5", "two\nlines"].map(str::to_owned).to_vec();
+        assert_eq!(line(cells), "plain,\"a,b\",-2.5,\"two\nlines\"\r\n");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{notes, words};
 use crate::analysis::StudyAnalysis;
+use crate::printable::markdown as escape;
 
 /// The study: a heading, its table, its notes.
 pub fn markdown(study: &StudyAnalysis) -> String {
@@ -34,53 +35,13 @@ pub fn markdown(study: &StudyAnalysis) -> String {
         text.push_str(&line(&cells));
     }
     text.push('\n');
-    let notes: Vec<String> = notes::notes(study)
-        .iter()
-        .map(|note| {
-            [
-                "- ",
-                &escape(note),
-                "
-",
-            ]
-            .concat()
-        })
-        .collect();
-    text.push_str(&notes.concat());
+    for note in notes::notes(study) {
+        text = [text, "- ".to_owned(), escape(&note), "\n".to_owned()].concat();
+    }
     text
 }
 
 fn line(cells: &[impl AsRef<str>]) -> String {
     let cells: Vec<&str> = cells.iter().map(AsRef::as_ref).collect();
     format!("| {} |\n", cells.join(" | "))
-}
-
-/// Text that Markdown shows as it is.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '\n' | '\r' => escaped.push(' '),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '@' => {
-                escaped.push('\\');
-                escaped.push(character);
-            }
-            other => escaped.push(other),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escape;
-
-    #[test]
-    fn names_are_no_markup() {
-        assert_eq!(escape("<b>|x_y`*"), "&lt;b&gt;\\|x\\_y\\`\\*");
-        assert_eq!(escape("[a](http://x)\n@all"), "\\[a\\](http://x) \\@all");
-    }
 }

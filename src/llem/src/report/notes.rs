@@ -6,7 +6,7 @@ use llem_statistics::IntervalMethod;
 
 use super::same_work;
 use super::words::{count, label, name, number};
-use crate::analysis::{FigureAnalysis, StudyAnalysis};
+use crate::analysis::{ExperimentAnalysis, FigureAnalysis, LeftOut, StudyAnalysis, TrendWarning};
 use crate::result::{COVERAGE_FACTOR, Figure};
 
 /// Runs and experiments that are named one by one.
@@ -19,7 +19,9 @@ pub fn notes(study: &StudyAnalysis) -> Vec<String> {
     notes.extend(intervals(study));
     notes.extend(energy(study));
     notes.extend(frontier(study));
+    notes.extend(partial(study));
     notes.extend(left_out(study));
+    notes.extend(failures(study));
     notes.extend(study.reasons.iter().map(|reason| {
         format!("{} ({}): {}", reason.code, count(reason.runs as usize, "run"), name_long(&reason.message))
     }));
@@ -42,7 +44,9 @@ fn not_valid(study: &StudyAnalysis) -> Option<String> {
     let without = study.experiments.iter().filter(|experiment| !experiment.valid).count();
     let text = "the figures describe what happened, and are no statement about the deployment";
     match without {
+        _ if study.runs.done == 0 => Some("! no run of this study was carried out".to_owned()),
         0 => None,
+        _ if study.runs.completed == 0 => Some("! no run of this study was measured to its end".to_owned()),
         _ if without == study.experiments.len() => Some(format!("! no run of this study is valid: {text}")),
         _ => Some(format!("! {} without a valid run: there, {text}", count(without, "experiment"))),
     }
@@ -94,7 +98,8 @@ fn range(mut percents: Vec<f64>) -> Option<String> {
 
 /// What the marks mean; nothing where nothing was compared.
 fn frontier(study: &StudyAnalysis) -> Option<String> {
-    study.experiments.iter().find_map(|experiment| experiment.standing)?;
+    // One alone has nothing to be held against.
+    study.experiments.iter().filter(|experiment| experiment.standing.is_some()).nth(1)?;
     let objectives: Vec<&str> = study.objectives.iter().map(|objective| objective.figure.title()).collect();
     Some(format!(
         "Pareto by {}: * frontier, no other is at least as good in all and better in one; ? undecided, another is by the means but within the \
@@ -108,19 +113,46 @@ fn left_out(study: &StudyAnalysis) -> Option<String> {
     if all.is_empty() {
         return None;
     }
-    let named: Vec<String> = all
-        .iter()
-        .take(NAMED)
-        .map(|run| {
-            let codes: Vec<String> = run.codes.iter().map(ToString::to_string).collect();
-            let why = if codes.is_empty() { run.status.name().to_owned() } else { codes.join(", ") };
-            format!("{} ({why})", name(&run.run_id))
-        })
-        .collect();
-    let more = all.len().saturating_sub(NAMED);
+    let why = |run: &LeftOut| {
+        let codes: Vec<String> = run.codes.iter().map(ToString::to_string).collect();
+        let failed = run.failure_class.map(|class| format!("{}: {}", run.status.name(), class.code()));
+        let codes = Some(codes.join(", ")).filter(|codes| !codes.is_empty());
+        format!("{} ({})", name(&run.run_id), failed.or(codes).unwrap_or_else(|| run.status.name().to_owned()))
+    };
+    let (runs, out) = (study.runs, all.len());
+    let each = named(all.into_iter().map(why), out);
+    Some(format!("{} of {} valid; not: {each}", runs.valid, count(runs.done as usize, "run")))
+}
+
+/// Means that are of fewer runs than their row says.
+fn partial(study: &StudyAnalysis) -> Option<String> {
+    let of = |experiment: &ExperimentAnalysis| -> Vec<String> {
+        let valid = experiment.runs.valid;
+        let fewer = experiment.figures.iter().filter(|figure| experiment.valid && figure.n < valid);
+        fewer.map(|f| format!("{} of {} ({} of {valid})", f.figure.title(), label(experiment), f.n)).collect()
+    };
+    let all: Vec<String> = study.experiments.iter().flat_map(of).collect();
+    let n = all.len();
+    (n > 0).then(|| format!("means of fewer than all valid runs, for the others lack the figure: {}", named(all, n)))
+}
+
+/// The first of `n` texts, and how many more there are.
+fn named(texts: impl IntoIterator<Item = String>, n: usize) -> String {
+    let more = n.saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let runs = study.runs;
-    Some(format!("{} of {} valid; not: {}{more}", runs.valid, count(runs.done as usize, "run"), named.join(", ")))
+    format!("{}{more}", texts.into_iter().take(NAMED).collect::<Vec<_>>().join(", "))
+}
+
+/// Every class of failure with its runs, and what the first of them says.
+fn failures(study: &StudyAnalysis) -> Vec<String> {
+    let mut found: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+    for run in study.experiments.iter().flat_map(|experiment| &experiment.left_out) {
+        if let (Some(class), Some(failure)) = (run.failure_class, &run.failure) {
+            found.entry(class.code()).or_insert((0, failure)).0 += 1;
+        }
+    }
+    let said = |(class, (runs, failure))| format!("{class} ({}): {}", count(runs, "run"), name_long(failure));
+    found.into_iter().map(said).collect()
 }
 
 /// Runs that lie far from the others; they stay in the means.
@@ -129,35 +161,22 @@ fn outliers(study: &StudyAnalysis) -> Option<String> {
     for figure in figures(study) {
         figure.outliers.iter().for_each(|run| runs.entry(run).or_default().push(figure.figure.title()));
     }
-    let named: Vec<String> =
-        runs.iter().take(NAMED).map(|(run, of)| format!("{} ({})", name(run), of.join(", "))).collect();
-    let more = runs.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!named.is_empty())
-        .then(|| format!("far from the other runs of their experiment, and in the means: {}{more}", named.join(", ")))
+    let n = runs.len();
+    let each = runs.into_iter().map(|(run, of)| format!("{} ({})", name(run), of.join(", ")));
+    (n > 0).then(|| format!("far from the other runs of their experiment, and in the means: {}", named(each, n)))
 }
 
 fn trends(study: &StudyAnalysis) -> Option<String> {
     let name_of = |id: &str| study.experiments.iter().find(|e| e.experiment_id == id).map(label).unwrap_or_default();
-    let named: Vec<String> = study
-        .trends
-        .iter()
-        .take(NAMED)
-        .map(|trend| {
-            let percent = trend.percent_per_cycle;
-            let sign = if percent < 0.0 { "" } else { "+" };
-            format!(
-                "{} of {} by {sign}{} % a cycle (p = {:.3})",
-                trend.figure.title(),
-                name_of(&trend.experiment_id),
-                number(percent),
-                trend.p_value
-            )
-        })
-        .collect();
-    let more = study.trends.len().saturating_sub(NAMED);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!named.is_empty()).then(|| format!("moves with the cycles: {}{more}", named.join(", ")))
+    let said = |trend: &TrendWarning| {
+        let percent = trend.percent_per_cycle;
+        let sign = if percent < 0.0 { "" } else { "+" };
+        let of = name_of(&trend.experiment_id);
+        let percent = number(percent);
+        format!("{} of {of} by {sign}{percent} % a cycle (p = {:.3})", trend.figure.title(), trend.p_value)
+    };
+    let n = study.trends.len();
+    (n > 0).then(|| format!("moves with the cycles: {}", named(study.trends.iter().map(said), n)))
 }
 
 fn missing(study: &StudyAnalysis) -> Option<String> {

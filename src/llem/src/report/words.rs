@@ -4,7 +4,7 @@ use llem_statistics::{IntervalMethod, Standing};
 use serde_json::Value;
 
 use crate::analysis::{ExperimentAnalysis, FigureAnalysis};
-use crate::printable::printable;
+use crate::printable::shortened;
 use crate::sweep::short_value;
 
 /// Longest name that is shown, in characters.
@@ -15,18 +15,34 @@ pub fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Four significant digits, or as many as the number has before its point.
+/// Four significant digits, or as many as the number has before its point; powers of ten where that would be endless.
 pub fn number(value: f64) -> String {
-    format!("{value:.*}", decimals(value))
+    digits(value, 4)
+}
+
+fn digits(value: f64, significant: i32) -> String {
+    if is_endless(value) {
+        return format!("{value:.*e}", usize::try_from(significant - 1).unwrap_or(0));
+    }
+    format!("{value:.*}", decimals_for(value, significant))
+}
+
+/// Whether a number is too large or too small to be written out.
+fn is_endless(value: f64) -> bool {
+    value != 0.0 && !(1e-5..1e15).contains(&value.abs())
 }
 
 /// Decimals that show four significant digits.
 pub fn decimals(value: f64) -> usize {
+    decimals_for(value, 4)
+}
+
+fn decimals_for(value: f64, significant: i32) -> usize {
     if value == 0.0 || !value.is_finite() {
         return 0;
     }
     let magnitude = value.abs().log10().floor() as i32;
-    usize::try_from(3 - magnitude).unwrap_or(0).min(9)
+    usize::try_from(significant - 1 - magnitude).unwrap_or(0).min(9)
 }
 
 /// A value of the study file, as it is in the labels of experiments.
@@ -39,11 +55,7 @@ pub fn value(value: &Value) -> String {
 
 /// A name of a file's making: no control characters, not endless.
 pub fn name(text: &str) -> String {
-    let mut shown: String = printable(text).chars().take(NAME_CHARS).collect();
-    if text.chars().nth(NAME_CHARS).is_some() {
-        shown.push('…');
-    }
-    shown
+    shortened(text, NAME_CHARS)
 }
 
 /// The last part of a dotted key, or all of it when another key ends in the same.
@@ -69,17 +81,26 @@ pub fn runs(experiment: &ExperimentAnalysis) -> String {
 }
 
 /// A mean, and how sure it is: `31.01` with `± 0.21`, or with `[30.8, 31.2]` where the interval is not even. At least one digit of the half
-/// width is shown.
+/// width is shown, but for memory, of which nobody reads more than three digits.
 pub fn estimate(figure: &FigureAnalysis) -> (String, Option<String>) {
-    let Some(interval) = figure.interval else { return (number(figure.mean), None) };
-    let half = interval.half_width();
-    let first_digit = if half > 0.0 { (-half.log10().floor()).max(0.0) as usize } else { 0 };
-    let digits = decimals(figure.mean).max(first_digit).min(9);
-    let sure = match interval.method {
-        IntervalMethod::T => format!("± {half:.digits$}"),
-        _ => format!("[{:.digits$}, {:.digits$}]", interval.low, interval.high),
-    };
-    (format!("{:.digits$}", figure.mean), Some(sure))
+    let (shown, significant) = (|value| figure.figure.shown(value), figure.figure.shown_digits());
+    let mean = shown(figure.mean);
+    let Some(interval) = figure.interval else { return (digits(mean, significant), None) };
+    let (low, high, half) = (shown(interval.low), shown(interval.high), shown(interval.half_width()));
+    let is_even = interval.method == IntervalMethod::T;
+    if is_endless(mean) {
+        let limits = if is_even { format!("± {half:.1e}") } else { format!("[{low:.3e}, {high:.3e}]") };
+        return (digits(mean, significant), Some(limits));
+    }
+    let own = decimals_for(mean, significant);
+    let step = 10.0f64.powi(-i32::try_from(own).unwrap_or(0));
+    if significant < 4 && is_even && half > 0.0 && half < step / 2.0 {
+        return (format!("{mean:.own$}"), Some(format!("± <{step:.own$}")));
+    }
+    let first_digit = if half > 0.0 && significant == 4 { (-half.log10().floor()).max(0.0) as usize } else { 0 };
+    let digits = own.max(first_digit).min(9);
+    let sure = if is_even { format!("± {half:.digits$}") } else { format!("[{low:.digits$}, {high:.digits$}]") };
+    (format!("{mean:.digits$}"), Some(sure))
 }
 
 /// [`estimate`] in one piece.
@@ -114,7 +135,7 @@ pub const fn standing_sign(standing: Option<Standing>) -> &'static str {
 mod tests {
     use llem_statistics::{Interval, IntervalMethod};
 
-    use super::{estimate_text, name};
+    use super::{estimate_text, number};
     use crate::analysis::FigureAnalysis;
     use crate::result::Figure;
 
@@ -148,10 +169,23 @@ mod tests {
     }
 
     #[test]
-    fn names_are_short_and_harmless() {
-        assert_eq!(name("a\u{1b}[31mb\nc"), "a\u{fffd}[31mb c");
-        let long = name(&"x".repeat(10_000));
-        assert!(long.chars().count() == 81 && long.ends_with('…'));
-        assert_eq!(name(&"x".repeat(80)), "x".repeat(80));
+    fn memory_is_read_in_gib_with_three_digits() {
+        let text = |mean, half| {
+            let limits = Some((mean - half, mean + half));
+            estimate_text(&FigureAnalysis {
+                figure: Figure::PeakMemoryBytes,
+                ..figure(mean, limits, IntervalMethod::T)
+            })
+        };
+        let gib = 1024.0 * 1024.0 * 1024.0;
+        assert_eq!(text(19.935 * gib, 8041.0), "19.9 ± <0.1");
+        assert_eq!(text(19.935 * gib, 0.26 * gib), "19.9 ± 0.3");
+        assert_eq!(text(25_000_000.0, 0.0), "0.0233 ± 0.0000");
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_written_out_are_powers_of_ten() {
+        assert_eq!([1e300, -2.5e-12, 0.0, 0.000_123_4].map(number), ["1.000e300", "-2.500e-12", "0", "0.0001234"]);
+        assert_eq!(estimate_text(&figure(1e300, Some((9e299, 1.1e300)), IntervalMethod::T)), "1.000e300 ± 1.0e299");
     }
 }

@@ -167,10 +167,15 @@ pub(super) fn energy_figures(window: &WindowRecord, work: Work, context: &Energy
         net_uncertainty: sums.budget(energy_net_j, |d| net_budget(d, work.seconds)),
         split_by_stamps: by_stamps(&window.split, &sums.counted, work),
         split_by_prefill_pass: by_prefill_pass(window, work, &sums, context),
-        co2_g: energy_j.zip(context.carbon).map(|(j, carbon)| j / J_PER_KWH * carbon.pue * carbon.intensity_g_per_kwh),
+        co2_g: energy_j.zip(context.carbon).map(|(energy_j, carbon)| co2_g(energy_j, carbon)),
         carbon: context.carbon.cloned(),
         domains,
     }
+}
+
+/// CO2 equivalent of an energy in grams.
+pub(crate) fn co2_g(energy_j: f64, carbon: &Carbon) -> f64 {
+    energy_j / J_PER_KWH * carbon.pue * carbon.intensity_g_per_kwh
 }
 
 /// The sums of each phase. None of any, where the record of one cannot be true.

@@ -87,12 +87,12 @@ impl Figure {
             Self::E2eP50Ms => "E2E ms",
             Self::MeanPowerW => "mean W",
             Self::PeakPowerW => "peak W",
-            Self::PeakMemoryBytes => "peak memory B",
+            Self::PeakMemoryBytes => "peak memory GiB",
             Self::Co2G => "CO2 g",
         }
     }
 
-    /// The unit.
+    /// The unit in files.
     pub const fn unit(self) -> &'static str {
         match self {
             Self::EnergyPerOutputTokenJ | Self::EnergyNetPerOutputTokenJ => "J/token",
@@ -102,6 +102,30 @@ impl Figure {
             Self::MeanPowerW | Self::PeakPowerW => "W",
             Self::PeakMemoryBytes => "B",
             Self::Co2G => "g",
+        }
+    }
+
+    /// The unit that people read it in: [`Self::unit`] but for bytes.
+    pub const fn shown_unit(self) -> &'static str {
+        match self {
+            Self::PeakMemoryBytes => "GiB",
+            _ => self.unit(),
+        }
+    }
+
+    /// A value in [`Self::shown_unit`].
+    pub fn shown(self, value: f64) -> f64 {
+        match self {
+            Self::PeakMemoryBytes => value / f64::from(1u32 << 30),
+            _ => value,
+        }
+    }
+
+    /// How many significant digits people read of it.
+    pub const fn shown_digits(self) -> i32 {
+        match self {
+            Self::PeakMemoryBytes => 3,
+            _ => 4,
         }
     }
 
@@ -176,6 +200,15 @@ impl FromStr for Figure {
 #[cfg(test)]
 mod tests {
     use super::Figure;
+
+    #[test]
+    fn people_read_memory_in_the_unit_of_its_title() {
+        for figure in Figure::ALL {
+            assert!(figure.title().ends_with(figure.shown_unit()) || figure.title().contains(figure.shown_unit()));
+        }
+        assert!((Figure::PeakMemoryBytes.shown(1.5 * 1024.0f64.powi(3)) - 1.5).abs() < 1e-12);
+        assert_eq!((Figure::PeakMemoryBytes.unit(), Figure::PeakMemoryBytes.shown_unit()), ("B", "GiB"));
+    }
 
     #[test]
     fn names_in_files_are_those_of_options_and_are_unique() {

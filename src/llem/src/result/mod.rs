@@ -42,6 +42,7 @@ mod upgrade;
 pub(crate) use collect::read_left;
 pub use collect::{Collected, collect};
 pub use design::{Design, DesignedExperiment, NumberedRuns, number_runs};
+pub(crate) use energy::co2_g;
 pub use energy::{
     DomainEnergy, EnergyContext, EnergyFigures, PhaseEnergy, calibration_of, phase_energy,
     unmatched as unmatched_calibrations,

@@ -55,8 +55,12 @@ const FACTS: &[Fact] = &[
     Fact { name: "workload", weight: Weight::Refuse, of: |row| identity(row).map(|id| id.workload_sha256.clone()) },
     Fact { name: "tokens per request", weight: Weight::Refuse, of: |row| row.metrics.as_ref().map(tokens) },
     Fact { name: "model revision", weight: Weight::Refuse, of: |row| identity(row)?.model_revision.clone() },
-    Fact { name: "adapter", weight: Weight::Refuse, of: |row| identity(row)?.adapter.as_ref().map(weights) },
-    Fact { name: "draft model", weight: Weight::Refuse, of: |row| identity(row)?.draft_model.as_ref().map(weights) },
+    Fact { name: "adapter", weight: Weight::Refuse, of: |row| identity(row).map(|id| weights(id.adapter.as_ref())) },
+    Fact {
+        name: "draft model",
+        weight: Weight::Refuse,
+        of: |row| identity(row).map(|id| weights(id.draft_model.as_ref())),
+    },
     Fact { name: "data type of the weights", weight: Weight::Refuse, of: |row| identity(row)?.dtype.clone() },
     Fact { name: "GPU driver", weight: Weight::Warn, of: |row| identity(row)?.gpu_driver.clone() },
     Fact { name: "memory of the machine", weight: Weight::Warn, of: |row| Some(gib(identity(row)?.memory_bytes?)) },
@@ -245,8 +249,10 @@ fn tokens(metrics: &Metrics) -> String {
     format!("{:.4} prompt, {:.4} generated", each(metrics.prompt_tokens), each(metrics.output_tokens))
 }
 
-fn weights(weights: &crate::result::WeightsIdentity) -> String {
-    format!("{}@{}", weights.source, weights.revision.as_deref().unwrap_or("-"))
+/// `none` is known: a run without an adapter.
+fn weights(weights: Option<&crate::result::WeightsIdentity>) -> String {
+    let known = |w: &crate::result::WeightsIdentity| format!("{}@{}", w.source, w.revision.as_deref().unwrap_or("-"));
+    weights.map_or_else(|| "none".to_owned(), known)
 }
 
 fn gib(bytes: u64) -> String {

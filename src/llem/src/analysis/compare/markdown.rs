@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::quantity::Quantity;
 use super::record::{ComparisonOutcome, RuleOutcome, StudyComparison, Verdict};
 use super::text::code;
+use crate::printable::markdown as plain;
 
 /// The comparison in Markdown as GitHub reads it. Names of others stand in code spans.
 pub fn markdown(comparison: &StudyComparison) -> String {
@@ -70,21 +71,4 @@ fn figures(text: &mut String, comparison: &StudyComparison) {
         }
     }
     text.push('\n');
-}
-
-/// Text with names of others in it, without markup.
-fn plain(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in crate::printable::printable(text).chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            // A joiner that nobody sees keeps a name from being a mention.
-            '@' => escaped.push_str("@\u{2060}"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '|' | '!' | '~' => escaped.extend(['\\', c]),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }

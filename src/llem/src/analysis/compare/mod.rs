@@ -57,6 +57,17 @@ pub enum CompareError {
     /// Nothing to compare with each other.
     #[error(transparent)]
     Pairs(#[from] PairError),
+    /// One study, or one run, on both sides.
+    #[error(
+        "{baseline} and {candidate} are the same measurement: whatever is in it, no rule would fail; name another, or with --by the key by \
+         which experiments of one study are compared"
+    )]
+    Same {
+        /// The baseline.
+        baseline: String,
+        /// The candidate.
+        candidate: String,
+    },
     /// What was measured is not the same thing.
     #[error("{}", refusal(.0))]
     NotComparable(Vec<String>),
@@ -73,6 +84,9 @@ fn refusal(reasons: &[String]) -> String {
 
 /// Compares every experiment of `candidate` with its counterpart in `baseline`.
 pub fn compare(baseline: &Side, candidate: &Side, options: &CompareOptions) -> Result<StudyComparison, CompareError> {
+    if options.by.is_none() && options.rules != Rules::None && baseline.is_same_study(candidate) {
+        return Err(CompareError::Same { baseline: baseline.name(), candidate: candidate.name() });
+    }
     let found = pairs::between(baseline, candidate, options.by.as_deref())?;
     conclude(baseline, candidate, &found, options)
 }

@@ -98,11 +98,19 @@ impl Quantity {
         }
     }
 
-    /// The unit.
+    /// The unit in files.
     pub const fn unit(self) -> &'static str {
         match self {
             Self::Figure(figure) => figure.unit(),
             Self::Tail(..) => "ms",
+        }
+    }
+
+    /// A value as the title's unit has it, with the digits that people read.
+    pub(super) fn shown(self, value: f64) -> (f64, i32) {
+        match self {
+            Self::Figure(figure) => (figure.shown(value), figure.shown_digits()),
+            Self::Tail(..) => (value, 4),
         }
     }
 

@@ -90,7 +90,15 @@ impl Rules {
                     let message = "`none` cannot stand beside rules".to_owned();
                     return Err(RuleError { rule: shown(none), column: 1, message });
                 }
-                Ok(Self::Given(several.iter().map(|text| text.parse()).collect::<Result<_, _>>()?))
+                let mut rules = Vec::new();
+                for text in several {
+                    let rule = text.parse()?;
+                    // A rule that is given twice is one question: Holm's correction must not count it as two.
+                    if !rules.contains(&rule) {
+                        rules.push(rule);
+                    }
+                }
+                Ok(Self::Given(rules))
             }
         }
     }
@@ -342,6 +350,8 @@ mod tests {
         let parse = |texts: &[&str]| Rules::parse(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
         assert_eq!(parse(&[]), Ok(Rules::Default));
         assert_eq!(parse(&["none"]), Ok(Rules::None));
+        let twice = parse(&["ttft_ms > 3%", "ttft_p50_ms > +3 %", "ttft_ms > 4%"]);
+        assert!(matches!(twice, Ok(Rules::Given(rules)) if rules.len() == 2));
         assert!(parse(&["none", "ttft_ms > 3%"]).unwrap_err().message.contains("beside rules"));
     }
 

@@ -1,5 +1,6 @@
 //! A comparison in words and numbers, as tables, Markdown and JUnit share them.
 
+use super::quantity::Quantity;
 use super::record::{
     ComparisonOutcome, ExperimentComparison, FigureComparison, PairedBy, RuleCheck, RuleOutcome, StudyComparison,
     UnpairedExperiment,
@@ -10,12 +11,17 @@ impl FigureComparison {
     /// Baseline, candidate, difference, interval, p and verdict, for people.
     pub fn cells(&self) -> [String; 6] {
         let none = || "-".to_owned();
+        let shown_value = |value: f64| {
+            let (value, digits) =
+                Quantity::from_name(&self.figure).map_or((value, 4), |quantity| quantity.shown(value));
+            number(value, digits)
+        };
         let mark = if self.gain_included.is_some() { "†" } else { "" };
         let interval =
             self.low.zip(self.high).map(|(low, high)| format!("{} to {}{mark}", percent(low), percent(high)));
         [
-            self.baseline.map_or_else(none, number),
-            self.candidate.map_or_else(none, number),
+            self.baseline.map_or_else(none, shown_value),
+            self.candidate.map_or_else(none, shown_value),
             self.relative_difference.map_or_else(none, |difference| format!("{} %", percent(difference))),
             interval.map_or_else(none, |interval| format!("{interval} %")),
             self.p_adjusted.map_or_else(none, p_value),
@@ -139,14 +145,14 @@ fn p_value(p: f64) -> String {
     if p < 0.001 { "<0.001".to_owned() } else { format!("{p:.3}") }
 }
 
-/// Four significant digits, in powers of ten where that is shorter.
-fn number(value: f64) -> String {
-    let rounded = format!("{value:.3e}");
+/// So many significant digits, in powers of ten where that is shorter.
+fn number(value: f64, digits: i32) -> String {
+    let rounded = format!("{value:.*e}", usize::try_from(digits - 1).unwrap_or(0));
     let magnitude = rounded.rsplit_once('e').and_then(|(_, exponent)| exponent.parse::<i32>().ok()).unwrap_or(0);
     if !(-5..7).contains(&magnitude) {
         return rounded;
     }
-    format!("{value:.*}", usize::try_from(3 - magnitude).unwrap_or(0))
+    format!("{value:.*}", usize::try_from(digits - 1 - magnitude).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -155,8 +161,10 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let shown = [99.999_99, 0.041_234, 1030.4, 6_750_208.0, 1.5e9, 0.000_001_234, 3.0].map(number);
+        let shown =
+            [99.999_99, 0.041_234, 1030.4, 6_750_208.0, 1.5e9, 0.000_001_234, 3.0].map(|value| number(value, 4));
         assert_eq!(shown, ["100.0", "0.04123", "1030", "6750208", "1.500e9", "1.234e-6", "3.000"]);
+        assert_eq!(number(0.006_286_6, 3), "0.00629");
         assert_eq!([0.0312, -0.004, 1e-6, 12.5, -0.9].map(percent), ["+3.1", "-0.40", "0", "+1250", "-90.0"]);
         assert_eq!([0.0, 0.00099, 0.0466, 1.0].map(p_value), ["<0.001", "<0.001", "0.047", "1.000"]);
     }

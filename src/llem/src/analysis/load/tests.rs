@@ -111,11 +111,13 @@ fn numbers_that_are_none_are_refused() {
 #[test]
 fn numbers_that_contradict_each_other_are_refused() {
     type Change = fn(&mut Fixture);
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 11] = [
         (|f| f.row()["metrics"]["output_tokens_per_s"] = json!(1.0), "says 1 as output_tokens_per_s, and 177"),
         (|f| f.row()["metrics"]["energy"]["energy_j"] = json!(-1.5), "has -1.5 as energy_j"),
         (|f| f.row()["metrics"]["ttft_ms"]["p50"] = json!(-2.0), "has -2 as ttft_p50_ms"),
         (|f| f.row()["metrics"]["window_s"] = json!(0.0), "has a window of 0 s"),
+        (|f| f.row()["metrics"]["ttft_ms"]["p50"] = json!(1e9), "percentiles of ttft_ms that are not in order"),
+        (|f| f.row()["metrics"]["window_s"] = json!(1e308), "and 3.6e-306 by"),
         (|f| f.row()["valid"] = json!(true), "is called valid"),
         (|f| f.result["cycle"] = json!(2), "says something else than study.json"),
         (|f| f.result["valid"] = json!(true), "calls a run valid"),
@@ -125,6 +127,17 @@ fn numbers_that_contradict_each_other_are_refused() {
                 f.study["experiments"][0]["runs"].as_array_mut().unwrap().push(again);
             },
             "is there twice",
+        ),
+        (
+            |f| {
+                for key in ["valid", "reasons"] {
+                    f.row()[key] = json!({"valid": true, "reasons": []})[key].clone();
+                }
+                let mut again = f.row().clone();
+                again["run_id"] = json!("009-copy-c9");
+                f.study["experiments"][0]["runs"].as_array_mut().unwrap().push(again);
+            },
+            "has two valid runs of cycle 1",
         ),
     ];
     for (change, part) in cases {

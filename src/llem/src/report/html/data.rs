@@ -133,7 +133,7 @@ fn info(figure: Figure) -> FigureInfo {
     FigureInfo {
         name: figure.name(),
         title: figure.title(),
-        unit: figure.unit(),
+        unit: figure.shown_unit(),
         description: figure.description(),
         more: figure.direction() == Direction::Maximise,
     }
@@ -160,7 +160,9 @@ fn experiment(
     };
     let figure = |figure: &Figure| {
         let found = experiment.figure(*figure)?;
-        Some(estimate(found.mean, found.interval))
+        let shown = |value| figure.shown(value);
+        let interval = found.interval.map(|i| Interval { low: shown(i.low), high: shown(i.high), ..i });
+        Some(estimate(shown(found.mean), interval))
     };
     let steps = |latency: Latency| {
         let found = experiment.latencies.iter().find(|candidate| candidate.latency == latency);

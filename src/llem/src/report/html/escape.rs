@@ -20,6 +20,11 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
+/// A cell of a table that is as wide as its text, up to a limit.
+pub(super) fn name_cell(text: &str) -> String {
+    format!("<td class=\"name\"><div>{}</div></td>", escape(text))
+}
+
 /// The markup of all items, one after the other.
 pub(super) fn each<T>(items: impl IntoIterator<Item = T>, markup: impl Fn(T) -> String) -> String {
     items.into_iter().map(markup).collect()

@@ -24,6 +24,8 @@ pub struct HtmlMaterial<'a> {
     pub study: &'a StudyAnalysis,
     /// `study.yaml` as it was run.
     pub source: Option<&'a str>,
+    /// `study.lock.json`: what it was run with.
+    pub lock: Option<&'a str>,
 }
 
 /// The page.

@@ -84,6 +84,12 @@
   const figureAt = (name) => data.figures.findIndex((figure) => figure.name === name);
   const axisTitle = (figure) => (figure.title.includes(figure.unit) ? figure.title : `${figure.title} (${figure.unit})`);
 
+  /* A long name: its beginning and its end, which is what tells names apart. */
+  const shortened = (text, most) => {
+    const end = Math.floor((most - 1) / 3);
+    return text.length > most ? `${text.slice(0, most - end - 1)}…${text.slice(text.length - end)}` : text;
+  };
+
   const MARKS = [
     { text: "frontier", fill: "var(--accent)", stroke: "var(--accent)", shape: "circle" },
     { text: "undecided", fill: "var(--page)", stroke: "var(--warn)", shape: "diamond" },
@@ -92,12 +98,13 @@
     { text: "not valid", fill: "none", stroke: "var(--bad)", shape: "cross" },
   ];
   const markOf = (experiment) => MARKS[!experiment.v ? 4 : experiment.s === null ? 3 : experiment.s];
-  const mark = (kind, x, y) => {
-    const style = { fill: kind.fill, stroke: kind.stroke, "stroke-width": 1.8 };
-    if (kind.shape === "circle") return svg("circle", { cx: x, cy: y, r: 5, ...style });
-    if (kind.shape === "dot") return svg("circle", { cx: x, cy: y, r: 3.5, ...style });
-    if (kind.shape === "diamond") return svg("path", { d: `M${x} ${y - 5.5}L${x + 5.5} ${y}L${x} ${y + 5.5}L${x - 5.5} ${y}Z`, ...style });
-    return svg("path", { d: `M${x - 4} ${y - 4}L${x + 4} ${y + 4}M${x - 4} ${y + 4}L${x + 4} ${y - 4}`, ...style });
+  const mark = (kind, x, y, size = 1) => {
+    const style = { fill: kind.fill, stroke: kind.stroke, "stroke-width": 1.8 * Math.sqrt(size) };
+    const [d, c] = [5.5 * size, 4 * size];
+    if (kind.shape === "circle") return svg("circle", { cx: x, cy: y, r: 5 * size, ...style });
+    if (kind.shape === "dot") return svg("circle", { cx: x, cy: y, r: 3.5 * size, ...style });
+    if (kind.shape === "diamond") return svg("path", { d: `M${x} ${y - d}L${x + d} ${y}L${x} ${y + d}L${x - d} ${y}Z`, ...style });
+    return svg("path", { d: `M${x - c} ${y - c}L${x + c} ${y + c}M${x - c} ${y + c}L${x + c} ${y - c}`, ...style });
   };
 
   /* Arrow keys and the pointer choose a point; what it is stands below the plot. */
@@ -140,7 +147,7 @@
     const meets = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
     const frontierFirst = [...shown].sort((a, b) => (a.experiment.s ?? 3) - (b.experiment.s ?? 3));
     for (const p of frontierFirst) {
-      const text = p.experiment.l.length > 34 ? `${p.experiment.l.slice(0, 33)}…` : p.experiment.l;
+      const text = shortened(p.experiment.l, 40);
       const [x, y, wide] = [plot.x(p.x[0]), plot.y(p.y[0]), text.length * 6.6];
       const places = [[9, -8], [-9, -8], [9, 15], [-9, 15]].map(([dx, dy]) => {
         const left = dx > 0 ? x + dx : x + dx - wide;
@@ -169,7 +176,7 @@
       const line = front.map((p, i) => `${i ? "L" : "M"}${plot.x(p.x[0])} ${plot.y(p.y[0])}`).join("");
       plot.root.append(svg("path", { d: line, fill: "none", stroke: "var(--accent)", "stroke-width": 1.2, "stroke-dasharray": "5 4" }));
     }
-    if (shown.length <= 300) {
+    if (shown.length <= 300) { // as DRAWN_INTERVALS of sections.rs
       for (const p of shown) {
         const [x, y] = [plot.x(p.x[0]), plot.y(p.y[0])];
         const bar = { stroke: "var(--muted)", "stroke-width": 1 };
@@ -178,7 +185,9 @@
       }
     }
     const order = [...shown].sort((a, b) => (b.experiment.s ?? 3) - (a.experiment.s ?? 3));
-    for (const p of order) plot.root.append(mark(markOf(p.experiment), plot.x(p.x[0]), plot.y(p.y[0])));
+    /* Many marks are small, but those of the frontier. */
+    const crowd = Math.min(1, Math.max(0.5, Math.sqrt(120 / shown.length)));
+    for (const p of order) plot.root.append(mark(markOf(p.experiment), plot.x(p.x[0]), plot.y(p.y[0]), p.experiment.s === 0 ? 1 : crowd));
     if (shown.length <= 12) nameThem(plot, shown);
     plot.root.setAttribute("aria-label", `${data.figures[yi].title} against ${data.figures[xi].title}, ${shown.length} experiments; arrow keys go through the points`);
     const said = html("p", { class: "said", "aria-live": "polite" });
@@ -201,22 +210,30 @@
     const groups = values.map((_, v) => data.experiments.map((experiment, e) => ({ experiment, e })).filter((p) => p.experiment.k[key] === v && p.experiment.f[figure]));
     const all = groups.flat().map((p) => p.experiment.f[figure][0]);
     if (!all.length) return;
-    const short = (text) => (text.length > 14 ? `${text.slice(0, 13)}…` : text);
-    const every = Math.ceil(values.length / 8);
-    const labels = values.map((value, v) => [v, v % every ? "" : short(value)]);
     const columns = Math.max(1, Math.floor(box.clientWidth / 336));
+    /* As many names of values as stand beside each other. */
+    const names = values.map((value) => shortened(value, 14));
+    const widest = Math.max(...names.map((text) => text.length)) * 6.8 + 10;
+    const every = Math.ceil((values.length * widest) / (widthOf(box, columns) - 76));
+    const labels = names.map((text, v) => [v, v % every ? "" : text]);
     const plot = frame(widthOf(box, columns), 260, [-0.5, values.length - 0.5], room(all, true), [name, axisTitle(data.figures[figure])], undefined, labels);
-    const mean = (group) => group.reduce((sum, p) => sum + p.experiment.f[figure][0], 0) / group.length;
-    const line = groups.map((group, v) => ({ group, v })).filter((g) => g.group.length);
+    /* Experiments without a valid run are shown, and in no mean, unless there is nothing else. */
+    const anyValid = groups.flat().some((p) => p.experiment.v);
+    const counts = (group) => group.filter((p) => p.experiment.v || !anyValid);
+    const mean = (group) => counts(group).reduce((sum, p) => sum + p.experiment.f[figure][0], 0) / counts(group).length;
+    const line = groups.map((group, v) => ({ group, v })).filter((g) => counts(g.group).length);
+    /* What else was varied must be the same at each value, or the means differ by that, too. */
+    const others = (g) => counts(g.group).map((p) => p.experiment.k.map((place, other) => (other === key ? "" : place)).join()).sort().join(";");
+    const uneven = new Set(line.map(others)).size > 1;
     const points = [];
-    for (const { group, v } of line) {
+    groups.forEach((group, v) => {
       group.forEach((p, i) => {
         const value = p.experiment.f[figure][0];
         const x = plot.x(v + (group.length > 1 ? ((i / (group.length - 1)) - 0.5) * 0.36 : 0));
         plot.root.append(svg("circle", { cx: x, cy: plot.y(value), r: 2.6, fill: p.experiment.v ? "var(--muted)" : "none", stroke: "var(--muted)", opacity: 0.65 }));
-        points.push({ x, y: plot.y(value), e: p.e, text: `${p.experiment.l}: ${estimate(p.experiment.f[figure])} ${data.figures[figure].unit}` });
+        points.push({ x, y: plot.y(value), e: p.e, text: `${p.experiment.l}: ${estimate(p.experiment.f[figure])} ${data.figures[figure].unit}${p.experiment.v ? "" : " (not valid)"}` });
       });
-    }
+    });
     const path = line.map((g, i) => `${i ? "L" : "M"}${plot.x(g.v)} ${plot.y(mean(g.group))}`).join("");
     plot.root.append(svg("path", { d: path, fill: "none", stroke: "var(--series)", "stroke-width": 2 }));
     for (const g of line) plot.root.append(svg("circle", { cx: plot.x(g.v), cy: plot.y(mean(g.group)), r: 4, fill: "var(--series)" }));
@@ -224,7 +241,7 @@
     plot.root.setAttribute("aria-label", `Mean ${data.figures[figure].title} by ${name}: ${means}`);
     const said = html("p", { class: "said", "aria-live": "polite" });
     explore(plot, points, said);
-    box.append(html("figure", {}, html("figcaption", {}, `${data.figures[figure].title} by ${name}; line: mean over all other keys`), plot.root, said));
+    box.append(html("figure", {}, html("figcaption", {}, `${data.figures[figure].title} by ${name}; line: mean over all other keys${uneven ? ", which are not the same at each value: part of a difference may be theirs" : ""}`), plot.root, said));
   };
 
   const stepsPath = (plot, steps) => steps.map((value, i) => `${i ? "L" : "M"}${plot.x(value)} ${plot.y((100 * i) / (steps.length - 1))}`).join("");
@@ -237,20 +254,21 @@
     const every = Math.ceil(others.length / 80);
     const drawn = others.filter((p, i) => i % every === 0 && p.e !== chosen);
     const last = Math.max(...others.map((p) => p.q[p.q.length - 1]));
-    const plot = frame(widthOf(box), 300, [0, last * 1.03], [0, 104], [`${data.latencies[latency]} of a request`, "% of requests"]);
+    const plot = frame(widthOf(box), 300, [0, last * 1.03], [0, 104], [`${byId("latency-kind").selectedOptions[0].textContent}, ms`, "% of requests"]);
     for (const p of drawn) plot.root.append(svg("path", { d: stepsPath(plot, p.q), fill: "none", stroke: "var(--muted)", opacity: 0.35, "stroke-width": 1.2 }));
     if (own && own.length) plot.root.append(svg("path", { d: stepsPath(plot, own), fill: "none", stroke: "var(--accent)", "stroke-width": 2.4 }));
     const label = data.experiments[chosen].l;
     plot.root.setAttribute("aria-label", `Distribution of ${data.latencies[latency]} over requests, ${label} among ${others.length} experiments`);
     const note = every > 1 ? `; of the others, one in ${every}` : "";
-    box.replaceChildren(html("figure", {}, html("figcaption", {}, `${label}, before all others${note}`), plot.root));
+    const before = others.length > 1 ? `, before all others${note}` : "";
+    box.replaceChildren(html("figure", {}, html("figcaption", {}, `${label}${before}`), plot.root));
     const p = data.experiments[chosen].p[latency];
     if (!p.length) return;
     const head = html("tr", {}, html("th", { scope: "col" }, "percentile"), ...["p50", "p90", "p95", "p99"].map((name) => html("th", { scope: "col", class: "n" }, name)));
     const row = (name, cell) => html("tr", {}, html("th", { scope: "row" }, name), ...p.map((e) => html("td", { class: "n" }, cell(e))));
-    const limits = (e) => (e.length === 3 ? `${number(e[1])} – ${number(e[2])}` : "too few requests");
+    const limits = (e) => (e.length === 3 ? `${number(e[1])} – ${number(e[2])}` : data.experiments[chosen].v ? "too few requests" : "not of valid runs");
     const table = html("table", {}, html("thead", {}, head), html("tbody", {}, row("ms", (e) => number(e[0])), row("95 % interval", limits)));
-    box.append(html("div", { class: "scroll" }, table), html("p", { class: "muted" }, `${data.experiments[chosen].n} requests of ${data.experiments[chosen].v ? "valid runs" : "runs that are not valid"}, taken together; the intervals are those of independent requests.`));
+    box.append(html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Percentiles" }, table), html("p", { class: "muted" }, `${data.experiments[chosen].n} requests of ${data.experiments[chosen].v ? "valid runs" : "runs that are not valid"}, taken together; the intervals are those of independent requests.`));
   };
 
   const SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -361,6 +379,7 @@
 
   const pairs = byId("trade-off");
   const drawPairs = () => {
+    if (!pairs) return;
     const wanted = [["output_tokens_per_s", "energy_per_output_token_j"], ["ttft_p50_ms", "energy_per_output_token_j"]];
     if (data.objectives.length >= 2) wanted.unshift([data.objectives[1], data.objectives[0]]);
     if (figureAt("energy_per_output_token_j") < 0) wanted.push(["output_tokens_per_s", "ttft_p50_ms"]);
@@ -372,7 +391,7 @@
       done.add(name);
     }
   };
-  legend(byId("trade-off-legend"));
+  if (pairs) legend(byId("trade-off-legend"));
   const effects = byId("effect-figure");
   const drawEffects = () => {
     if (!effects) return;

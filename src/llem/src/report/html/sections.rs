@@ -2,16 +2,26 @@
 
 use llem_protocol::Severity;
 
-use super::escape::{each, escape};
+use super::escape::{each, escape, name_cell};
 use super::table::table;
 use super::{HtmlMaterial, Section};
 use crate::analysis::{ExperimentAnalysis, Fact, ReasonCount, StudyAnalysis};
+use crate::printable::shortened;
 use crate::report::{notes, words};
 use crate::result::{Figure, ImageRecord, StudyStatus};
 
 /// Values of a key, and runs that are not valid, that are listed.
 const LISTED_VALUES: usize = 12;
 const LISTED_RUNS: usize = 500;
+
+/// How much of a file is shown, in characters.
+const FILE_CHARS: usize = 128 * 1024;
+
+/// Longest account of a failure, in characters.
+const FAILURE_CHARS: usize = 500;
+
+/// Intervals of more experiments than this would cover each other; `report.js` has the same number.
+const DRAWN_INTERVALS: usize = 300;
 
 /// Figures whose best experiment is named.
 const BEST: [Figure; 3] = [Figure::EnergyPerOutputTokenJ, Figure::OutputTokensPerS, Figure::TtftP50Ms];
@@ -24,16 +34,22 @@ pub(super) fn all(material: &HtmlMaterial<'_>) -> Vec<Section> {
         section("experiments", "Experiments", "Experiments", table(study)),
         section("pareto", "Trade-offs", "Trade-offs", trade_offs(study)),
     ];
-    if !study.varied_keys.is_empty() {
+    let has_figures = !study.figures().is_empty();
+    if !study.varied_keys.is_empty() && has_figures {
         sections.push(section("main-effects", "Main effects", "Main effects", EFFECTS.to_owned()));
     }
-    sections.push(section("latency", "Latency over requests", "Latency", LATENCY.to_owned()));
+    if study.experiments.iter().any(|experiment| !experiment.latencies.is_empty()) {
+        sections.push(section("latency", "Latency over requests", "Latency", LATENCY.to_owned()));
+    }
     sections.push(section("power", "Power and phases", "Power", power(study)));
     sections.push(section("validity", "Validity and warnings", "Validity", validity(study)));
-    sections.push(section("environment", "Environment", "Environment", environment(study)));
+    let lock = material.lock.map_or_else(String::new, |lock| {
+        format!("<details><summary>Lock file: what it was run with</summary>\n{}</details>\n", file(lock, "Lock file"))
+    });
+    let environment = [environment(study), lock].concat();
+    sections.push(section("environment", "Environment and lock", "Environment", environment));
     if let Some(source) = material.source {
-        let body = format!("<pre tabindex=\"0\"><code>{}</code></pre>\n", escape(source));
-        sections.push(section("study-file", "Study file", "Study file", body));
+        sections.push(section("study-file", "Study file", "Study file", file(source, "Study file")));
     }
     sections
 }
@@ -69,7 +85,7 @@ fn summary(study: &StudyAnalysis) -> String {
     rows.push(("Ended", format!("{status}, {}", time(&study.finished))));
     let standings = study.experiments.iter().filter_map(|experiment| experiment.standing);
     let on = |wanted: &str| standings.clone().filter(|s| words::standing(Some(*s)) == wanted).count();
-    if standings.clone().next().is_some() {
+    if standings.clone().nth(1).is_some() {
         let titles: Vec<_> = study.objectives.iter().map(|objective| objective.figure.title()).collect();
         let (front, undecided, dominated) = (on("frontier"), on("undecided"), on("dominated"));
         let text = format!(
@@ -173,19 +189,34 @@ fn best(study: &StudyAnalysis, figure: Figure) -> Option<String> {
     Some(format!(
         "<li><span class=\"muted\">{title}</span><strong>{} {}</strong><span>{}</span><span class=\"muted\">{sure}</span></li>\n",
         escape(&words::estimate_text(own)),
-        escape(figure.unit()),
+        escape(figure.shown_unit()),
         escape(&words::label(first)),
     ))
 }
 
 fn trade_offs(study: &StudyAnalysis) -> String {
+    if study.figures().is_empty() {
+        return "<p class=\"bad\">No run was measured: there is nothing to compare.</p>\n".to_owned();
+    }
     let note = if study.has_valid() { "" } else { "<p class=\"bad\">No run is valid: nothing is compared.</p>\n" };
     let titles: Vec<_> = study.objectives.iter().map(|objective| escape(objective.figure.title())).collect();
-    let by = titles.join(" and ");
+    let has_intervals = study.experiments.iter().flat_map(|e| &e.figures).any(|figure| figure.interval.is_some());
+    let bars = match () {
+        () if !has_intervals => "There are no intervals: no experiment has 3 valid runs. ",
+        () if study.experiments.len() > DRAWN_INTERVALS => "95 % intervals are told with the point that is chosen. ",
+        () => "Bars are 95 % intervals. ",
+    };
+    let marks = if study.experiments.iter().filter(|experiment| experiment.standing.is_some()).nth(1).is_some() {
+        let by = titles.join(" and ");
+        format!(
+            "Marks are by {by}. Dominated: another is better, beyond both intervals in each; undecided: by the means only. "
+        )
+    } else {
+        String::new()
+    };
     format!(
         "{note}<div id=\"trade-off\" class=\"plots\"></div>\n<ul id=\"trade-off-legend\" class=\"legend\"></ul>\n\
-         <p class=\"muted\">Bars are 95 % intervals. Marks are by {by}. Dominated: another is better, beyond both intervals in each; undecided: by \
-         the means only. A click, or Enter, chooses an experiment for the plots below.</p>\n{NO_SCRIPT}"
+         <p class=\"muted\">{bars}{marks}A click, or Enter, chooses an experiment for the plots below.</p>\n{NO_SCRIPT}"
     )
 }
 
@@ -219,13 +250,14 @@ fn validity(study: &StudyAnalysis) -> String {
     if !left.is_empty() {
         let row = |(experiment, run): &(&ExperimentAnalysis, &crate::analysis::LeftOut)| {
             let codes: Vec<String> = run.codes.iter().map(ToString::to_string).collect();
-            let why = run.failure.as_deref().map_or_else(|| codes.join(", "), words::name);
+            let why =
+                run.failure.as_deref().map_or_else(|| codes.join(", "), |failure| shortened(failure, FAILURE_CHARS));
             format!(
-                "<tr><td><code>{}</code></td><td class=\"name\">{}</td><td>{}</td><td class=\"name\">{}</td></tr>\n",
+                "<tr><td><code>{}</code></td>{}<td>{}</td>{}</tr>\n",
                 escape(&words::name(&run.run_id)),
-                escape(&words::label(experiment)),
+                name_cell(&words::label(experiment)),
                 run.status.name(),
-                escape(&why)
+                name_cell(&why)
             )
         };
         let rows: String = left.iter().take(LISTED_RUNS).map(row).collect();
@@ -244,12 +276,11 @@ fn reason(reason: &ReasonCount) -> String {
         Severity::Note => ("muted", "note"),
     };
     format!(
-        "<tr><td><code>{}</code></td><td class=\"{class}\">{severity}</td><td class=\"n\">{}</td><td class=\"name\">{}</td>\
-         <td class=\"name\">{}</td></tr>\n",
+        "<tr><td><code>{}</code></td><td class=\"{class}\">{severity}</td><td class=\"n\">{}</td>{}{}</tr>\n",
         reason.code,
         reason.runs,
-        escape(reason.code.why()),
-        escape(reason.code.advice())
+        name_cell(reason.code.why()),
+        name_cell(reason.code.advice())
     )
 }
 
@@ -294,8 +325,22 @@ fn image(image: &ImageRecord) -> String {
         .filter_map(|(name, version)| Some(format!("{name} {}", version?)))
         .collect();
     let cells = [words::name(&image.image), image.image_id.clone(), image.image_digests.join(" "), versions.join(", ")];
-    let cells = each(&cells, |cell| format!("<td class=\"name\">{}</td>", escape(cell)));
+    let cells = each(&cells, |cell| name_cell(cell));
     format!("<tr><td>{}</td>{cells}</tr>\n", image.backend.name())
+}
+
+/// A file as it is; of a very long one, the beginning.
+fn file(text: &str, title: &str) -> String {
+    let shown = text.char_indices().nth(FILE_CHARS).map_or(text, |(end, _)| text.get(..end).unwrap_or(text));
+    let more = if shown.len() < text.len() {
+        format!("<p class=\"muted\">The first {} of {} bytes.</p>\n", shown.len(), text.len())
+    } else {
+        String::new()
+    };
+    format!(
+        "<pre tabindex=\"0\" role=\"region\" aria-label=\"{title}, text\"><code>{}</code></pre>\n{more}",
+        escape(shown)
+    )
 }
 
 fn grid(title: &str, head: &[&str], rows: &str) -> String {

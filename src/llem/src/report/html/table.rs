@@ -1,6 +1,6 @@
 //! The table of experiments.
 
-use super::escape::{each, escape};
+use super::escape::{each, escape, name_cell};
 use crate::analysis::{ExperimentAnalysis, FigureAnalysis, StudyAnalysis};
 use crate::report::words;
 use crate::result::Figure;
@@ -33,19 +33,18 @@ pub(super) fn table(study: &StudyAnalysis) -> String {
          <span id=\"filtered\" class=\"muted\" aria-live=\"polite\"></span></div>\n"
     };
     format!(
-        "{filter}<div class=\"scroll tall\" tabindex=\"0\" role=\"region\" aria-label=\"Experiments\">\n\
+        "{filter}<div class=\"scroll tall\" tabindex=\"0\" role=\"region\" aria-label=\"Table of experiments\">\n\
          <table id=\"table\"><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
     )
 }
 
 fn row(experiment: &ExperimentAnalysis, place: usize, keys: &[String], figures: &[Figure]) -> String {
-    let name = |text: &str| format!("<td class=\"name\">{}</td>", escape(text));
     let names = if keys.is_empty() {
-        name(&words::label(experiment))
+        name_cell(&words::label(experiment))
     } else {
         each(keys, |key| {
             let value = experiment.varied.iter().find(|(name, _)| name == key).map(|(_, value)| words::value(value));
-            name(value.as_deref().unwrap_or("-"))
+            name_cell(value.as_deref().unwrap_or("-"))
         })
     };
     let runs = experiment.runs;

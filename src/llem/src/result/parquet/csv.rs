@@ -6,6 +6,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 
 use super::Column;
+use crate::printable::csv_text;
 use crate::result::StoreError;
 
 /// The table with a line of column names. Null is an empty cell; numbers have as many digits as it takes to read the same number back.
@@ -24,21 +25,16 @@ fn cell(name: &'static str, values: &ArrayRef, row: usize) -> Result<String, Sto
         return Ok(String::new());
     }
     match values.data_type() {
-        DataType::Utf8 => Ok(quoted(values.as_string::<i32>().value(row))),
+        DataType::Utf8 => Ok(csv_text(values.as_string::<i32>().value(row))),
         DataType::Float64 => Ok(values.as_primitive::<Float64Type>().value(row).to_string()),
         DataType::UInt64 => Ok(values.as_primitive::<UInt64Type>().value(row).to_string()),
         _ => Err(StoreError::NoText(name)),
     }
 }
 
-/// A text in quotes where a reader would else take a part of it for the end of a cell.
-fn quoted(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{quoted, text};
+    use super::text;
     use crate::result::parquet::{f64s, texts, u64s};
 
     #[test]
@@ -52,6 +48,5 @@ mod tests {
         let expected = "label,figure,runs\n\"a=\"\"true\"\", b\",0.30000000000000004,18446744073709551615\n\
                         \"a=\"\"false\"\", b\",,\n";
         assert_eq!(text(&columns).unwrap(), expected);
-        assert_eq!((quoted("a b"), quoted("a\nb")), ("a b".to_owned(), "\"a\nb\"".to_owned()));
     }
 }
