@@ -64,7 +64,9 @@ fn verify_finds_what_is_damaged_and_removes_it_when_asked() {
 fn commands_survive_entries_of_strangers() {
     let kitchen = Kitchen::new();
     let machines = ["one", "two", "three"].map(Machine::with_model);
-    machines.iter().for_each(|machine| drop(kitchen.lease(machine)));
+    for machine in &machines {
+        drop(kitchen.lease(machine));
+    }
     let entry = |at: usize| kitchen.bucket().join(machines[at].key().hex());
     for at in [0, 1] {
         let path = entry(at).join("manifest.json");

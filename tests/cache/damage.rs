@@ -42,7 +42,7 @@ const DAMAGES: [(&str, &str, Change); 15] = [
         rewrite(entry, "\"build_energy_j\": 48211.0", "\"build_energy_j\": 98211.0");
     }),
     ("another date", "manifest.json is not what was published", |entry| {
-        rewrite(entry, "\"created\": \"2", "\"created\": \"1")
+        rewrite(entry, "\"created\": \"2", "\"created\": \"1");
     }),
     ("a size that is none", "has a size that is not that of its files", |entry| {
         let text = fs_err::read_to_string(entry.join("manifest.json")).unwrap();
