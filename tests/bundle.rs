@@ -24,8 +24,8 @@ fn connected(name: &str) -> Bench {
     let made = llem_model::ensure(&spec, &bench.path("made")).unwrap();
     fs_err::create_dir(bench.path("originals")).unwrap();
     fs_err::rename(made.dir, model(&bench)).unwrap();
-    let prompts = ["a first prompt", "and a second one that is longer", "a third"].map(|text| json!({"prompt": text}));
-    let text: String = prompts.iter().map(|prompt| format!("{prompt}\n")).collect();
+    let prompts = ["a first prompt", "and a second one that is longer", "a third"];
+    let text = prompts.map(|text| json!({"prompt": text}).to_string()).join("\n");
     fs_err::write(bench.path("originals/my prompts.jsonl"), text).unwrap();
     bench.study["model"] = json!(model(&bench));
     bench.study["workload"] = json!({"dataset": "./originals/my prompts.jsonl", "output_tokens": 6});

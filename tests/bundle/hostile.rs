@@ -11,6 +11,9 @@ use tar::{EntryType, Header};
 use super::{bundled, connected, said};
 use crate::support::Bench;
 
+/// Changes a header.
+type Tamper = fn(&mut Header);
+
 /// A bundle in memory, to be changed and put together again so that all hashes are right.
 struct Forged {
     manifest: Value,
@@ -18,7 +21,7 @@ struct Forged {
     /// Whether the manifest lists files as the test wants it.
     has_own_list: bool,
     /// Header of a member, changed after it was made.
-    tamper: Option<(String, fn(&mut Header))>,
+    tamper: Option<(String, Tamper)>,
 }
 
 impl Forged {
@@ -86,7 +89,7 @@ impl Forged {
 }
 
 fn hex(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(content))
 }
 
 /// A bench, and how bundles of its study are forged.
@@ -119,7 +122,9 @@ impl Forge {
     fn refused(&self, parts: &[&str], change: impl FnOnce(&mut Forged)) {
         let (code, text) = self.run(change);
         assert_eq!(code, Some(1), "{text}");
-        parts.iter().for_each(|part| assert!(text.contains(part), "no `{part}` in {text}"));
+        for part in parts {
+            assert!(text.contains(part), "no `{part}` in {text}");
+        }
         assert!(!self.bench.output.exists(), "nothing was started: {text}");
         let cache = fs_err::read_dir(self.bench.path("cache/llem/bundles-v1"));
         assert_eq!(cache.map_or(0, Iterator::count), 0, "nothing was unpacked: {text}");
@@ -152,7 +157,6 @@ fn names_that_lead_elsewhere_are_refused() {
 #[test]
 fn members_that_are_no_files_are_refused() {
     let forge = Forge::new("bundle-kinds");
-    type Tamper = fn(&mut Header);
     let kinds: [Tamper; 7] = [
         |header| header.set_entry_type(EntryType::Symlink),
         |header| header.set_entry_type(EntryType::Link),
@@ -209,7 +213,7 @@ fn another_llem_says_so() {
     let forge = Forge::new("bundle-other-llem");
     forge.refused(&["was made by llem 9.9.9", "tar -xf"], |forged| forged.manifest["llem_version"] = json!("9.9.9"));
     forge.refused(&["commit 0123", "figures of one study come from one llem"], |f| {
-        f.manifest["llem_commit"] = json!("0123")
+        f.manifest["llem_commit"] = json!("0123");
     });
     forge.refused(&["bundles of format 7"], |forged| forged.manifest["format"] = json!(7));
     forge.refused(&["holds programs for s390x"], |forged| forged.manifest["architecture"] = json!("s390x"));

@@ -145,7 +145,9 @@ fn what_could_not_be_run_is_not_bundled() {
         let (target, output) = bundle(bench, arguments);
         let text = said(&output).split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(output.status.code(), Some(code), "{text}");
-        parts.iter().for_each(|part| assert!(text.contains(part), "no `{part}` in {text}"));
+        for part in parts {
+            assert!(text.contains(part), "no `{part}` in {text}");
+        }
         assert!(!target.exists() && !target.with_file_name(".study.llem.tar.llem-part").exists(), "{text}");
     };
     let mut bench = connected("bundle-refused");
