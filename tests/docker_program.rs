@@ -8,6 +8,7 @@
 mod apptainer_export;
 mod apptainer_images;
 mod apptainer_runner;
+mod bundle;
 mod docker_architectures;
 mod docker_compose;
 mod docker_containers;

@@ -45,6 +45,40 @@ pub(crate) fn file_sha256(path: &Path, cache_root: &Path) -> io::Result<String> 
     Ok(sha256)
 }
 
+/// A file that was looked at, to be noted when it is still the same afterwards.
+pub(crate) struct Looked {
+    path: PathBuf,
+    note: Note,
+}
+
+impl Looked {
+    /// The file as it is now.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        let path = fs_err::canonicalize(path)?;
+        let (note, _) = stamp(&fs_err::metadata(&path)?);
+        Ok(Self { path, note })
+    }
+
+    /// What was found out about exactly this file earlier, under that name.
+    pub(crate) fn noted(&self, what: &str, cache_root: &Path) -> Option<String> {
+        let old = read_notes(&notes_path(&self.path, cache_root)).remove(what)?;
+        (Note { sha256: String::new(), ..old.clone() } == self.note).then_some(old.sha256)
+    }
+
+    /// Whether the file is as it was.
+    pub(crate) fn is_same(&self) -> bool {
+        fs_err::metadata(&self.path).is_ok_and(|metadata| stamp(&metadata).0 == self.note)
+    }
+
+    /// Notes what was found out, if the file has been left alone; without the note it is found out anew.
+    pub(crate) fn keep(&self, what: &str, sha256: &str, cache_root: &Path) {
+        if is_settled(&self.note) && self.is_same() {
+            let note = Note { sha256: sha256.to_owned(), ..self.note.clone() };
+            let _ = write_notes(&notes_path(&self.path, cache_root), &BTreeMap::from([(what.to_owned(), note)]));
+        }
+    }
+}
+
 /// Where the notes of a file or directory are; `of` has no links in it.
 pub(crate) fn notes_path(of: &Path, cache_root: &Path) -> PathBuf {
     let name = hex::encode(Sha256::digest(of.as_os_str().as_encoded_bytes()));
@@ -62,19 +96,24 @@ pub(crate) fn write_notes(path: &Path, notes: &BTreeMap<String, Note>) -> io::Re
     files::write_atomic(path, &serde_json::to_vec(notes)?)
 }
 
+/// Notes the hash of files of one directory, by their names, that were just written there and hashed on the way.
+pub(crate) fn note_written(directory: &Path, hashes: &BTreeMap<String, String>, cache_root: &Path) -> io::Result<()> {
+    let directory = fs_err::canonicalize(directory)?;
+    let mut notes = BTreeMap::new();
+    for (name, sha256) in hashes {
+        let (mut noted, settled) = stamp(&fs_err::metadata(directory.join(name))?);
+        if settled {
+            noted.sha256.clone_from(sha256);
+            notes.insert(name.clone(), noted);
+        }
+    }
+    if notes.is_empty() { Ok(()) } else { write_notes(&notes_path(&directory, cache_root), &notes) }
+}
+
 /// The file's note, from before or made now, and whether it may be kept.
 pub(crate) fn note(path: &Path, old: Option<&Note>) -> io::Result<(Note, bool)> {
     let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let stamp = |seconds: i64, ns: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns);
-    let mut note = Note {
-        size_bytes: metadata.len(),
-        modified_ns: stamp(metadata.mtime(), metadata.mtime_nsec()),
-        changed_ns: stamp(metadata.ctime(), metadata.ctime_nsec()),
-        inode: metadata.ino(),
-        device: metadata.dev(),
-        sha256: String::new(),
-    };
+    let (mut note, _) = stamp(&file.metadata()?);
     if let Some(old) = old {
         note.sha256.clone_from(&old.sha256);
         if note == *old {
@@ -87,6 +126,26 @@ pub(crate) fn note(path: &Path, old: Option<&Note>) -> io::Result<(Note, bool)> 
         let text = format!("{}: changed while it was read; run again when nobody writes to it", path.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
+    let settled = is_settled(&note);
+    Ok((note, settled))
+}
+
+/// A note without a hash, and whether the file has been left alone for long enough.
+fn stamp(metadata: &std::fs::Metadata) -> (Note, bool) {
+    let stamp = |seconds: i64, ns: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns);
+    let note = Note {
+        size_bytes: metadata.len(),
+        modified_ns: stamp(metadata.mtime(), metadata.mtime_nsec()),
+        changed_ns: stamp(metadata.ctime(), metadata.ctime_nsec()),
+        inode: metadata.ino(),
+        device: metadata.dev(),
+        sha256: String::new(),
+    };
+    let settled = is_settled(&note);
+    (note, settled)
+}
+
+fn is_settled(note: &Note) -> bool {
     let changed = SystemTime::UNIX_EPOCH + Duration::from_nanos(note.changed_ns.max(note.modified_ns).max(0) as u64);
-    Ok((note, changed.elapsed().is_ok_and(|age| age > SETTLED)))
+    changed.elapsed().is_ok_and(|age| age > SETTLED)
 }

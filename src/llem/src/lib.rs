@@ -9,6 +9,7 @@ mod hash_notes;
 pub mod host;
 pub mod hub;
 pub mod model;
+mod part_directory;
 pub mod plan;
 pub mod preflight;
 mod printable;

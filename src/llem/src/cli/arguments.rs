@@ -28,6 +28,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run an experiment or a study.
     Run(RunArguments),
+    /// Pack a study with everything that it needs into one file, for machines without a network; `llem run` takes it.
+    ///
+    /// Exit codes: 0 made, or every byte as it was made; 1 failed, and nothing is left, or damaged; 2 bad usage or config.
+    Bundle(BundleArguments),
     /// Say what a study found: a table, CSV, JSON, Markdown, or a page that opens offline.
     ///
     /// Exit codes: 0 said; 1 the results cannot be read; 2 bad usage, or no study there.
@@ -62,6 +66,61 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         plan: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleArguments {
+    /// Study file in YAML; with --list or --verify a bundle.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The bundle to make, e.g. study.llem.tar.
+    #[arg(short = 'o', long = "output", value_name = "BUNDLE", required_unless_present_any = ["list", "verify"])]
+    pub(crate) target: Option<PathBuf>,
+    /// Replace a file that is there.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Form of the images. Absent: `sif` for the runner `apptainer`, `archive` for `docker`, none for the others.
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(crate) images: Option<ImagesName>,
+    /// What becomes of models, adapters and draft models.
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = ModelsName::Include)]
+    pub(crate) models: ModelsName,
+    /// Where the engines will run, for all backends. Absent: as `llem run` would choose here.
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) runner: Option<RunnerName>,
+    /// Set a value of the study file, e.g. `--set workload.n=16`; the value is YAML. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Defaults for what the file leaves open. Absent: `standard`.
+    #[arg(long, value_enum)]
+    pub(crate) profile: Option<ProfileName>,
+    /// Say what is in a bundle, by its manifest.
+    #[arg(long, conflicts_with_all = ["target", "verify", "images", "runner", "set", "profile", "force"])]
+    pub(crate) list: bool,
+    /// Compare every byte of a bundle with its manifest, and say what is in it.
+    #[arg(long, conflicts_with_all = ["target", "images", "runner", "set", "profile", "force"])]
+    pub(crate) verify: bool,
+    /// What --list and --verify print on stdout.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+/// Forms of images on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImagesName {
+    /// SIF files, for Apptainer; images of the container engine are converted.
+    Sif,
+    /// What `docker save` writes, for container engines.
+    Archive,
+}
+
+/// What becomes of models in a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModelsName {
+    /// Their files are packed.
+    Include,
+    /// Their hashes are: the files must be on the other machine, and are compared there.
+    Manifest,
 }
 
 #[derive(Debug, Args)]
@@ -129,7 +188,7 @@ impl From<RecordName> for RecordKind {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
-    /// Study file in YAML; a file without a sweep is one experiment.
+    /// Study file in YAML, where a file without a sweep is one experiment; or a bundle, as `llem bundle` makes it.
     #[arg(value_name = "FILE", required_unless_present = "resume")]
     pub(crate) file: Option<PathBuf>,
     /// Directory in which the study's directory is made.
@@ -138,9 +197,9 @@ pub(crate) struct RunArguments {
     /// Set a value of the study file, e.g. `--set workload.n=16`; the value is YAML. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Defaults for what the file leaves open.
-    #[arg(long, value_enum, default_value_t = ProfileName::Standard)]
-    pub(crate) profile: ProfileName,
+    /// Defaults for what the file leaves open. Absent: `standard`; a bundle has its own.
+    #[arg(long, value_enum)]
+    pub(crate) profile: Option<ProfileName>,
     /// Show the plan and what it needs, and stop; exit code 1 when something of it cannot work here.
     #[arg(long)]
     pub(crate) dry_run: bool,

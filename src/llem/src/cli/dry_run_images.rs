@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use llem::config::{Backend, RunnerKind, StudyConfig, UserConfig};
 use llem::preflight::{self, Images, KnownFacts, KnownImage, MissingImages};
-use llem::runner::apptainer;
 use llem::runner::docker::{Engine, ImageFacts};
-use llem::study::Programs;
+use llem::study::{Programs, look_at_file};
 use serde_json::json;
 
 use super::Failure;
@@ -16,6 +15,8 @@ pub(crate) struct ImageLine {
     backend: Backend,
     image: String,
     state: KnownImage,
+    /// Whether it is in the study's bundle, and loaded at the start.
+    is_packed: bool,
 }
 
 /// The images of a plan, and those that are not there.
@@ -46,15 +47,18 @@ pub(crate) async fn look(
     let Ok(engine) = Engine::connect(user.docker_host.as_deref()).await else { return Ok(nothing) };
     let agent = Programs::locate().map_err(|error| Failure::failed(error.to_string()))?.agent;
     let images = Images::new(user, &agent).map_err(|error| Failure::failed(error.to_string()))?;
+    let is_packed = |image: &String| study.bundled().is_some_and(|bundled| bundled.archived_images.contains(image));
     let (mut lines, mut known) = (Vec::new(), KnownFacts::new());
     for (backend, image) in named.iter().filter(|(backend, _)| *backend != Backend::Candle).cloned() {
         let state = images.known(&engine, &image, Some(backend)).await?;
         if let KnownImage::Probed(facts) = &state {
             known.insert((backend, image.clone()), Arc::new(facts.clone()));
         }
-        lines.push(ImageLine { backend, image, state });
+        let is_packed = is_packed(&image);
+        lines.push(ImageLine { backend, image, state, is_packed });
     }
     preflight::check(study, user, &known, &agent)?;
+    named.retain(|(_, image)| !is_packed(image));
     Ok(ImageLines { lines, missing: MissingImages::of(&engine, named).await? })
 }
 
@@ -68,12 +72,12 @@ async fn look_at_files(
     let images = Images::new(user, &agent).map_err(|error| Failure::failed(error.to_string()))?;
     let (mut lines, mut known) = (Vec::new(), KnownFacts::new());
     for (backend, image) in files {
-        let facts = apptainer::look(&image, &study.base_dir(), &user.cache_root()).await?;
+        let facts = look_at_file(study, &image, &user.cache_root()).await?;
         let state = images.known_file(facts, Some(backend));
         if let KnownImage::Probed(facts) = &state {
             known.insert((backend, image.clone()), Arc::new(facts.clone()));
         }
-        lines.push(ImageLine { backend, image, state });
+        lines.push(ImageLine { backend, image, state, is_packed: false });
     }
     preflight::check(study, user, &known, &agent)?;
     Ok(ImageLines { lines, missing: None })
@@ -82,8 +86,9 @@ async fn look_at_files(
 impl ImageLine {
     /// `image repo:tag: present, vllm 0.33.0, …`.
     pub(crate) fn text(&self) -> String {
-        let Self { backend, image, state } = self;
+        let Self { backend, image, state, is_packed } = self;
         match state {
+            KnownImage::Missing if *is_packed => format!("image {image}: in the bundle, loaded at the start"),
             KnownImage::Missing => format!("image {image}: missing; `llem image pull {image}` fetches it"),
             KnownImage::Unprobed(_) => {
                 format!("image {image}: present, not looked into yet (`llem image probe {image} --backend {backend}`)")
@@ -95,6 +100,7 @@ impl ImageLine {
     /// The same for programs.
     pub(crate) fn as_json(&self) -> serde_json::Value {
         let (state, facts) = match &self.state {
+            KnownImage::Missing if self.is_packed => ("in_bundle", None),
             KnownImage::Missing => ("missing", None),
             KnownImage::Unprobed(facts) => ("unprobed", Some(facts)),
             KnownImage::Probed(facts) => ("probed", Some(facts)),

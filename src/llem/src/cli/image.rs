@@ -3,7 +3,7 @@ use std::path::Path;
 use llem::config::{UserConfig, image_reference_problem, is_image_path};
 use llem::preflight::Images;
 use llem::runner::apptainer::{self, ApptainerMachine, ExportSource, ExportSpec};
-use llem::runner::docker::{CandleImage, Engine, ImageError, ImageFacts, build_candle, images};
+use llem::runner::docker::{Engine, ImageError, ImageFacts, build_candle, images};
 use llem::runner::{ApptainerRunner, Stop};
 use llem::study::Programs;
 
@@ -38,7 +38,7 @@ pub(crate) async fn image(arguments: ImageArguments, printer: Printer) -> Result
         }
         ImageCommand::Build { .. } => {
             let programs = programs()?;
-            let image = CandleImage::from_host(&programs.candle, &programs.agent)?;
+            let image = programs.candle_image()?;
             let made = build_candle(&engine, &image).await?;
             printer.line(if made { "made" } else { "already there" });
             printer.result(&image.reference)?;
@@ -90,11 +90,11 @@ async fn probe_file(user: UserConfig, arguments: &ProbeArguments, printer: Print
     super::signals::listen(stop.clone(), printer)?;
     let backend = arguments.backend.map(Into::into);
     let probed = async {
-        let embedded = CandleImage::from_host(&programs.candle, &programs.agent)?;
+        let embedded = programs.candle_image()?;
         let apptainer =
             ApptainerRunner::find(ApptainerMachine::of(&user, &programs.agent), &embedded, &stop.soft).await?;
         printer.detail(&apptainer.reason());
-        let (image, _) = apptainer.open(&arguments.reference, Path::new("."), &stop.soft).await?;
+        let (image, _) = apptainer.open(&arguments.reference, Path::new(&arguments.reference), &stop.soft).await?;
         Ok::<_, Failure>(images.probe_file(&apptainer, &image, backend, arguments.refresh, &stop.soft).await?)
     };
     match probed.await {

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod arguments;
+mod bundle;
 mod cache;
 mod clean;
 mod compare;
@@ -29,6 +30,7 @@ use arguments::Command;
 pub(crate) fn dispatch(arguments: Arguments, printer: Printer) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Run(run) => run::run(&run, printer),
+        Command::Bundle(arguments) => bundle::bundle(&arguments, printer),
         Command::Report(report) => report::report(&report, printer),
         Command::Config(config) => config::config(config, printer),
         Command::Image(image) => runtime()?.block_on(image::image(image, printer)),

@@ -1,38 +1,62 @@
 use std::path::{Path, PathBuf};
 
-use llem::config::{RunnerKind, StudyConfig, UserConfig};
+use llem::config::{BundleOrigin, Profile, RunnerKind, StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
-use llem::study::{Forecast, ForecastOptions, RunOptions, StudyError, find_resumable, run_study, slurm_plan, study_of};
+use llem::study::{
+    BundledStudy, Forecast, ForecastOptions, Overrides, RunOptions, StudyError, bundle_of, find_resumable, is_bundle,
+    open_bundle, run_study, slurm_plan, study_of,
+};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::arguments::{Format, RunArguments};
+use super::bundle::View;
 use super::progress::Progress;
 use super::{Exit, Failure, Printer, dry_run, dry_run_images, engines, failures, runtime, signals, table};
 
+/// What shall be run.
+struct Asked {
+    study: StudyConfig,
+    /// The directory of the study that it goes on with.
+    resume: Option<PathBuf>,
+    /// The machine's settings, with what a bundle decides.
+    user: UserConfig,
+    runner: Option<RunnerKind>,
+    bundle: Option<BundledStudy>,
+}
+
 /// `llem run`.
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
-    let user = UserConfig::load()?;
-    let (study, resume) = study(arguments)?;
-    if arguments.dry_run {
-        let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
-        let assumed_memory_bytes = arguments.vram_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
-        let runner: RunnerKind = arguments.runner.map_or(user.runner, Into::into);
-        let elsewhere = runner == RunnerKind::Slurm;
-        let options = ForecastOptions { output: &arguments.output, user: &user, assumed_memory_bytes, elsewhere };
-        let forecast = Forecast::of(&study, &options)?;
-        let exit = dry_run::dry_run(&study, &forecast, &images, arguments.format, printer)?;
-        let engines = engines::plan_line(&study, &user, arguments.runner.map(Into::into));
-        runtime()?.block_on(engines)?.iter().for_each(|line| printer.line(line));
-        slurm_lines(&study, &user, arguments)?.iter().for_each(|line| printer.line(line));
-        return Ok(exit);
-    }
     let stop = Stop::default();
+    let asked = match asked(arguments, &stop, printer) {
+        Err(_) if stop.soft.is_cancelled() => return Ok(Exit::Interrupted),
+        other => other?,
+    };
+    if arguments.dry_run { plan(&asked, arguments, printer) } else { carry_out(asked, arguments, &stop, printer) }
+}
+
+/// `llem run --dry-run`.
+fn plan(asked: &Asked, arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
+    let Asked { study, user, runner, .. } = asked;
+    let images = runtime()?.block_on(dry_run_images::look(study, user, *runner))?;
+    let assumed_memory_bytes = arguments.vram_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
+    let elsewhere = runner.unwrap_or(user.runner) == RunnerKind::Slurm;
+    let options = ForecastOptions { output: &arguments.output, user, assumed_memory_bytes, elsewhere };
+    let forecast = Forecast::of(study, &options)?;
+    let exit = dry_run::dry_run(study, &forecast, &images, arguments.format, printer)?;
+    let engines = engines::plan_line(study, user, *runner);
+    runtime()?.block_on(engines)?.iter().for_each(|line| printer.line(line));
+    slurm_lines(asked, arguments)?.iter().for_each(|line| printer.line(line));
+    Ok(exit)
+}
+
+fn carry_out(asked: Asked, arguments: &RunArguments, stop: &Stop, printer: Printer) -> Result<Exit, Failure> {
+    let Asked { study, resume, user, runner, bundle } = asked;
     let (events, received) = unbounded_channel();
-    let options = RunOptions {
+    let mut options = RunOptions {
         output: arguments.output.clone(),
         resume,
-        runner: arguments.runner.map(Into::into),
+        runner,
         user,
         programs: None,
         locked: arguments.locked.clone().map(|lock| lock.unwrap_or_else(|| default_lock(&study))),
@@ -41,6 +65,15 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
     };
     runtime()?.block_on(async {
         signals::listen(stop.clone(), printer)?;
+        if let Some(bundle) = &bundle {
+            bundle.equip(&mut options);
+            let view = View::new(printer);
+            let notify = |event| view.show(event);
+            tokio::select! {
+                loaded = bundle.load_images(&options, &notify) => loaded?,
+                () = stop.soft.cancelled() => return Ok(Exit::Interrupted),
+            }
+        }
         let progress = tokio::spawn(Progress::new(printer, &study).follow(received));
         let result = run_study(study, options).await;
         let _ = progress.await;
@@ -72,10 +105,10 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
 }
 
 /// How a study would be submitted to the batch system.
-fn slurm_lines(study: &StudyConfig, user: &UserConfig, arguments: &RunArguments) -> Result<Vec<String>, Failure> {
-    let runner = arguments.runner.map(Into::into);
-    let options = RunOptions { output: arguments.output.clone(), user: user.clone(), runner, ..RunOptions::default() };
-    let Some(plan) = runtime()?.block_on(slurm_plan(study, &options))? else { return Ok(Vec::new()) };
+fn slurm_lines(asked: &Asked, arguments: &RunArguments) -> Result<Vec<String>, Failure> {
+    let (user, runner) = (asked.user.clone(), asked.runner);
+    let options = RunOptions { output: arguments.output.clone(), user, runner, ..RunOptions::default() };
+    let Some(plan) = runtime()?.block_on(slurm_plan(&asked.study, &options))? else { return Ok(Vec::new()) };
     let jobs: usize = plan.arrays.iter().sum();
     let (jobs, arrays) = (table::count(jobs, "job"), table::count(plan.arrays.len(), "array"));
     Ok(vec![
@@ -92,9 +125,78 @@ fn default_lock(study: &StudyConfig) -> PathBuf {
     study.source.as_ref().map(|source| source.path.with_extension("lock.json")).unwrap_or_default()
 }
 
+/// The study that is asked for, from its file or its bundle, or as it was begun.
+fn asked(arguments: &RunArguments, stop: &Stop, printer: Printer) -> Result<Asked, Failure> {
+    let user = UserConfig::load()?;
+    let runner = arguments.runner.map(Into::into);
+    let begun = match (&arguments.file, &arguments.resume) {
+        (None, Some(Some(directory))) if arguments.set.is_empty() => {
+            bundle_of(directory).map(|begun| (begun, directory))
+        }
+        _ => None,
+    };
+    let added = Overrides::Added(&arguments.set);
+    match (&arguments.file, begun) {
+        (Some(file), _) if is_bundle(file) => from_bundle(file, added, user, runner, arguments, stop, printer),
+        (None, Some(((origin, overrides), directory))) => {
+            let all = Overrides::All(&overrides);
+            let asked = from_bundle(&origin.path, all, user, runner, arguments, stop, printer);
+            let asked = asked.map_err(|failure| begun_in_bundle(failure, &origin, directory))?;
+            let same = asked.study.bundled().is_some_and(|bundled| bundled.origin.sha256 == origin.sha256);
+            let another = || Failure::usage(format!("{} is another bundle now", origin.path.display()));
+            if same { Ok(asked) } else { Err(begun_in_bundle(another(), &origin, directory)) }
+        }
+        _ => {
+            let (study, resume) = study(arguments)?;
+            Ok(Asked { study, resume, user, runner, bundle: None })
+        }
+    }
+}
+
+fn begun_in_bundle(failure: Failure, origin: &BundleOrigin, directory: &Path) -> Failure {
+    let (message, sha256, directory) = (failure.message, &origin.sha256, directory.display());
+    let message = format!(
+        "{message}\nthe study in {directory} came in the bundle sha256:{sha256}: where it lies elsewhere now, \
+         `llem run BUNDLE --resume {directory}` goes on"
+    );
+    Failure { message, ..failure }
+}
+
+fn from_bundle(
+    file: &Path,
+    overrides: Overrides<'_>,
+    mut user: UserConfig,
+    mut runner: Option<RunnerKind>,
+    arguments: &RunArguments,
+    stop: &Stop,
+    printer: Printer,
+) -> Result<Asked, Failure> {
+    if arguments.profile.is_some() || arguments.locked.is_some() {
+        let text = "a bundle has its profile and its lock file: leave out `--profile` and `--locked`";
+        return Err(Failure::usage(text));
+    }
+    let view = View::new(printer);
+    let opened = runtime()?.block_on(async {
+        signals::listen(stop.clone(), printer)?;
+        Ok::<_, Failure>(open_bundle(file, overrides, &user, &|event| view.show(event), stop).await?)
+    });
+    view.clear();
+    let bundle = opened?;
+    bundle.settle(&mut user, &mut runner)?;
+    let study = bundle.study.clone();
+    let resume = match &arguments.resume {
+        Some(Some(directory)) => Some(directory.clone()),
+        Some(None) => Some(find_resumable(&study, &arguments.output)?),
+        None => None,
+    };
+    Ok(Asked { study, resume, user, runner, bundle: Some(bundle) })
+}
+
 /// The study that is asked for, and the directory of the one that it goes on with.
 fn study(arguments: &RunArguments) -> Result<(StudyConfig, Option<PathBuf>), Failure> {
-    let from_file = |file: &Path| StudyConfig::from_file(file, &arguments.set, arguments.profile.into());
+    let from_file = |file: &Path| {
+        StudyConfig::from_file(file, &arguments.set, arguments.profile.map_or_else(Profile::default, Into::into))
+    };
     match (&arguments.file, &arguments.resume) {
         (Some(file), None) => Ok((from_file(file)?, None)),
         (Some(file), Some(Some(directory))) => Ok((from_file(file)?, Some(directory.clone()))),

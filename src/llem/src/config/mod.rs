@@ -10,6 +10,7 @@
 
 mod assign;
 mod backend;
+mod bundled;
 mod check;
 mod defaults;
 mod document;
@@ -35,6 +36,7 @@ mod wording;
 mod workload;
 
 pub use backend::*;
+pub use bundled::{BundleOrigin, Bundled, BundledWeights};
 pub use defaults::Profile;
 pub use energy::{Calibration, Carbon};
 pub use environment::{VARIABLES, Variable, environment_help};

@@ -1,12 +1,14 @@
 //! From a file to experiments.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::assign::{self, pointer_of};
+use super::bundled::Bundled;
 use super::check::{Finding, check};
 use super::defaults::Profile;
 use super::document::pointer_segment;
@@ -45,7 +47,7 @@ pub struct StudyConfig {
 }
 
 /// The file that a study came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StudySource {
     /// As the user named it.
     pub path: PathBuf,
@@ -53,6 +55,8 @@ pub struct StudySource {
     pub text: String,
     /// The `--set` arguments.
     pub overrides: Vec<String>,
+    /// The bundle that it came in, and where the things are that it names; absent: beside the file, and wherever this machine has them.
+    pub bundled: Option<Arc<Bundled>>,
 }
 
 /// One experiment of a study.
@@ -84,6 +88,11 @@ impl StudyConfig {
         parent.filter(|dir| !dir.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
     }
 
+    /// What came with the study, if it came in a bundle.
+    pub fn bundled(&self) -> Option<&Arc<Bundled>> {
+        self.source.as_ref()?.bundled.as_ref()
+    }
+
     /// Reads and resolves a file. `overrides` are `key=yaml` arguments, applied in order.
     pub fn from_file(path: &Path, overrides: &[String], profile: Profile) -> Result<Self, ConfigError> {
         let text = read_bounded(path).map_err(|error| ConfigError { problems: vec![Problem::new("", error)] })?;
@@ -96,6 +105,27 @@ impl StudyConfig {
         text: &str,
         overrides: &[String],
         profile: Profile,
+    ) -> Result<Self, ConfigError> {
+        Self::resolve(path_for_messages, text, overrides, profile, None)
+    }
+
+    /// Reads and resolves the file of a study that came in a bundle.
+    pub(crate) fn from_bundle(
+        path: &Path,
+        overrides: &[String],
+        profile: Profile,
+        bundled: Arc<Bundled>,
+    ) -> Result<Self, ConfigError> {
+        let text = read_bounded(path).map_err(|error| ConfigError { problems: vec![Problem::new("", error)] })?;
+        Self::resolve(path, &text, overrides, profile, Some(bundled))
+    }
+
+    fn resolve(
+        path_for_messages: &Path,
+        text: &str,
+        overrides: &[String],
+        profile: Profile,
+        bundled: Option<Arc<Bundled>>,
     ) -> Result<Self, ConfigError> {
         let mut source = Source::read(path_for_messages, text, overrides);
         let mut problems = std::mem::take(&mut source.problems);
@@ -111,7 +141,8 @@ impl StudyConfig {
         let mut base = profile.base();
         assign::overlay(&mut base, source.value.clone());
         let execution = execution(&source, &base, profile, &mut problems);
-        let surroundings = Surroundings { execution: &execution, profile, study_dir: source.directory() };
+        let surroundings =
+            Surroundings { execution: &execution, profile, study_dir: source.directory(), bundled: bundled.as_deref() };
         let resolved = sweep::resolve(&source, &base, surroundings, &mut problems);
         if problems.is_empty() {
             problems.extend(rules::secrets::in_text(path_for_messages, text, overrides));
@@ -120,7 +151,7 @@ impl StudyConfig {
             return Err(ConfigError::new(problems));
         }
         let overrides = overrides.to_vec();
-        let source = StudySource { path: path_for_messages.to_path_buf(), text: text.to_owned(), overrides };
+        let source = StudySource { path: path_for_messages.to_path_buf(), text: text.to_owned(), overrides, bundled };
         Ok(Self {
             name,
             source: Some(source),
@@ -135,7 +166,7 @@ impl StudyConfig {
     /// A study of one experiment that did not come from a file, under the rules of the default profile.
     pub fn single(name: &str, experiment: ExperimentConfig, execution: ExecutionConfig) -> Result<Self, ConfigError> {
         let profile = Profile::default();
-        let surroundings = Surroundings { execution: &execution, profile, study_dir: Path::new("") };
+        let surroundings = Surroundings { execution: &execution, profile, study_dir: Path::new(""), bundled: None };
         let mut findings: Vec<Finding> = rules::name(name, "/name").into_iter().collect();
         let value = serde_json::to_value(&experiment).unwrap_or_default();
         findings.extend(check(&STUDY, &value));

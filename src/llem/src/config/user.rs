@@ -94,6 +94,17 @@ pub enum RunnerKind {
 }
 
 impl RunnerKind {
+    /// The name in files and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Docker => "docker",
+            Self::Process => "process",
+            Self::Slurm => "slurm",
+            Self::Apptainer => "apptainer",
+        }
+    }
+
     /// Whether it is, or may become, a container engine that answers on a socket.
     pub const fn may_use_engine(self) -> bool {
         matches!(self, Self::Auto | Self::Docker)

@@ -95,6 +95,7 @@ pub use lease::{Lease, Ticket};
 pub use location::CacheSettings;
 pub use lock::Holder;
 pub use manifest::{BuildFacts, Manifest};
+pub(crate) use model_content::model_files;
 pub use model_content::{ModelIdentity, content_sha256};
 pub use outcome::{CacheOutcome, CacheRecord, WaitNotice};
 pub use prune::{PruneReport, PruneRule};

@@ -90,8 +90,8 @@ pub fn content_sha256(dir: &Path, cache_root: &Path) -> io::Result<String> {
     Ok(canonical_sha256(json!(listed))?)
 }
 
-/// Names and paths, sorted by name.
-fn model_files(dir: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+/// Names and paths of the files of a model's directory that count, sorted by name.
+pub(crate) fn model_files(dir: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     for entry in fs_err::read_dir(dir)? {
         let entry = entry?;

@@ -198,7 +198,7 @@ struct Index {
 }
 
 /// The weight files that an index lists.
-fn weight_names(path: &Path) -> Result<BTreeSet<String>, ModelError> {
+pub(crate) fn weight_names(path: &Path) -> Result<BTreeSet<String>, ModelError> {
     let problem = |problem: String| ModelError::Index { path: path.to_owned(), problem };
     let text = fs_err::read(path).map_err(|e| problem(e.to_string()))?;
     let index: Index = serde_json::from_slice(&text).map_err(|e| problem(e.to_string()))?;

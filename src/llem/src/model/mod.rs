@@ -11,6 +11,7 @@ use llem_model::{Checkpoint, Geometry, GeometryError, ModelConfig, Parameters, S
 use thiserror::Error;
 
 pub use beside::{BesideKind, BesideWeights};
+pub(crate) use hub_model::weight_names;
 pub use offline::{OfflineModel, look_up_offline};
 
 use crate::config::{Backend, ModelSource};

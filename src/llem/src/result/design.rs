@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{SCHEMA_VERSION, StoreError};
-use crate::config::{ExecutionConfig, Experiment, ExperimentConfig, MOST_CYCLES, Profile, StudyConfig};
+use crate::config::{BundleOrigin, ExecutionConfig, Experiment, ExperimentConfig, MOST_CYCLES, Profile, StudyConfig};
 use crate::files::write_atomic_with;
 use crate::plan::order::{PlannedRun, order};
 
@@ -34,6 +34,9 @@ pub struct Design {
     pub overrides: Vec<String>,
     /// The study file, absolute; null for a study that came from no file.
     pub source: Option<PathBuf>,
+    /// The bundle that the file came in; absent for a study of this machine's own files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleOrigin>,
     /// Which runner carries out which backends, e.g. `docker`.
     pub runner: String,
     /// The controller's version.
@@ -81,6 +84,7 @@ impl Design {
             profile: study.profile,
             overrides: source.map(|s| s.overrides.clone()).unwrap_or_default(),
             source: source.map(|s| absolute(&s.path)),
+            bundle: study.bundled().map(|bundled| bundled.origin.clone()),
             runner: runner.to_owned(),
             llem_version: env!("CARGO_PKG_VERSION").to_owned(),
             execution: study.execution.clone(),
@@ -192,6 +196,7 @@ mod tests {
             profile: Profile::Standard,
             overrides: Vec::new(),
             source: None,
+            bundle: None,
             runner: String::new(),
             llem_version: String::new(),
             execution,

@@ -113,7 +113,7 @@ mod tests {
     use crate::study::Programs;
 
     fn programs() -> Programs {
-        Programs { agent: "/b/llem-agent".into(), candle: "/b/llem-candle".into() }
+        Programs { agent: "/b/llem-agent".into(), candle: "/b/llem-candle".into(), candle_root: None }
     }
 
     fn user(cache: &tempfile::TempDir) -> UserConfig {

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, RunnerKind, UserConfig};
 use crate::runner::apptainer::{ApptainerError, ApptainerMachine};
-use crate::runner::docker::{
-    BindMount, CandleImage, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans,
-};
+use crate::runner::docker::{BindMount, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans};
 use crate::runner::slurm::Slurm;
 use crate::runner::{ApptainerRunner, DockerRunner, ProcessRunner, Runner};
 
@@ -189,7 +187,7 @@ async fn find_apptainer(
 ) -> Result<ApptainerRunner, StudyError> {
     let user = &options.user;
     let machine = ApptainerMachine::of(user, &programs.agent);
-    let embedded = CandleImage::from_host(&programs.candle, &programs.agent)?;
+    let embedded = programs.candle_image()?;
     let found = match ApptainerRunner::find(machine, &embedded, &options.stop.soft).await {
         Ok(found) => found,
         Err(ApptainerError::Stopped) => return Err(StudyError::Stopped),

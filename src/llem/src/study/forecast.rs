@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use llem_model::{Checkpoint, ModelConfig};
 use serde::Serialize;
 
-use super::references::{Reference, references, without_weights};
+use super::references::{Reference, hub_of, references, without_weights};
 use super::{RunOptions, StudyError, WeightsProblems};
 use crate::config::{Experiment, StudyConfig, UserConfig};
 use crate::engine_cache::CacheSettings;
 use crate::host::{GpuInventory, free_bytes};
-use crate::hub::Hub;
 use crate::model::{BesideKind, OfflineModel, look_up_offline};
 use crate::plan::estimate::memory::{MemoryEstimate, Surroundings, Verdict, gpu_memory};
 use crate::plan::estimate::time::{RunTime, StudyTime, run_time, study_time};
@@ -233,14 +232,16 @@ struct Known {
 
 impl Known {
     fn of(study: &StudyConfig, user: &UserConfig) -> Result<Self, StudyError> {
-        let (base_dir, cache_root, hub) = (study.base_dir(), user.cache_root(), Hub::from_env()?);
+        let (base_dir, cache_root, hub) = (study.base_dir(), user.cache_root(), hub_of(study)?);
+        let bundled = study.bundled().map(AsRef::as_ref);
         let mut known = Self { weights: Vec::new(), facts: HashMap::new(), beside: HashMap::new() };
         let (mut seen, mut problems, mut is_config) = (HashSet::new(), Vec::new(), false);
         for reference in study.experiments.iter().flat_map(|experiment| references(&experiment.config)) {
             if !seen.insert((reference.kind, name(&reference))) {
                 continue;
             }
-            match look_up_offline(reference.kind, &reference.source, &base_dir, &cache_root, &hub) {
+            let source = reference.located(bundled).source;
+            match look_up_offline(reference.kind, &source, &base_dir, &cache_root, &hub) {
                 Ok(found) => known.keep(&reference, &found),
                 Err(error) => {
                     is_config |= error.is_config();

@@ -252,14 +252,19 @@ impl StudyLock {
     }
 }
 
-/// The images that were found, under the names of the locked ones that they are: a SIF file is the same wherever it lies, and stands for the
-/// image that it was made from.
+/// The images that were found, under the names of the locked ones that they are: the same content is the same image whatever registries the
+/// engine knows of, a SIF file is the same wherever it lies, and stands for the image that it was made from.
 fn by_content(
     locked: &BTreeMap<String, LockedImage>,
     found: &BTreeMap<String, LockedImage>,
 ) -> BTreeMap<String, LockedImage> {
     let backend = |name: &str| name.split(' ').next().unwrap_or_default().to_owned();
     let under = |(name, image): (&String, &LockedImage)| {
+        if let Some(wanted) =
+            locked.get(name).filter(|wanted| image.image_id.is_some() && wanted.image_id == image.image_id)
+        {
+            return (name.clone(), wanted.clone());
+        }
         let is_same = |(other, wanted): &(&String, &LockedImage)| {
             let is_file = is_image_path(name.split_once(' ').map_or("", |(_, reference)| reference));
             let same_file = image.image_id == wanted.image_id;

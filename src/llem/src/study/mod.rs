@@ -1,6 +1,7 @@
 //! Carries out a study: prepares everything, runs the plan, keeps what it measured.
 
 mod attempt;
+mod bundle;
 mod conclude;
 mod cpus;
 mod difference;
@@ -33,12 +34,14 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tokio::sync::mpsc::UnboundedSender;
 
+pub use bundle::*;
 pub use difference::{ChangedValue, Differences};
 pub use engine::{Effort, EngineLookup, look_up_engines};
 pub use event::StudyEvent;
 pub use forecast::{DiskForecast, ExperimentForecast, Forecast, ForecastOptions, PlannedGpus, WeightsForecast};
 pub use lock::{Drift, LOCK_SCHEMA_VERSION, LockError, LockedImage, LockedPrograms, LockedWeights, StudyLock};
 pub use machine::OtherMachine;
+pub use prepare::look_at_file;
 pub use programs::{Programs, ProgramsError};
 pub use references::WeightsProblems;
 pub use resume::{ResumeError, find_resumable, study_of};
@@ -176,6 +179,9 @@ pub enum StudyError {
     /// Weights that have no commit and cannot be read to the end.
     #[error("the weights cannot be identified: {0}")]
     UnreadableWeights(std::io::Error),
+    /// The list of workloads of a bundle.
+    #[error("the workloads of the bundle cannot be read: {0}")]
+    PackedWorkloads(std::io::Error),
     /// The lock file.
     #[error(transparent)]
     Lock(#[from] LockError),

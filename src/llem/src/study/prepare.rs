@@ -1,14 +1,16 @@
 //! Everything that can be made ready, and can go wrong, before the first container.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::bundle::PackedWorkloads;
 use super::cpus::refuse_absent_cpus;
 use super::drivers::driver;
 use super::engine::compiled_kind;
@@ -16,7 +18,7 @@ use super::fleet::Fleet;
 use super::forecast::disk_forecasts;
 use super::gpus::prove_access;
 use super::links::refuse_links_outside;
-use super::references::{Larder, Weights, refuse_writable};
+use super::references::{Larder, Weights, hub_of, refuse_writable};
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{
     Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, UserConfig, is_image_path,
@@ -27,9 +29,10 @@ use crate::host::free_bytes;
 use crate::hub::Hub;
 use crate::model::LocalModel;
 use crate::preflight::{self, Images, KnownFacts, KnownImage};
+use crate::runner::ApptainerRunner;
 use crate::runner::DriverFiles;
-use crate::runner::apptainer::ApptainerError;
-use crate::runner::docker::{CandleImage, HostPaths, ImageError, ImageFacts, build_candle};
+use crate::runner::apptainer::{ApptainerError, Image, look};
+use crate::runner::docker::{HostPaths, ImageError, ImageFacts, build_candle};
 use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
 
 /// Work that is over sooner is not worth a line.
@@ -71,7 +74,7 @@ pub(super) async fn prepare(
     let cache_root = options.user.cache_root();
     refuse_full_disks(study, options)?;
     let base_dir = study.base_dir();
-    let hub = Hub::from_env()?;
+    let hub = hub_of(study)?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
     if fleet.engine().is_some() || fleet.apptainer().is_some() {
         refuse_writable(&stocked, &options.user.mounts)?;
@@ -86,7 +89,7 @@ pub(super) async fn prepare(
     }
     let candle_image =
         if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
-    let mut kitchen = Kitchen::new(base_dir, cache_root, hub);
+    let mut kitchen = Kitchen::new(study, cache_root, hub);
     let mut prepared = Vec::with_capacity(study.experiments.len());
     for (experiment, weights) in study.experiments.iter().zip(stocked) {
         refuse_unread_weights(experiment, &weights.model)?;
@@ -149,7 +152,7 @@ fn refuse_absent_sources(user: &UserConfig, fleet: &Fleet) -> Result<(), StudyEr
 }
 
 /// Weights that the engine does not read, of models that only the hub could tell of.
-fn refuse_unread_weights(experiment: &Experiment, model: &LocalModel) -> Result<(), StudyError> {
+pub(super) fn refuse_unread_weights(experiment: &Experiment, model: &LocalModel) -> Result<(), StudyError> {
     let method = model.config.quantization.as_deref().filter(|_| experiment.config.backend == Backend::Tensorrt);
     match method.and_then(tensorrt_checkpoint) {
         Some(finding) => Err(ConfigError { problems: vec![finding.without_file()] }.into()),
@@ -211,7 +214,7 @@ async fn known_files(
         if !fleet.uses_apptainer(backend) {
             continue;
         }
-        let (image, _) = apptainer.open(&reference, &study.base_dir(), &options.stop.soft).await?;
+        let (image, _) = open_file(apptainer, study, &reference, &options.stop.soft).await?;
         if backend == Backend::Candle {
             // Nothing in Python to be looked into, but it has a content.
             known.insert((backend, reference), Arc::new(image.facts()));
@@ -306,12 +309,11 @@ async fn open_files(
     notify: &impl Fn(StudyEvent),
 ) -> Result<(), StudyError> {
     let Some(apptainer) = fleet.apptainer() else { return Ok(()) };
-    let base_dir = study.base_dir();
     for (backend, reference) in preflight::named_images(study, &options.user) {
         if !fleet.uses_apptainer(backend) {
             continue;
         }
-        let open = apptainer.open(&reference, &base_dir, &options.stop.soft);
+        let open = open_file(apptainer, study, &reference, &options.stop.soft);
         let (_, unpacked) =
             patiently(format!("image {reference}"), notify, open).await.map_err(|error| match error {
                 ApptainerError::Stopped => StudyError::Stopped,
@@ -324,6 +326,38 @@ async fn open_files(
         }
     }
     Ok(())
+}
+
+/// An image of Apptainer as a study means it; why it had to be unpacked, if so.
+async fn open_file(
+    apptainer: &ApptainerRunner,
+    study: &StudyConfig,
+    reference: &str,
+    stop: &CancellationToken,
+) -> Result<(Arc<Image>, Option<String>), ApptainerError> {
+    apptainer.open(reference, &file_of(study, reference)?, stop).await
+}
+
+/// What a file of Apptainer is that a study names, without starting it: for plans.
+///
+/// # Errors
+///
+/// It is not there, or no image for this machine.
+pub async fn look_at_file(
+    study: &StudyConfig,
+    reference: &str,
+    cache_root: &Path,
+) -> Result<ImageFacts, ApptainerError> {
+    look(reference, &file_of(study, reference)?, cache_root).await
+}
+
+/// The file that a study means by a reference: in its bundle, or by its path.
+fn file_of(study: &StudyConfig, reference: &str) -> Result<PathBuf, ApptainerError> {
+    match study.bundled().and_then(|bundled| bundled.sif_files.get(reference)) {
+        Some(packed) => Ok(packed.clone()),
+        None if is_image_path(reference) => Ok(study.base_dir().join(reference)),
+        None => Err(ApptainerError::NoPath(reference.to_owned())),
+    }
 }
 
 fn image(config: &ExperimentConfig, options: &RunOptions, candle_image: Option<&str>) -> String {
@@ -344,7 +378,7 @@ async fn candle_image(
     if !fleet.runner(Backend::Candle).has_images() {
         return Ok(None);
     }
-    let image = CandleImage::from_host(&programs.candle, &programs.agent)?;
+    let image = programs.candle_image()?;
     // Apptainer's runner laid it out to try itself.
     let Some(engine) = fleet.engine().filter(|_| fleet.uses_engine(Backend::Candle)) else {
         return Ok(Some(image.reference));
@@ -362,11 +396,18 @@ pub(super) struct Kitchen {
     cache_root: PathBuf,
     hub: Hub,
     workloads: HashMap<String, Arc<Workload>>,
+    packed: PackedWorkloads,
 }
 
 impl Kitchen {
-    pub(super) fn new(base_dir: PathBuf, cache_root: PathBuf, hub: Hub) -> Self {
-        Self { base_dir, cache_root, hub, workloads: HashMap::new() }
+    pub(super) fn new(study: &StudyConfig, cache_root: PathBuf, hub: Hub) -> Self {
+        Self {
+            base_dir: study.base_dir(),
+            cache_root,
+            hub,
+            workloads: HashMap::new(),
+            packed: PackedWorkloads::of(study),
+        }
     }
 
     pub(super) async fn workload(
@@ -375,6 +416,9 @@ impl Kitchen {
         model: &Arc<LocalModel>,
         notify: &impl Fn(StudyEvent),
     ) -> Result<Arc<Workload>, StudyError> {
+        if let Some(packed) = self.packed.find(&experiment.id)? {
+            return Ok(packed);
+        }
         let config = experiment.config.workload.clone();
         let seed = experiment.config.random_seed;
         let key = format!("{config:?} {seed} {}", model.dir().display());

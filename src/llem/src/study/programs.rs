@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::runner::docker::{CandleImage, ImageError};
+
 /// llem's own binaries that are not the controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
@@ -10,6 +12,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// The embedded backend's driver.
     pub candle: PathBuf,
+    /// A directory with all files of the embedded backend's image, as a bundle has them; absent: the image is made of this machine's.
+    pub candle_root: Option<PathBuf>,
 }
 
 /// A binary is not where it should be.
@@ -24,6 +28,18 @@ impl Programs {
         let beside = own.parent().unwrap_or(Path::new("."));
         let above = beside.parent().unwrap_or(beside);
         Self::in_directory(beside).or_else(|missing| Self::in_directory(above).map_err(|_| missing))
+    }
+
+    /// The embedded backend's image for these binaries.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing or cannot be read.
+    pub fn candle_image(&self) -> Result<CandleImage, ImageError> {
+        match &self.candle_root {
+            Some(root) => CandleImage::from_root(root),
+            None => CandleImage::from_host(&self.candle, &self.agent),
+        }
     }
 
     /// SHA-256 of the agent's binary, hexadecimal.
@@ -42,7 +58,7 @@ impl Programs {
             let path = dir.join(name);
             if path.is_file() { Ok(path) } else { Err(ProgramsError(path)) }
         };
-        Ok(Self { agent: find("llem-agent")?, candle: find("llem-candle")? })
+        Ok(Self { agent: find("llem-agent")?, candle: find("llem-candle")?, candle_root: None })
     }
 }
 

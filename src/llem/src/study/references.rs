@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use super::prepare::blocking;
 use super::{StudyError, StudyEvent};
-use crate::config::{Backend, Experiment, ExperimentConfig, ModelSource, Mount, Problem, StudyConfig, weights_source};
-use crate::hub::Hub;
+use crate::config::{
+    Backend, Bundled, Experiment, ExperimentConfig, ModelSource, Mount, Problem, StudyConfig, weights_source,
+};
+use crate::hub::{Hub, HubError, HubSettings};
 use crate::model::{BesideKind, BesideWeights, LocalModel, ModelError, look_up};
 
 /// The weights of one experiment, on this machine.
@@ -37,6 +39,7 @@ impl Weights {
 /// The weights of an experiment as far as `hub` gives them without asking: made, or on this machine.
 pub(super) fn weights_here(
     config: &ExperimentConfig,
+    bundled: Option<&Bundled>,
     base_dir: &Path,
     cache_root: &Path,
     hub: &Hub,
@@ -44,10 +47,13 @@ pub(super) fn weights_here(
     let (adapter, draft) = (BesideKind::Adapter, BesideKind::Draft);
     let beside = |wanted: BesideKind| {
         let found = references(config).into_iter().find(|reference| reference.kind == Some(wanted));
-        let make = |r: Reference| BesideWeights::resolve(wanted, &r.source, base_dir, cache_root, hub).map(Arc::new);
+        let make = |r: Reference| r.located(bundled).beside(wanted, base_dir, cache_root, hub).map(Arc::new);
         found.map(make).transpose()
     };
-    let model = LocalModel::resolve(&config.model_source(), base_dir, cache_root, hub)?;
+    let named = references(config).into_iter().find(|reference| reference.kind.is_none());
+    let unlocated = || Located::of(config.model_source());
+    let model = named.map_or_else(unlocated, |reference| reference.located(bundled));
+    let model = model.model(base_dir, cache_root, hub)?;
     Ok(Weights { model: Arc::new(model), adapter: beside(adapter)?, draft: beside(draft)? })
 }
 
@@ -75,6 +81,47 @@ pub(super) struct Reference {
     pub(super) key: String,
     pub(super) text: String,
     pub(super) source: ModelSource,
+}
+
+impl Reference {
+    /// Where it is, and what results call it.
+    pub(super) fn located(&self, bundled: Option<&Bundled>) -> Located {
+        match bundled.and_then(|bundled| bundled.weights.get(&self.text)) {
+            Some(packed) => Located { source: packed.source.clone(), called: Some(packed.called.clone()) },
+            None => Located::of(self.source.clone()),
+        }
+    }
+}
+
+/// Where something that an experiment names is.
+pub(super) struct Located {
+    pub(super) source: ModelSource,
+    /// What results call it, where that is not what its place is called: it came in a bundle.
+    called: Option<String>,
+}
+
+impl Located {
+    fn of(source: ModelSource) -> Self {
+        Self { source, called: None }
+    }
+
+    fn model(self, base_dir: &Path, cache_root: &Path, hub: &Hub) -> Result<LocalModel, ModelError> {
+        let mut model = LocalModel::resolve(&self.source, base_dir, cache_root, hub)?;
+        model.source = self.called.unwrap_or(model.source);
+        Ok(model)
+    }
+
+    fn beside(
+        self,
+        kind: BesideKind,
+        base_dir: &Path,
+        cache_root: &Path,
+        hub: &Hub,
+    ) -> Result<BesideWeights, ModelError> {
+        let mut weights = BesideWeights::resolve(kind, &self.source, base_dir, cache_root, hub)?;
+        weights.source = self.called.unwrap_or(weights.source);
+        Ok(weights)
+    }
 }
 
 /// What is known by kind and meaning.
@@ -105,6 +152,10 @@ impl<'a> Larder<'a> {
         Ok(stocked)
     }
 
+    fn bundled(&self) -> Option<&Bundled> {
+        self.study.bundled().map(AsRef::as_ref)
+    }
+
     async fn look_up_all(&self, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
         let (mut seen, mut problems, mut is_config) = (HashSet::new(), Vec::new(), false);
         let configs = self.study.experiments.iter().map(|experiment| &experiment.config);
@@ -115,7 +166,7 @@ impl<'a> Larder<'a> {
             if !matches!(reference.source, ModelSource::Hub { .. }) || !seen.insert((is_candle, known_as(&reference))) {
                 continue;
             }
-            let (kind, source) = (reference.kind, reference.source.clone());
+            let (kind, source) = (reference.kind, reference.located(self.bundled()).source);
             let (cache_root, hub) = (self.cache_root.to_owned(), self.hub.clone());
             let found =
                 blocking(reference.text.clone(), notify, move || look_up(kind, &source, backend, &cache_root, &hub));
@@ -156,9 +207,9 @@ impl<'a> Larder<'a> {
         if let Some(model) = self.models.get(&key) {
             return Ok(model.clone());
         }
-        let source = reference.source.clone();
+        let located = reference.located(self.bundled());
         let (base_dir, cache_root, hub) = (self.base_dir.to_owned(), self.cache_root.to_owned(), self.hub.clone());
-        let work = move || LocalModel::resolve(&source, &base_dir, &cache_root, &hub);
+        let work = move || located.model(&base_dir, &cache_root, &hub);
         let made = blocking(what(reference), notify, work).await?;
         let model = Arc::new(made.map_err(|error| self.refusal(reference, &error))?);
         self.models.insert(key, model.clone());
@@ -175,9 +226,9 @@ impl<'a> Larder<'a> {
         if let Some(weights) = self.beside.get(&key) {
             return Ok(weights.clone());
         }
-        let source = reference.source.clone();
+        let located = reference.located(self.bundled());
         let (base_dir, cache_root, hub) = (self.base_dir.to_owned(), self.cache_root.to_owned(), self.hub.clone());
-        let work = move || BesideWeights::resolve(kind, &source, &base_dir, &cache_root, &hub);
+        let work = move || located.beside(kind, &base_dir, &cache_root, &hub);
         let made = blocking(what(reference), notify, work).await?;
         let weights = Arc::new(made.map_err(|error| self.refusal(reference, &error))?);
         self.beside.insert(key, weights.clone());
@@ -192,6 +243,14 @@ impl<'a> Larder<'a> {
     fn problem(&self, reference: &Reference, error: &ModelError) -> Problem {
         without_weights(self.study, reference, error)
     }
+}
+
+/// The hub as a study reaches it: one that came in a bundle asks nobody, and takes its weights from there where the bundle has them.
+pub(super) fn hub_of(study: &StudyConfig) -> Result<Hub, HubError> {
+    let Some(bundled) = study.bundled() else { return Hub::from_env() };
+    let mut settings = HubSettings { offline: true, token: None, ..HubSettings::from_env()? };
+    settings.cache_dir = bundled.hub.clone().unwrap_or(settings.cache_dir);
+    Ok(Hub::new(settings))
 }
 
 /// Why what a study names cannot be had, with its place.

@@ -106,7 +106,8 @@ struct Told {
 /// Carries out a study, or goes on with it, until its end or for `last` runs.
 async fn controller(root: &Path, experiments: usize, resume: Option<&Path>, last: usize) -> (Told, std::path::PathBuf) {
     let study = study(experiments);
-    let programs = Programs { agent: std::env::current_exe().unwrap(), candle: std::env::current_exe().unwrap() };
+    let own = std::env::current_exe().unwrap();
+    let programs = Programs { agent: own.clone(), candle: own, candle_root: None };
     let user = UserConfig { cache_dir: Some(root.join("cache")), ..UserConfig::default() };
     let options =
         RunOptions { output: root.join("results"), resume: resume.map(Path::to_owned), user, ..RunOptions::default() };

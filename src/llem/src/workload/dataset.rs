@@ -151,6 +151,12 @@ fn local_copy(manifest: &DatasetManifest, folder: &Path, hub: &Hub) -> io::Resul
     Ok(dropped.into_iter().min())
 }
 
+/// The canonical form of a built-in data set that a workload was made from, where it is in the cache.
+pub(crate) fn cached_dataset(of: &DatasetProvenance, cache_root: &Path) -> Option<PathBuf> {
+    let path = cache_root.join(CACHE_BUCKET).join(&of.name).join(of.revision.as_ref()?).join(CANONICAL_FILE);
+    path.is_file().then_some(path)
+}
+
 /// As [`crate::files::write_atomic`], in a directory that is made when it is not there.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs_err::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;

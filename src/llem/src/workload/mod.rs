@@ -15,6 +15,7 @@ mod dataset;
 mod error;
 mod json_lines;
 mod lengths;
+mod list;
 mod manifest;
 mod memo;
 mod parquet_file;
@@ -29,8 +30,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::Hub;
 
+pub(crate) use dataset::cached_dataset;
 pub use error::{BadLine, BadLines, WorkloadError};
 pub use lengths::{LengthSpec, OrderSpec};
+pub(crate) use list::{file_name, read_list, write_list};
 pub use manifest::DatasetManifest;
 pub(crate) use parquet_file::check_declared_sizes;
 

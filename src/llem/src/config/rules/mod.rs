@@ -22,6 +22,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::backend::Backend;
+use super::bundled::Bundled;
 use super::check::Finding;
 use super::defaults::Profile;
 use super::execution::ExecutionConfig;
@@ -40,13 +41,15 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) profile: Profile,
     /// What relative paths are relative to.
     pub(crate) study_dir: &'a Path,
+    /// What came with the study in a bundle.
+    pub(crate) bundled: Option<&'a Bundled>,
 }
 
 /// Everything that is wrong with one complete experiment.
 pub(crate) fn experiment(config: &ExperimentConfig, surroundings: Surroundings<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     model::rules(config, &mut findings);
-    workload::rules(&config.workload, surroundings.study_dir, &mut findings);
+    workload::rules(&config.workload, surroundings, &mut findings);
     measurement::rules(&config.measurement, surroundings, &mut findings);
     lengths::rules(config, &mut findings);
     sampling::rules(config, &mut findings);

@@ -1,14 +1,13 @@
 //! Rules of `workload`.
 
-use std::path::Path;
-
 use super::super::check::Finding;
 use super::super::model::study_path;
 use super::super::wording::{key, nearest};
 use super::super::workload::{AIENERGYSCORE_DATASET, AIENERGYSCORE_PROMPTS, Length, SYNTHETIC_DATASET, WorkloadConfig};
+use super::Surroundings;
 
-pub(super) fn rules(workload: &WorkloadConfig, study_dir: &Path, findings: &mut Vec<Finding>) {
-    dataset(workload, study_dir, findings);
+pub(super) fn rules(workload: &WorkloadConfig, surroundings: Surroundings<'_>, findings: &mut Vec<Finding>) {
+    dataset(workload, surroundings, findings);
     range("/workload/input_tokens", workload.input_tokens, findings);
     range("/workload/output_tokens", Some(workload.output_tokens), findings);
     if !workload.is_synthetic() && matches!(workload.input_tokens, Some(Length::Uniform(_))) {
@@ -18,7 +17,7 @@ pub(super) fn rules(workload: &WorkloadConfig, study_dir: &Path, findings: &mut 
     }
 }
 
-fn dataset(workload: &WorkloadConfig, study_dir: &Path, findings: &mut Vec<Finding>) {
+fn dataset(workload: &WorkloadConfig, surroundings: Surroundings<'_>, findings: &mut Vec<Finding>) {
     match workload.dataset.as_str() {
         SYNTHETIC_DATASET => {}
         AIENERGYSCORE_DATASET => {
@@ -27,12 +26,13 @@ fn dataset(workload: &WorkloadConfig, study_dir: &Path, findings: &mut Vec<Findi
                 findings.push(Finding::value("/workload/n", message));
             }
         }
-        path => findings.extend(file(path, study_dir)),
+        path => findings.extend(file(path, surroundings)),
     }
 }
 
-fn file(path: &str, study_dir: &Path) -> Option<Finding> {
-    if study_path(study_dir, path).is_file() {
+fn file(path: &str, surroundings: Surroundings<'_>) -> Option<Finding> {
+    let is_packed = surroundings.bundled.is_some_and(|bundled| bundled.datasets.contains_key(path));
+    if is_packed || study_path(surroundings.study_dir, path).is_file() {
         return None;
     }
     let known = [SYNTHETIC_DATASET, AIENERGYSCORE_DATASET];

@@ -15,12 +15,16 @@ use tokio_util::sync::CancellationToken;
 use super::error::ApptainerError;
 use super::program::{self, Apptainer, complaint};
 use super::sif::{self, SOURCE_NAME, SourceRecord};
-use crate::files::{hash_into, remove_tree, sync_directory};
+use crate::files::hash_into;
+use crate::part_directory::PartDirectory;
 use crate::runner::ImageSource;
 use crate::runner::docker::{Engine, EngineError};
 
 /// How long the conversion of an image of tens of gigabytes may take.
 const BUILD_LIMIT: Duration = Duration::from_secs(4 * 3600);
+
+/// Name of a SIF file while it is made.
+const PART: &str = "image.sif";
 
 /// Largest list of an archive's content that is read, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 << 20;
@@ -126,8 +130,7 @@ pub async fn export(
     fs_err::set_permissions(&part, std::fs::Permissions::from_mode(0o755))?;
     File::open(&part)?.sync_all()?;
     refuse_present(spec)?;
-    fs_err::rename(&part, &workshop.sif)?;
-    sync_directory(workshop.directory.parent().unwrap_or(Path::new("/")))?;
+    workshop.part.publish(PART)?;
     Ok(Exported { sha256, size_bytes, source })
 }
 
@@ -139,35 +142,19 @@ fn refuse_present(spec: &ExportSpec) -> Result<(), ExportError> {
     Ok(())
 }
 
-/// A directory beside the target, on the same file system, for everything that is not finished. Its lock says that somebody works there.
+/// Where a SIF file is made.
 struct Workshop {
-    sif: PathBuf,
-    directory: PathBuf,
-    _lock: File,
+    part: PartDirectory,
 }
 
 impl Workshop {
     fn open(sif: &Path) -> Result<Self, ExportError> {
-        let parent = sif.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let parent = fs_err::canonicalize(parent)?;
-        let name = sif.file_name().unwrap_or_default();
-        let directory = parent.join(format!(".{}.llem-part", name.to_string_lossy()));
-        match fs_err::create_dir(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
-        }
-        let lock = File::open(&directory)?;
-        lock.file().try_lock().map_err(|_| ExportError::Busy(sif.to_owned()))?;
-        // What one that was killed has left.
-        for entry in fs_err::read_dir(&directory)? {
-            let path = entry?.path();
-            if path.is_dir() { remove_tree(&path)? } else { fs_err::remove_file(&path)? }
-        }
-        Ok(Self { sif: parent.join(name), directory, _lock: lock })
+        let part = PartDirectory::open(sif)?;
+        Ok(Self { part: part.ok_or_else(|| ExportError::Busy(sif.to_owned()))? })
     }
 
     fn refused(&self, said: impl Into<String>) -> ExportError {
-        ExportError::Build { sif: self.sif.clone(), said: said.into() }
+        ExportError::Build { sif: self.part.target().to_owned(), said: said.into() }
     }
 
     /// What `apptainer build` is given, and what the image is by the engine's account.
@@ -184,7 +171,7 @@ impl Workshop {
                     address: engine.address().to_owned(),
                 })?;
                 progress(&format!("the engine saves {reference} ({:.1} GB)", image.size_bytes as f64 / 1e9));
-                let archive = self.directory.join("image.tar");
+                let archive = self.part.path("image.tar");
                 tokio::select! {
                     saved = engine.save(reference, &archive) => saved?,
                     () = stop.cancelled() => return Err(ApptainerError::Stopped.into()),
@@ -222,7 +209,7 @@ impl Workshop {
         source: &ImageSource,
         stop: &CancellationToken,
     ) -> Result<PathBuf, ExportError> {
-        let part = self.directory.join("image.sif");
+        let part = self.part.path(PART);
         let mut arguments: Vec<OsString> = ["build", "--disable-cache"].map(Into::into).into();
         // Variables come before the target, the source after it.
         let (origin, variables) =
@@ -230,7 +217,7 @@ impl Workshop {
         arguments.extend(variables.iter().cloned());
         arguments.extend([part.clone().into(), origin]);
         self.tool(&arguments, BUILD_LIMIT, stop).await?;
-        let record = self.directory.join(SOURCE_NAME);
+        let record = self.part.path(SOURCE_NAME);
         fs_err::write(&record, serde_json::to_vec(&SourceRecord::new(source.clone())).map_err(io::Error::other)?)?;
         let mut arguments: Vec<OsString> =
             ["sif", "add", "--datatype", "6", "--filename", SOURCE_NAME].map(Into::into).into();
@@ -241,17 +228,8 @@ impl Workshop {
 
     async fn tool(&self, arguments: &[OsString], limit: Duration, stop: &CancellationToken) -> Result<(), ExportError> {
         let arguments: Vec<_> = arguments.iter().map(OsString::as_os_str).collect();
-        let output = Apptainer::tool(&arguments, &self.directory, limit, stop).await?;
+        let output = Apptainer::tool(&arguments, self.part.directory(), limit, stop).await?;
         if output.succeeded { Ok(()) } else { Err(self.refused(complaint(&output.stderr))) }
-    }
-}
-
-impl Drop for Workshop {
-    /// The lock goes afterwards: who takes it finds nothing or something to remove.
-    fn drop(&mut self) {
-        if let Err(error) = remove_tree(&self.directory) {
-            tracing::warn!(directory = %self.directory.display(), %error, "left");
-        }
     }
 }
 

@@ -120,7 +120,7 @@ impl ApptainerRunner {
         !self.apptainer.mode.offline
     }
 
-    /// Makes an image ready. `reference` is a path, relative to `base`. Why a SIF file had to be unpacked, if it was now.
+    /// Makes the image at `path` ready, which the study calls `reference`. Why a SIF file had to be unpacked, if it was now.
     ///
     /// # Errors
     ///
@@ -128,13 +128,13 @@ impl ApptainerRunner {
     pub async fn open(
         &self,
         reference: &str,
-        base: &Path,
+        path: &Path,
         stop: &CancellationToken,
     ) -> Result<(Arc<Image>, Option<String>), ApptainerError> {
         if let Some(image) = self.image(reference).filter(|image| image.is_unchanged()) {
             return Ok((image, None));
         }
-        let mut image = identify(reference, base, &self.cache_root).await?;
+        let mut image = identify(reference, path, &self.cache_root).await?;
         let unpacked = image.make_startable(&self.apptainer, &self.agent, &self.cache_root, stop).await?;
         let image = Arc::new(image);
         self.lock().insert(reference.to_owned(), image.clone());
@@ -284,11 +284,8 @@ impl ApptainerRunner {
 }
 
 /// Reads and hashes an image beside the event loop.
-async fn identify(reference: &str, base: &Path, cache_root: &Path) -> Result<Image, ApptainerError> {
-    if !crate::config::is_image_path(reference) {
-        return Err(ApptainerError::NoPath(reference.to_owned()));
-    }
-    let (name, path, cache_root) = (reference.to_owned(), base.join(reference), cache_root.to_owned());
+async fn identify(reference: &str, path: &Path, cache_root: &Path) -> Result<Image, ApptainerError> {
+    let (name, path, cache_root) = (reference.to_owned(), path.to_owned(), cache_root.to_owned());
     let work = move || {
         let path = fs_err::canonicalize(&path).map_err(|source| ApptainerError::Missing { path, source })?;
         Image::identify(&name, path, &cache_root)
@@ -305,8 +302,8 @@ async fn identify(reference: &str, base: &Path, cache_root: &Path) -> Result<Ima
 /// # Errors
 ///
 /// It is not there, or no image for this machine.
-pub async fn look(reference: &str, base: &Path, cache_root: &Path) -> Result<ImageFacts, ApptainerError> {
-    Ok(identify(reference, base, cache_root).await?.facts())
+pub async fn look(reference: &str, path: &Path, cache_root: &Path) -> Result<ImageFacts, ApptainerError> {
+    Ok(identify(reference, path, cache_root).await?.facts())
 }
 
 /// What it means that no agent came to life.

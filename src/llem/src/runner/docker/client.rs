@@ -12,9 +12,9 @@ use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerSummary, ImageInspect, ImageSummary, SystemInfo,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListImagesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-    StartContainerOptions, UploadToContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder, InspectContainerOptions,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -23,6 +23,9 @@ use tracing::debug;
 
 /// How long an engine may take to answer one request. Removing a large container can take long.
 const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long it may take until it answers a request that moves an image of tens of gigabytes.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
 
 /// What went wrong between llem and the container engine.
 #[derive(Debug, Error)]
@@ -262,14 +265,38 @@ impl Engine {
     /// Writes an image as an archive in Docker's format.
     pub async fn save(&self, reference: &str, archive: &Path) -> Result<(), EngineError> {
         debug!(reference, archive = %archive.display(), "save image");
-        let operation = || format!("save the image `{reference}`");
-        let local =
-            |error: std::io::Error| EngineError::Broken { operation: operation(), source: Box::new(error.into()) };
+        let local = |error: std::io::Error| EngineError::Broken {
+            operation: format!("save the image `{reference}`"),
+            source: Box::new(error.into()),
+        };
         let mut file = fs_err::File::create(archive).map_err(local)?;
-        let mut pieces = self.docker.export_image(reference);
+        let mut pieces = self.saved(reference);
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|e| EngineError::of(operation(), e))?;
-            file.write_all(&piece).map_err(local)?;
+            file.write_all(&piece?).map_err(local)?;
+        }
+        Ok(())
+    }
+
+    /// The archive of an image, piece by piece. Engines may lay it out whole on their disk before the first.
+    pub fn saved(&self, reference: &str) -> impl Stream<Item = Result<Bytes, EngineError>> + Unpin + use<> {
+        let docker = self.docker.clone().with_timeout(TRANSFER_TIMEOUT);
+        let operation = format!("save the image `{reference}`");
+        let pieces = docker.export_image(reference);
+        Box::pin(pieces.map(move |piece| piece.map_err(|e| EngineError::of(operation.clone(), e))))
+    }
+
+    /// Takes in what [`Self::saved`] gave; `name` is what messages call it.
+    pub async fn load(
+        &self,
+        name: &str,
+        pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        debug!(name, "load image");
+        let docker = self.docker.clone().with_timeout(TRANSFER_TIMEOUT);
+        let options = ImportImageOptionsBuilder::default().quiet(true).build();
+        let mut steps = docker.import_image_stream(options, pieces, None);
+        while let Some(step) = steps.next().await {
+            step.map_err(|e| EngineError::of(format!("load {name}"), e))?;
         }
         Ok(())
     }

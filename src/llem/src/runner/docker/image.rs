@@ -64,6 +64,33 @@ impl CandleImage {
         }
         // Names for the user that the image starts with; engines and C libraries look them up.
         files.insert("/etc/passwd".into(), b"root:x:0:0:root:/tmp:/sbin/nologin\n".to_vec());
+        Ok(Self::of(files))
+    }
+
+    /// The image of exactly the files below a directory, as [`Self::files`] named them.
+    pub fn from_root(root: &Path) -> Result<Self, ImageError> {
+        let (mut files, mut open) = (BTreeMap::new(), vec![root.to_owned()]);
+        while let Some(directory) = open.pop() {
+            let unreadable = |e: std::io::Error| ImageError::File { path: directory.clone(), problem: e.to_string() };
+            for entry in fs_err::read_dir(&directory).map_err(unreadable)? {
+                let path = entry.map_err(unreadable)?.path();
+                let inside = Path::new("/").join(path.strip_prefix(root).unwrap_or(&path));
+                match fs_err::symlink_metadata(&path).map_err(unreadable)?.file_type() {
+                    kind if kind.is_dir() => open.push(path),
+                    kind if kind.is_file() => drop(files.insert(inside, read(&path)?)),
+                    _ => return Err(ImageError::File { path, problem: "neither file nor directory".to_owned() }),
+                }
+            }
+        }
+        Ok(Self::of(files))
+    }
+
+    /// Its files by their absolute paths, and whether they are programs or libraries.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &[u8], bool)> {
+        self.files.iter().map(|(path, content)| (path.as_path(), content.as_slice(), is_executable(path)))
+    }
+
+    fn of(files: BTreeMap<PathBuf, Vec<u8>>) -> Self {
         let mut hash = Sha256::new();
         for (path, content) in &files {
             hash.update(path.as_os_str().as_encoded_bytes());
@@ -72,7 +99,7 @@ impl CandleImage {
         }
         let sha256 = hex::encode(hash.finalize());
         let tag = sha256.chars().take(16).collect::<String>();
-        Ok(Self { reference: format!("{CANDLE_REPO}:{tag}"), sha256, files })
+        Self { reference: format!("{CANDLE_REPO}:{tag}"), sha256, files }
     }
 
     fn archive(&self) -> std::io::Result<bytes::Bytes> {
@@ -80,11 +107,15 @@ impl CandleImage {
         archive.directory(Path::new("tmp"), 0o1777)?;
         for (path, content) in &self.files {
             let name = path.strip_prefix("/").unwrap_or(path);
-            let mode = if path.starts_with("/etc") { 0o644 } else { 0o755 };
+            let mode = if is_executable(path) { 0o755 } else { 0o644 };
             archive.file(name, mode, content)?;
         }
         archive.finish()
     }
+}
+
+fn is_executable(path: &Path) -> bool {
+    !path.starts_with("/etc")
 }
 
 /// Makes the embedded backend's image unless the engine has it. True when it was made now.

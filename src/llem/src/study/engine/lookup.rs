@@ -1,6 +1,5 @@
 //! What the cache has for a study that is not run. Nothing is started, nothing is downloaded.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::inputs::{KeySource, compiled_kind};
@@ -10,13 +9,12 @@ use crate::engine_cache::{CacheKind, Key};
 use crate::host::HostSnapshot;
 use crate::hub::{Hub, HubSettings};
 use crate::preflight::{Images, KnownImage};
-use crate::runner::apptainer::look;
 use crate::runner::docker::{Engine, ImageFacts};
 use crate::study::fleet::choice;
 use crate::study::job::gpus;
 use crate::study::prepare::{Kitchen, asked_image, blocking};
-use crate::study::references::{Weights, weights_here};
-use crate::study::{Programs, ProgramsError, RunOptions, StudyError};
+use crate::study::references::{Weights, hub_of, weights_here};
+use crate::study::{Programs, ProgramsError, RunOptions, StudyError, look_at_file};
 
 /// Weights that are read to know what they are, where only little is to be done: bytes.
 const LITTLE_BYTES: u64 = 1 << 28;
@@ -72,7 +70,7 @@ pub async fn look_up_engines(
 struct Desk<'a> {
     options: &'a RunOptions,
     effort: Effort,
-    base_dir: PathBuf,
+    study: &'a StudyConfig,
     hub: Hub,
     engine: Option<Engine>,
     images: Images,
@@ -81,18 +79,17 @@ struct Desk<'a> {
 }
 
 impl<'a> Desk<'a> {
-    async fn open(study: &StudyConfig, options: &'a RunOptions, effort: Effort) -> Result<Self, StudyError> {
-        let hub = Hub::new(HubSettings { offline: true, ..HubSettings::from_env()? });
+    async fn open(study: &'a StudyConfig, options: &'a RunOptions, effort: Effort) -> Result<Self, StudyError> {
+        let hub = Hub::new(HubSettings { offline: true, ..hub_of(study)?.settings().clone() });
         let programs = options.programs.clone().map_or_else(Programs::locate, Ok)?;
         let unreadable = |_| ProgramsError(programs.agent.clone());
-        let base_dir = study.base_dir();
         Ok(Self {
             options,
             effort,
             engine: Engine::connect(options.user.docker_host.as_deref()).await.ok(),
             images: Images::new(&options.user, &programs.agent).map_err(unreadable)?,
-            kitchen: Kitchen::new(base_dir.clone(), options.user.cache_root(), hub.clone()),
-            base_dir,
+            kitchen: Kitchen::new(study, options.user.cache_root(), hub.clone()),
+            study,
             hub,
             processors: HostSnapshot::read().cpus,
         })
@@ -147,7 +144,7 @@ impl<'a> Desk<'a> {
     }
 
     async fn facts_of_file(&self, image: &str, backend: Backend) -> Result<Arc<ImageFacts>, String> {
-        let looked = look(image, &self.base_dir, &self.options.user.cache_root()).await;
+        let looked = look_at_file(self.study, image, &self.options.user.cache_root()).await;
         match self.images.known_file(looked.map_err(|error| error.to_string())?, Some(backend)) {
             KnownImage::Probed(facts) => Ok(Arc::new(facts)),
             _ => Err(format!(
@@ -157,9 +154,10 @@ impl<'a> Desk<'a> {
     }
 
     async fn weights(&self, experiment: &Experiment) -> Result<Weights, String> {
-        let (config, base_dir) = (experiment.config.clone(), self.base_dir.clone());
+        let (config, base_dir) = (experiment.config.clone(), self.study.base_dir());
+        let bundled = self.study.bundled().cloned();
         let (cache_root, hub) = (self.options.user.cache_root(), self.hub.clone());
-        let found = in_thread(move || weights_here(&config, &base_dir, &cache_root, &hub)).await?;
+        let found = in_thread(move || weights_here(&config, bundled.as_deref(), &base_dir, &cache_root, &hub)).await?;
         let weights = found.map_err(|error| error.to_string())?;
         let bytes: u64 = weights.directories().iter().map(|dir| directory_bytes(dir)).sum();
         if self.effort == Effort::Little && bytes > LITTLE_BYTES {
