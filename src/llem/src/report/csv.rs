@@ -20,7 +20,7 @@ pub fn csv(study: &StudyAnalysis) -> String {
     for (latency, percentile) in &latencies {
         head.extend(["", "_ci_low", "_ci_high"].map(|part| format!("request_{latency}_{percentile}{part}")));
     }
-    let mut text = line(head);
+    let mut text = line(&head);
     for experiment in &study.experiments {
         let mut cells = names(study, experiment);
         for figure in &figures {
@@ -29,7 +29,7 @@ pub fn csv(study: &StudyAnalysis) -> String {
         for (latency, percentile) in &latencies {
             cells.extend(latency_cells(experiment, latency, percentile));
         }
-        text.push_str(&line(cells));
+        text.push_str(&line(&cells));
     }
     text
 }
@@ -94,7 +94,7 @@ fn optional(value: Option<f64>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
-fn line(cells: Vec<String>) -> String {
+fn line(cells: &[String]) -> String {
     let cells: Vec<String> = cells.iter().map(|cell| csv_text(cell)).collect();
     format!("{}\r\n", cells.join(","))
 }
@@ -106,6 +106,6 @@ mod tests {
     #[test]
     fn cells_with_separators_are_quoted() {
         let cells = ["plain", "a,b", "-2.5", "two\nlines"].map(str::to_owned).to_vec();
-        assert_eq!(line(cells), "plain,\"a,b\",-2.5,\"two\nlines\"\r\n");
+        assert_eq!(line(&cells), "plain,\"a,b\",-2.5,\"two\nlines\"\r\n");
     }
 }

@@ -208,8 +208,13 @@ fn energies_that_their_sensors_or_components_contradict_are_refused() {
             energy[*figure] = json!(energy[*figure].as_f64().unwrap() / 2.0);
         }
     };
-    let cases: [(Change<'_>, &str); 6] = [
-        (&|energy| halve(energy, &["energy_j", "energy_per_output_token_j"]), "as energy_j, and"),
+    let cases: [(Change<'_>, &str); 8] = [
+        (
+            &|energy| halve(energy, &["energy_j", "energy_per_output_token_j", "mean_power_w", "co2_g"]),
+            "as energy_j, and",
+        ),
+        (&|energy| halve(energy, &["mean_power_w"]), "as mean_power_w, and"),
+        (&|energy| halve(energy, &["co2_g"]), "as co2_g, and"),
         (&|energy| halve(energy, &["energy_raw_j"]), "as energy_raw_j, and"),
         (&|energy| halve(energy, &["energy_net_j", "energy_net_per_output_token_j"]), "as energy_net_j, and"),
         (&|energy| halve(&mut energy["uncertainty"], &["expanded_j"]), "what its components make together"),
