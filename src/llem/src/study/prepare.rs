@@ -24,7 +24,7 @@ use crate::hub::Hub;
 use crate::model::LocalModel;
 use crate::preflight::{self, Images, KnownFacts, KnownImage};
 use crate::runner::DriverFiles;
-use crate::runner::apptainer::ApptainerError;
+use crate::runner::apptainer::{ApptainerElsewhere, ApptainerError};
 use crate::runner::docker::{CandleImage, ImageError, ImageFacts, build_candle};
 use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
 
@@ -67,15 +67,15 @@ pub(super) async fn prepare(
     let base_dir = study.base_dir();
     let hub = Hub::from_env()?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
-    if fleet.engine().is_some() || fleet.apptainer().is_some() {
+    if fleet.has_containers() {
         refuse_writable(&stocked, &options.user.mounts)?;
     }
     let known = known_images(study, options, programs, fleet, probing, notify).await?;
-    preflight::check(study, &options.user, &known, &programs.agent)?;
+    preflight::check(study, &options.user, &known.probed, &programs.agent)?;
     {
         // As with the probes of images: whoever ends the study waits until the container is gone.
         let _busy = probing.lock().await;
-        prove_access(study, options, programs, fleet, &known, notify).await?;
+        prove_access(study, options, programs, fleet, &known.probed, notify).await?;
     }
     let candle_image =
         if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
@@ -96,7 +96,7 @@ pub(super) async fn prepare(
             fleet.paths().on_host(&CacheSettings::of(&options.user).dir)?;
         }
         let driver = drivers[&experiment.config.backend].clone();
-        let facts = known.get(&(experiment.config.backend, image.clone())).cloned();
+        let facts = known.of(experiment.config.backend, &image);
         debug!(experiment = experiment.id, model = %weights.model.dir().display(), workload = workload.sha256, image, "ready");
         prepared.push(Prepared { weights, workload, driver, image, facts });
     }
@@ -123,6 +123,22 @@ fn refuse_unread_weights(experiment: &Experiment, model: &LocalModel) -> Result<
     }
 }
 
+/// What is known of the images of a study.
+#[derive(Default)]
+struct Known {
+    /// Of those that were looked into.
+    probed: KnownFacts,
+    /// Of those that nodes will look into: what they are, and not what is in them.
+    unprobed: KnownFacts,
+}
+
+impl Known {
+    fn of(&self, backend: Backend, image: &str) -> Option<Arc<ImageFacts>> {
+        let key = (backend, image.to_owned());
+        self.probed.get(&key).or_else(|| self.unprobed.get(&key)).cloned()
+    }
+}
+
 /// Looks into the images that the study's containers are made from, each once.
 async fn known_images(
     study: &StudyConfig,
@@ -131,15 +147,18 @@ async fn known_images(
     fleet: &Fleet,
     probing: &Mutex<()>,
     notify: &impl Fn(StudyEvent),
-) -> Result<KnownFacts, StudyError> {
-    if fleet.engine().is_none() && fleet.apptainer().is_none() {
-        return Ok(KnownFacts::new());
+) -> Result<Known, StudyError> {
+    if !fleet.has_containers() {
+        return Ok(Known::default());
     }
     let images = Images::new(&options.user, &programs.agent).map_err(|_| ProgramsError(programs.agent.clone()))?;
     // Whoever ends the study waits for this until the probe's container is gone.
     let _busy = probing.lock().await;
+    if let Some(elsewhere) = fleet.elsewhere() {
+        return known_elsewhere(study, options, elsewhere, &images, notify).await;
+    }
     let mut known = known_files(study, options, fleet, &images, notify).await?;
-    let Some(engine) = fleet.engine() else { return Ok(known) };
+    let Some(engine) = fleet.engine() else { return Ok(Known { probed: known, ..Known::default() }) };
     for (backend, reference) in preflight::images_of(study, &options.user) {
         if !fleet.uses_engine(backend) {
             continue;
@@ -160,6 +179,32 @@ async fn known_images(
         }
     }
     note_same_images(&known, notify);
+    Ok(Known { probed: known, ..Known::default() })
+}
+
+/// The files that nodes make containers of. Nothing is started here: what is in a file is known where llem looked into it before.
+async fn known_elsewhere(
+    study: &StudyConfig,
+    options: &RunOptions,
+    elsewhere: &ApptainerElsewhere,
+    images: &Images,
+    notify: &impl Fn(StudyEvent),
+) -> Result<Known, StudyError> {
+    let mut known = Known::default();
+    for (backend, reference) in preflight::named_images(study, &options.user) {
+        let image = elsewhere.open(&reference, &study.base_dir()).await?;
+        let (place, facts) = match images.known_file(image.facts(), Some(backend)) {
+            KnownImage::Probed(facts) => (&mut known.probed, facts),
+            KnownImage::Missing | KnownImage::Unprobed(_) => (&mut known.unprobed, image.facts()),
+        };
+        place.insert((backend, reference), Arc::new(facts));
+    }
+    for (_, reference) in known.unprobed.keys().filter(|(backend, _)| *backend != Backend::Candle) {
+        let text = format!("image {reference} was not looked into yet: the first job does that on its node");
+        notify(StudyEvent::Detail { text });
+    }
+    let all: KnownFacts = known.probed.iter().chain(&known.unprobed).map(|(k, v)| (k.clone(), v.clone())).collect();
+    note_same_images(&all, notify);
     Ok(known)
 }
 
@@ -271,18 +316,16 @@ async fn open_files(
     fleet: &Fleet,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(), StudyError> {
-    let Some(apptainer) = fleet.apptainer() else { return Ok(()) };
     let base_dir = study.base_dir();
     for (backend, reference) in preflight::named_images(study, &options.user) {
         if !fleet.uses_apptainer(backend) {
             continue;
         }
-        let open = apptainer.open(&reference, &base_dir, &options.stop.soft);
-        let (_, unpacked) =
-            patiently(format!("image {reference}"), notify, open).await.map_err(|error| match error {
-                ApptainerError::Stopped => StudyError::Stopped,
-                other => other.into(),
-            })?;
+        let open = fleet.open_file(&reference, &base_dir, &options.stop.soft);
+        let unpacked = patiently(format!("image {reference}"), notify, open).await.map_err(|error| match error {
+            ApptainerError::Stopped => StudyError::Stopped,
+            other => other.into(),
+        })?;
         if let Some(why) = unpacked {
             let text =
                 format!("image {reference} was unpacked into the cache, because it cannot be mounted here: {why}");

@@ -69,13 +69,18 @@ impl Resumed {
     /// Figures of one study come from one kind of runner.
     fn refuse_other_runner(&self, design: &Design) -> Result<(), StudyError> {
         match self.designs.last() {
-            Some(last) if !last.runner.contains(&design.runner) => {
+            Some(last) if !is_among(&design.runner, &last.runner) => {
                 let (had, has) = (last.runner.clone(), design.runner.clone());
                 Err(StudyError::OtherRunner { directory: self.directory.path().to_owned(), had, has })
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the names of one list of runners are all in another.
+fn is_among(names: &str, all: &str) -> bool {
+    names.split(", ").all(|name| all.split(", ").any(|other| other == name))
 }
 
 /// Why no study was found that could go on.

@@ -76,8 +76,9 @@ impl Session {
                             Some(End::TimeLimit)
                         }
                     };
-                    let source =
-                        Source { array, index, lost, ours: self.options.stop.soft.is_cancelled() || queue.leaving };
+                    let ours = self.options.stop.soft.is_cancelled() || queue.leaving;
+                    let node_runner = self.options.user.slurm.node_runner;
+                    let source = Source { array, index, lost, ours, node_runner };
                     let row = self.take(&mut open, &source, notify).await?;
                     array.jobs[index].open.remove(0);
                     rows.push((open, row));

@@ -70,7 +70,8 @@ impl Session {
             for index in 0..array.jobs.len() {
                 let open = std::mem::take(&mut array.jobs[index].open);
                 for mut open in open {
-                    let source = Source { array: &array, index, lost: Some(End::Cancelled), ours: true };
+                    let node_runner = self.options.user.slurm.node_runner;
+                    let source = Source { array: &array, index, lost: Some(End::Cancelled), ours: true, node_runner };
                     self.take(&mut open, &source, notify).await?;
                 }
             }

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use super::array::{ArrayPlan, PlannedTask, SCHEMA_VERSION, plan, rests};
 use super::files::{Begun, Staged, write_private};
+use super::node::ContainerPlan;
 use super::{Array, DIRECTORY, Job, OpenRun, Queue, time_limit};
+use crate::config::UserConfig;
 use crate::plan::order::PlannedRun;
 use crate::result::{JournalEvent, RunId, StoreError};
 use crate::runner::slurm::{ArrayRequest, SlurmError, Stage};
@@ -117,8 +119,11 @@ impl Session {
             schema_version: SCHEMA_VERSION,
             name: name.to_owned(),
             study: self.directory.path().to_owned(),
-            node_runner: self.options.user.slurm.node_runner,
-            gpu: self.options.user.gpu.clone(),
+            user: UserConfig { cache_dir: Some(self.options.user.cache_root()), ..self.options.user.clone() },
+            containers: self
+                .fleet
+                .elsewhere()
+                .map(|elsewhere| ContainerPlan { agent: self.programs.agent.clone(), images: elsewhere.images() }),
             jobs: tasks.collect(),
         };
         Ok((plan, staged))
@@ -202,7 +207,7 @@ impl Session {
 }
 
 /// Why nothing that nodes compile is kept.
-pub(super) const ON_NODES: &str = "runs of the batch system compile for themselves";
+pub(in crate::study) const ON_NODES: &str = "runs of the batch system compile for themselves";
 
 /// llem itself, as the node will find it.
 fn task_command(plan_file: &Path) -> Result<Vec<String>, StudyError> {
