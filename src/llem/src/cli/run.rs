@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use llem::config::{RunnerKind, StudyConfig, UserConfig};
+use llem::config::{Experiment, RunnerKind, StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
 use llem::study::{Forecast, ForecastOptions, RunOptions, StudyError, find_resumable, run_study, slurm_plan, study_of};
@@ -14,12 +14,14 @@ use super::{Exit, Failure, Printer, dry_run, dry_run_images, engines, failures, 
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
     let user = UserConfig::load()?;
     let (study, resume) = study(arguments)?;
+    // It carries out the whole of a study or nothing.
+    let kind = |e: &Experiment| user.runner_of(e.config.backend, arguments.runner.map(Into::into));
+    let on_slurm = study.experiments.iter().any(|experiment| kind(experiment) == RunnerKind::Slurm);
     if arguments.dry_run {
         let images = runtime()?.block_on(dry_run_images::look(&study, &user, arguments.runner.map(Into::into)))?;
         let assumed_memory_bytes = arguments.vram_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
-        let runner: RunnerKind = arguments.runner.map_or(user.runner, Into::into);
-        let elsewhere = runner == RunnerKind::Slurm;
-        let options = ForecastOptions { output: &arguments.output, user: &user, assumed_memory_bytes, elsewhere };
+        let options =
+            ForecastOptions { output: &arguments.output, user: &user, assumed_memory_bytes, elsewhere: on_slurm };
         let forecast = Forecast::of(&study, &options)?;
         let exit = dry_run::dry_run(&study, &forecast, &images, arguments.format, printer)?;
         let engines = engines::plan_line(&study, &user, arguments.runner.map(Into::into));
@@ -40,7 +42,7 @@ pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Fa
         stop: stop.clone(),
     };
     runtime()?.block_on(async {
-        signals::listen(stop.clone(), printer)?;
+        signals::listen(stop.clone(), printer, if on_slurm { &signals::JOBS } else { &signals::CONTAINER })?;
         let progress = tokio::spawn(Progress::new(printer, &study).follow(received));
         let result = run_study(study, options).await;
         let _ = progress.await;

@@ -233,6 +233,11 @@ impl UserConfig {
         named.map_or_else(|| INTERPRETERS.map(str::to_owned).to_vec(), |python| vec![python])
     }
 
+    /// Where a backend's engine runs, unless `asked` says so for all.
+    pub fn runner_of(&self, backend: Backend, asked: Option<RunnerKind>) -> RunnerKind {
+        asked.or_else(|| self.runners.get(&backend).copied()).unwrap_or(self.runner)
+    }
+
     /// Whether runs of that kind are in containers of Apptainer, here or on nodes: their images are files.
     pub fn takes_files(&self, kind: RunnerKind) -> bool {
         match kind {

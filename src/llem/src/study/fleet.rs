@@ -284,8 +284,7 @@ async fn reap(engine: &Engine, notify: &impl Fn(StudyEvent)) {
 
 /// The kind of runner that is asked for.
 pub(super) fn choice(backend: Backend, options: &RunOptions) -> RunnerKind {
-    let user = &options.user;
-    options.runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner)
+    options.user.runner_of(backend, options.runner)
 }
 
 /// The engine when one is asked for and must answer, or when none is asked for and one answers.

@@ -146,9 +146,12 @@ impl Slurm {
         run("scancel", &arguments, None).await.map(drop)
     }
 
-    /// Cancels one job of an array.
-    pub async fn cancel_one(&self, array: u64, index: usize) -> Result<(), SlurmError> {
-        run("scancel", &["--quiet", &format!("{array}_{index}")], None).await.map(drop)
+    /// Cancels jobs of an array.
+    pub async fn cancel_some(&self, array: u64, indices: &[usize]) -> Result<(), SlurmError> {
+        let jobs: Vec<String> = indices.iter().map(|index| format!("{array}_{index}")).collect();
+        let mut arguments = vec!["--quiet"];
+        arguments.extend(jobs.iter().map(String::as_str));
+        run("scancel", &arguments, None).await.map(drop)
     }
 
     /// Cancels the jobs of an array whose id is not known.

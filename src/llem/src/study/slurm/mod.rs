@@ -171,7 +171,7 @@ impl Session {
                 () = self.options.stop.soft.cancelled() => return Ok(None),
             }
             for (open, row) in self.look(queue, notify).await? {
-                if let Some(halt) = self.weigh(queue, &open, &row, &mut breaker, notify)? {
+                if let Some(halt) = self.weigh(queue, &open, &row, &mut breaker, notify).await? {
                     return Ok(Some(halt));
                 }
             }

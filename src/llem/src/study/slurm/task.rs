@@ -1,5 +1,6 @@
 //! One job on its node: carries out its runs, one after the other, and leaves how each ended.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -111,7 +112,16 @@ async fn carry_out(
     let unwritable = |source| SlurmTaskError::Unwritable { run_id: task.run_id.clone(), source };
     let (started, clock) = (Timestamp::now().to_string(), Instant::now());
     let begun = Begun { started: started.clone(), slurm: Some(place.clone()) };
-    let mut attempt = if begun.claim(&directory).map_err(unwritable)? {
+    let claimed = match begun.claim(&directory) {
+        Ok(claimed) => claimed,
+        // The controller took it back this moment.
+        Err(error) if error.kind() == ErrorKind::NotFound && !directory.path().exists() => {
+            say(&format!("run {} is not asked for any more", task.run_id));
+            return Ok(());
+        }
+        Err(error) => return Err(unwritable(error)),
+    };
+    let mut attempt = if claimed {
         attempt(plan, &mut staged, node, &directory, stop).await?
     } else if is_second_start(&directory, place) {
         Attempt::without_container(restarted())
