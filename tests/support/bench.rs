@@ -185,6 +185,12 @@ impl Bench {
         self.start_with(arguments, &[]).finish()
     }
 
+    /// As [`Bench::run`] of another study file.
+    pub(crate) fn run_file(&self, file: &Path, arguments: &[&str]) -> Finished {
+        let file = file.display().to_string();
+        Program::start(self.command(&[&["run", &file], arguments].concat()), self.place()).finish()
+    }
+
     /// `llem -v run` of the study, under way.
     pub(crate) fn start(&self, arguments: &[&str]) -> Program {
         self.start_with(arguments, &["-v"])

@@ -165,3 +165,14 @@ pub fn study_of(directory: &Path) -> Result<StudyConfig, ResumeError> {
     let text = looked.source(&design)?;
     Ok(StudyConfig::from_text(path, &text, &design.overrides, design.profile)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_among;
+
+    #[test]
+    fn a_study_keeps_to_the_runners_that_it_had() {
+        assert!(is_among("docker", "docker, process") && is_among("slurm", "slurm"));
+        assert!(!is_among("slurm", "slurm+apptainer") && !is_among("docker, process", "docker"));
+    }
+}

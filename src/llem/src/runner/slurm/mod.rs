@@ -116,9 +116,10 @@ impl Slurm {
         };
         let runs = self.config.tasks_per_job;
         format!(
-            "sbatch {}{prologue}; at most {runs} {} a job; one squeue every {} s",
+            "sbatch {}{prologue}; at most {runs} {} a job, carried out by `{}`; one squeue every {} s",
             submit::arguments(&self.config, &array).join(" "),
             if runs == 1 { "run" } else { "runs" },
+            self.config.node_runner.name(),
             self.config.poll_seconds
         )
     }

@@ -50,8 +50,10 @@ impl Session {
                     after = config.max_parallel.map(|_| job);
                 }
                 // A limit on what a user may have in the queue: there is room when something of it has ended.
-                Err(StudyError::Slurm(SlurmError::Refused { complaint, .. })) if !queue.arrays.is_empty() => {
-                    let text = format!("{} jobs wait for room in the queue: {complaint}", jobs.len());
+                Err(StudyError::Slurm(error @ (SlurmError::Refused { .. } | SlurmError::Silent(_))))
+                    if !queue.arrays.is_empty() =>
+                {
+                    let text = format!("{} jobs wait for room in the queue: {error}", jobs.len());
                     queue.tell_once(text, notify);
                     let again = now + queue.period();
                     queue.due.extend(jobs.into_iter().flatten().map(|run| (again, run)));
@@ -96,6 +98,10 @@ impl Session {
             Err(error) => {
                 for open in staged.iter().flat_map(|job| &job.open) {
                     self.take_back(open)?;
+                }
+                if let SlurmError::Silent(_) = error {
+                    // It may have been accepted all the same: its jobs would find nothing to do.
+                    let _ = queue.slurm.cancel_named(&name).await;
                 }
                 let _ = fs_err::remove_file(&plan_file);
                 Err(error.into())
