@@ -115,9 +115,12 @@ fn jobs_run_pytorch_in_a_sif_file_as_this_machine_does() {
     site.is_idle();
 
     bench.user["slurm"]["prologue"] = json!(["export PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+    // Nobody has looked into the image yet.
+    bench.user["cache_dir"] = json!(bench.path("cache"));
     let on_nodes = bench.run(&["--locked", &lock]);
     on_nodes.exits(0).says(&["runner slurm+apptainer"]);
     assert_eq!(identity(&on_nodes), identity(&here));
+    assert_eq!(on_nodes.study().images, here.study().images, "what the node found out is in the study");
     for (result, local) in on_nodes.results().into_iter().zip(here.results()) {
         let (found, expected) = (result.container.unwrap(), local.container.unwrap());
         assert!(found.image_versions.as_ref().is_some_and(|versions| versions.torch.is_some()), "{found:?}");

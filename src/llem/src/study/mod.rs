@@ -11,6 +11,7 @@ mod fleet;
 mod forecast;
 mod gpu_claim;
 mod gpus;
+mod images;
 mod job;
 mod judge;
 mod ledger;

@@ -1,6 +1,7 @@
 //! What carries out the runs of a job on its node: found out there, because nodes differ from the machine that submitted the job.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use llem_protocol::{Failure, FailureClass, Phase};
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::array::ArrayPlan;
 use crate::config::{Backend, NodeRunner, UserConfig};
 use crate::preflight::Images;
-use crate::runner::apptainer::{ApptainerError, ApptainerMachine, HandedImage};
+use crate::runner::apptainer::{ApptainerError, ApptainerMachine, HandedImage, Image};
 use crate::runner::docker::ImageError;
 use crate::runner::{ApptainerRunner, ProcessRunner, RunSpec, Runner};
 
@@ -86,21 +87,11 @@ impl<'a> Containers<'a> {
         Ok(Self { runner, user, plan })
     }
 
-    /// Opens and looks into an image when its first run needs it; later ones find it ready.
+    /// Opens a run's image and looks into it, once for each.
     async fn make_ready(&self, spec: &mut RunSpec, stop: &CancellationToken) -> Result<(), ApptainerError> {
         let handed = self.plan.images.iter().find(|image| image.reference() == spec.image);
         let handed = handed.ok_or_else(|| ApptainerError::NoPath(spec.image.clone()))?;
-        let image = match self.runner.opened(&spec.image) {
-            Some(image) => image,
-            None => {
-                let image = handed.take(&self.user.cache_root()).await?;
-                let (image, unpacked) = self.runner.make_startable(image, stop).await?;
-                if let Some(why) = unpacked {
-                    super::task::say(&format!("image {} was unpacked into the cache: {why}", spec.image));
-                }
-                image
-            }
-        };
+        let image = self.open(handed, stop).await?;
         let backend = Backend::ALL.into_iter().find(|backend| backend.name() == spec.job.engine.backend);
         if handed.is_embedded() || backend == Some(Backend::Candle) {
             return Ok(());
@@ -108,13 +99,26 @@ impl<'a> Containers<'a> {
         let unreadable = |source| ApptainerError::Files { doing: "the agent".to_owned(), source };
         let images = Images::new(self.user, &self.plan.agent).map_err(unreadable)?;
         match images.probe_file(&self.runner, &image, backend, false, stop).await {
-            Ok(facts) => spec.facts = Some(std::sync::Arc::new(facts)),
+            Ok(facts) => spec.facts = Some(Arc::new(facts)),
             Err(ImageError::Stopped) => return Err(ApptainerError::Stopped),
             Err(error) => {
                 super::task::say(&format!("image {} could not be looked into: {error}", spec.image));
             }
         }
         Ok(())
+    }
+
+    /// The image, opened by the first run that needs it, and again when the file has changed since.
+    async fn open(&self, handed: &HandedImage, stop: &CancellationToken) -> Result<Arc<Image>, ApptainerError> {
+        if let Some(image) = self.runner.opened(handed.reference()) {
+            return Ok(image);
+        }
+        let image = handed.take(&self.user.cache_root()).await?;
+        let (image, unpacked) = self.runner.make_startable(image, stop).await?;
+        if let Some(why) = unpacked {
+            super::task::say(&format!("image {} was unpacked into the cache: {why}", handed.reference()));
+        }
+        Ok(image)
     }
 }
 
