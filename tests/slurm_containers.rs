@@ -21,7 +21,7 @@ fn site(name: &str) -> Option<(Site, Bench)> {
         return None;
     }
     let site = Site::start()?;
-    let mut bench = with_temporary(site.bench(name));
+    let mut bench = with_temporary(site.bench(name)).patient(ENGINE_PATIENCE);
     bench.user["slurm"]["node_runner"] = json!("apptainer");
     Some((site, bench))
 }
@@ -91,8 +91,7 @@ fn jobs_run_pytorch_in_a_sif_file_as_this_machine_does() {
     if !engine_answers() || !has_image(PYTORCH_IMAGE) {
         return;
     }
-    let Some((site, bench)) = site("slurm-pytorch") else { return };
-    let mut bench = bench.patient(ENGINE_PATIENCE);
+    let Some((site, mut bench)) = site("slurm-pytorch") else { return };
     bench.study.as_object_mut().unwrap().remove("candle");
     bench.study["backend"] = json!("pytorch");
     bench.study["pytorch"] = json!({"device_map": "cpu", "num_threads": 1});
@@ -184,7 +183,7 @@ fn nothing_is_left(site: &Site, bench: &Bench) {
 #[test]
 fn cancelled_jobs_and_time_limits_end_everything_in_a_container() {
     let Some((site, bench)) = site("slurm-tree") else { return };
-    let mut bench = bench.long_window().patient(Duration::from_secs(420));
+    let mut bench = bench.long_window();
     bench.study["execution"]["max_retries"] = json!(0);
     let program = bench.start(&[]);
     until_contained(&bench, &program);
