@@ -36,8 +36,8 @@ fn source(sif: &Path) -> Value {
 struct OwnTag(String);
 
 impl OwnTag {
-    fn of(image: &str) -> Self {
-        let tag = format!("llem-test/export:{}", std::process::id());
+    fn of(image: &str, name: &str) -> Self {
+        let tag = format!("llem-test/export:{name}-{}", std::process::id());
         docker_text(&["tag", image, &tag]);
         Self(tag)
     }
@@ -65,7 +65,7 @@ fn engine_archive_and_definition_become_sif_files_that_know_their_source() {
     let file = |name: &str| place.path().join(name);
     let (by_engine, by_archive, by_definition) = (file("e.sif"), file("a.sif"), file("d.sif"));
     // Another test's process may give the usual tag to an image that it has just made.
-    let own = OwnTag::of(fault_image());
+    let own = OwnTag::of(fault_image(), "all");
     succeeds(&export(&[&own.0], &by_engine), &by_engine);
     let id = docker_text(&["image", "inspect", "--format", "{{.Id}}", &own.0]).trim().to_owned();
     assert_eq!(
@@ -85,6 +85,24 @@ fn engine_archive_and_definition_become_sif_files_that_know_their_source() {
     succeeds(&export(&[&definition, "--build-arg", &base], &by_definition), &by_definition);
     assert_eq!(source(&by_definition)["reference"], format!("x.def {base}"));
     assert_eq!(names(place.path()), ["a.sif", "d.sif", "e.sif", "image.tar", "x.def"], "nothing else is left");
+}
+
+/// The definition file that llem brings has no commands: any root can build it, whoever owns the image's files.
+#[test]
+fn the_definition_of_upstream_images_makes_a_sif_file_of_an_archive() {
+    if !apptainer_answers() || !engine_answers() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (archive, sif) = (place.path().join("image.tar").display().to_string(), place.path().join("u.sif"));
+    let own = OwnTag::of(fault_image(), "upstream");
+    docker_text(&["save", "--output", &archive, &own.0]);
+    let definition = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/upstream.def").display().to_string();
+    let base = format!("BASE={archive}");
+    let arguments = [&definition, "--build-arg", "BOOTSTRAP=docker-archive", "--build-arg", &base];
+    succeeds(&export(&arguments, &sif), &sif);
+    assert_eq!(source(&sif)["reference"], format!("upstream.def BOOTSTRAP=docker-archive {base}"));
+    assert_eq!(names(place.path()), ["image.tar", "u.sif"], "nothing else is left");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Bench, apptainer_answers, engine_answers, fault_image, sif_of};
 
@@ -46,6 +46,27 @@ fn a_file_for_apptainer_is_no_image_of_an_engine() {
     let Some(mut bench) = Bench::docker("sif-in-docker") else { return };
     bench.study["candle"]["image"] = json!("./x.sif");
     bench.run(&["--runner", "docker"]).exits(2).says(&["is a file for Apptainer", "--runner apptainer"]);
+}
+
+/// A plan starts nothing, so that any file will do.
+#[test]
+fn a_plan_lists_files_and_images_of_an_engine() {
+    if !apptainer_answers() || !engine_answers() {
+        return;
+    }
+    let mut bench = Bench::new("mixed-plan");
+    let sif = bench.path("x.sif");
+    fs_err::copy(sif_of(fault_image()), &sif).unwrap();
+    bench.study.as_object_mut().unwrap().remove("candle");
+    bench.study["backend"] = json!(["pytorch", "vllm"]);
+    bench.study["vllm"] = json!({"image": fault_image()});
+    bench.user = json!({"runner": "docker", "runners": {"pytorch": "apptainer"}, "images": {"pytorch": sif}, "cache_dir": bench.path("cache")});
+    let finished = bench.run(&["--dry-run", "--format", "json"]);
+    let plan: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|_| panic!("{}", finished.stderr));
+    let image = |line: &Value| (line["backend"].clone(), line["image"].clone(), line["state"].clone());
+    let images: Vec<_> = plan["images"].as_array().unwrap().iter().map(image).collect();
+    let unprobed = |backend: &str, image: Value| (json!(backend), image, json!("unprobed"));
+    assert_eq!(images, [unprobed("pytorch", json!(sif)), unprobed("vllm", json!(fault_image()))]);
 }
 
 #[test]

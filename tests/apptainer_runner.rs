@@ -45,7 +45,7 @@ pub(crate) fn two_experiments(name: &str) -> Bench {
 }
 
 /// A bench with temporary files of its own.
-fn with_temporary(mut bench: Bench) -> Bench {
+pub(crate) fn with_temporary(mut bench: Bench) -> Bench {
     let temporary = bench.path("tmp");
     fs_err::create_dir(&temporary).unwrap();
     if let Some((user, group)) = bench.user_and_group {
@@ -57,7 +57,7 @@ fn with_temporary(mut bench: Bench) -> Bench {
 
 /// Nothing that a run needs for its time is left.
 #[track_caller]
-fn leaves_no_scratch(bench: &Bench) {
+pub(crate) fn leaves_no_scratch(bench: &Bench) {
     let left: Vec<_> = fs_err::read_dir(bench.path("tmp")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -189,7 +189,7 @@ fn a_hanging_driver_is_ended_by_its_phases_limit() {
 }
 
 /// Whether a process has a file below a directory open or mounted.
-fn anything_in(directory: &Path) -> bool {
+pub(crate) fn anything_in(directory: &Path) -> bool {
     let name = directory.display().to_string();
     let entries = fs_err::read_dir("/proc").unwrap().flatten();
     let mounts = entries.filter_map(|entry| fs_err::read_to_string(entry.path().join("mountinfo")).ok());

@@ -37,6 +37,7 @@ mod podman;
 mod process_runner;
 mod resume_hostile;
 mod same_work;
+mod slurm_containers;
 mod slurm_runner;
 mod support;
 mod token_secrecy;

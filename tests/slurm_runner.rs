@@ -1,6 +1,6 @@
 //! The `slurm` runner, against a real SLURM of one node and everything that can go wrong with it.
 
-mod site;
+pub(crate) mod site;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -70,6 +70,15 @@ fn runs(study: &Path) -> Vec<(String, Option<RunResult>)> {
     runs
 }
 
+/// Whether a node has begun a run within the last half second.
+fn has_new_agent(study: &Path) -> bool {
+    let runs = fs_err::read_dir(study.join("runs")).unwrap().flatten();
+    let age = |run: fs_err::DirEntry| {
+        fs_err::metadata(run.path().join(".process.json")).ok()?.modified().ok()?.elapsed().ok()
+    };
+    runs.filter_map(age).any(|age| age < Duration::from_millis(500))
+}
+
 /// Four experiments.
 fn sweep(bench: &mut Bench, cycles: u32) {
     bench.study.as_object_mut().unwrap().remove("candle");
@@ -123,6 +132,8 @@ fn forty_runs_survive_killed_controllers_cancelled_jobs_and_a_dead_node() {
     let Some(mut site) = Site::start() else { return };
     let mut bench = site.bench("slurm-forty").patient(PATIENT);
     sweep(&mut bench, 10);
+    // Long enough for a node to die in the middle of a run.
+    bench.study["measurement"]["min_seconds"] = json!(2);
     let mut program = bench.start(&[]);
     until_ended(&mut program, 4);
     let study = program.study_dir();
@@ -143,6 +154,7 @@ fn forty_runs_survive_killed_controllers_cancelled_jobs_and_a_dead_node() {
     let mut program = bench.start(&resume);
     program.until("that an earlier controller submitted");
     until_ended(&mut program, 14);
+    eventually("an agent that has just started", || has_new_agent(&study).then_some(()));
     site.kill_node();
     program.until("its node failed");
     site.start_node();
@@ -168,7 +180,7 @@ fn an_interrupt_cancels_the_jobs_and_keeps_what_is_measured() {
     program.until("[2] ");
     program.signal(Signal::INT);
     let finished = program.finish();
-    finished.exits(130).says(&["cancelling 12 jobs"]);
+    finished.exits(130).says(&["stopping: the study's jobs are cancelled", "cancelling 12 jobs"]);
     site.is_idle();
     let left = runs(&finished.study_dir());
     assert_eq!(left.len(), 2, "what has not begun leaves nothing: {left:?}");

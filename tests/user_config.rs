@@ -116,14 +116,7 @@ fn slurm(field: &str) {
             assert!(found(json!({})).contains("--exclusive") && !found(json!({field: false})).contains("--exclusive"));
             return;
         }
-        "node_runner" => {
-            let mut bench = Bench::new();
-            bench.user = json!({"slurm": {field: "docker"}});
-            let output = bench.llem(&["config"]);
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert!(output.status.code() == Some(2) && said.contains("slurm.node_runner"), "{said}");
-            return;
-        }
+        "node_runner" => (json!("apptainer"), "a job, carried out by `apptainer`".to_owned()),
         "max_parallel" => (json!(7), "--array=0-0%7".to_owned()),
         "time_limit_minutes" => (json!(77), "--time=77".to_owned()),
         "prologue" => (json!(["module load x"]), "after `module load x`".to_owned()),

@@ -19,7 +19,7 @@ const PROCESSORS: u32 = 4;
 const NODE_TIMEOUT_S: u32 = 3;
 
 /// A running SLURM. Its daemons end with it.
-pub(super) struct Site {
+pub(crate) struct Site {
     directory: TempDir,
     munge: Option<Child>,
     controller: Option<Child>,
@@ -28,7 +28,12 @@ pub(super) struct Site {
 
 impl Site {
     /// `None`, with a line that says so, where SLURM is not installed.
-    pub(super) fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// As [`Site::start`] with further lines of `slurm.conf`.
+    pub(crate) fn start_with(further: &str) -> Option<Self> {
         let missing = ["munged", "slurmctld", "slurmd", "sbatch"].into_iter().find(|name| program(name).is_none());
         if let Some(missing) = missing {
             assert!(std::env::var_os("CI").is_none(), "{missing} is not installed: apt-get install slurm-wlm munge");
@@ -37,7 +42,7 @@ impl Site {
         }
         let directory = tempfile::tempdir().unwrap();
         let mut site = Self { directory, munge: None, controller: None, node: None };
-        site.configure();
+        site.configure(further);
         site.start_munge();
         site.start_controller();
         site.start_node();
@@ -48,7 +53,7 @@ impl Site {
         self.directory.path().join(name)
     }
 
-    fn configure(&self) {
+    fn configure(&self, further: &str) {
         for name in ["munge", "state", "spool"] {
             fs_err::create_dir(self.path(name)).unwrap();
         }
@@ -70,7 +75,7 @@ impl Site {
              SchedulerType=sched/backfill\nSchedulerParameters=sched_interval=1,bf_interval=1\nReturnToService=2\nMpiDefault=none\n\
              MessageTimeout=2\nSlurmdTimeout={NODE_TIMEOUT_S}\nSlurmdParameters=config_overrides\n\
              NodeName=localhost CPUs={PROCESSORS} RealMemory=1000 State=UNKNOWN\n\
-             PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP\n",
+             PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP\n{further}",
             at("munge/munge.sock"),
             at("state"),
             at("spool"),
@@ -109,26 +114,26 @@ impl Site {
     }
 
     /// Starts SLURM's own controller; what it knew before, it knows again.
-    pub(super) fn start_controller(&mut self) {
+    pub(crate) fn start_controller(&mut self) {
         self.controller = Some(self.daemon("slurmctld", &["-D"]));
     }
 
     /// As an administrator does who looks after a node that SLURM has taken out of use: a launch that dies with the controller makes it do so.
-    pub(super) fn take_node_back(&self) {
+    pub(crate) fn take_node_back(&self) {
         let update = ["update", "NodeName=localhost", "State=RESUME"];
         // A node in use needs none of it, and SLURM refuses.
         let _ = Command::new("scontrol").args(update).env("SLURM_CONF", self.path("slurm.conf")).output();
     }
 
     /// Nobody answers any more.
-    pub(super) fn kill_controller(&mut self) {
+    pub(crate) fn kill_controller(&mut self) {
         let mut daemon = self.controller.take().unwrap();
         daemon.kill().unwrap();
         daemon.wait().unwrap();
     }
 
     /// Starts the node's daemon and waits until the node takes jobs.
-    pub(super) fn start_node(&mut self) {
+    pub(crate) fn start_node(&mut self) {
         self.node = Some(self.daemon("slurmd", &["-D"]));
         eventually("a node that takes jobs", || {
             let said = self.ask("sinfo", &["--noheader", "--format=%T"]);
@@ -138,7 +143,7 @@ impl Site {
     }
 
     /// The node dies with everything on it.
-    pub(super) fn kill_node(&mut self) {
+    pub(crate) fn kill_node(&mut self) {
         let mut daemon = self.node.take().unwrap();
         daemon.kill().unwrap();
         daemon.wait().unwrap();
@@ -148,7 +153,7 @@ impl Site {
     }
 
     /// What runs on the node for this site's jobs, but for its daemon.
-    pub(super) fn processes(&self) -> Vec<Pid> {
+    pub(crate) fn processes(&self) -> Vec<Pid> {
         let conf = format!("SLURM_CONF={}", self.path("slurm.conf").display());
         let is_of_job = |pid: &Path| {
             let environ = fs_err::read(pid.join("environ")).unwrap_or_default();
@@ -163,7 +168,7 @@ impl Site {
     }
 
     /// One of SLURM's commands.
-    pub(super) fn command(&self, name: &str, arguments: &[&str]) -> Output {
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Output {
         Command::new(name).args(arguments).env("SLURM_CONF", self.path("slurm.conf")).output().unwrap()
     }
 
@@ -172,7 +177,7 @@ impl Site {
     }
 
     /// Jobs in these states, as `scancel` takes them.
-    pub(super) fn jobs(&self, states: &str) -> Vec<String> {
+    pub(crate) fn jobs(&self, states: &str) -> Vec<String> {
         let states = format!("--states={states}");
         let said = self.ask("squeue", &["--noheader", "--array", &states, "--format=%F_%K"]);
         said.lines().map(|line| line.trim().to_owned()).collect()
@@ -180,13 +185,13 @@ impl Site {
 
     /// Checks that nothing of a study is left in the queue or on the node.
     #[track_caller]
-    pub(super) fn is_idle(&self) {
+    pub(crate) fn is_idle(&self) {
         eventually("an empty queue", || self.jobs("PENDING,RUNNING,COMPLETING,SUSPENDED").is_empty().then_some(()));
         eventually("a node without jobs", || self.processes().is_empty().then_some(()));
     }
 
     /// A study of one short run for this site.
-    pub(super) fn bench(&self, name: &str) -> Bench {
+    pub(crate) fn bench(&self, name: &str) -> Bench {
         let mut bench = Bench::new(name);
         bench.user = json!({"runner": "slurm", "slurm": {"poll_seconds": 1, "exclusive": false}});
         bench.variables.insert("SLURM_CONF", self.path("slurm.conf").display().to_string());

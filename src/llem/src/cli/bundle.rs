@@ -19,7 +19,7 @@ use super::{Exit, Failure, Printer, runtime, signals};
 pub(crate) fn bundle(arguments: &BundleArguments, printer: Printer) -> Result<Exit, Failure> {
     runtime()?.block_on(async {
         let stop = Stop::default();
-        signals::listen(stop.clone(), printer)?;
+        signals::listen(stop.clone(), printer, &signals::FILES)?;
         let view = View::new(printer);
         let notify = |event: BundleEvent| view.show(event);
         let done = match arguments.target.as_deref() {

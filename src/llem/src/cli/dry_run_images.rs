@@ -25,62 +25,48 @@ pub(crate) struct ImageLines {
     pub(crate) missing: Option<MissingImages>,
 }
 
-/// What the engine and earlier probes tell of the images; nothing where no engine answers. An experiment that its image is known not to
-/// run is an error.
+/// What files, engine and earlier probes tell of the images; nothing of those of an engine where none answers. A file that is not there,
+/// or an experiment that its image is known not to run, is an error.
 pub(crate) async fn look(
     study: &StudyConfig,
     user: &UserConfig,
     runner: Option<RunnerKind>,
 ) -> Result<ImageLines, Failure> {
-    let kind = |backend| runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner);
-    let mut named = preflight::named_images(study, user);
-    let of_apptainer = |(backend, _): &(Backend, String)| kind(*backend) == RunnerKind::Apptainer;
-    let files: Vec<_> = named.iter().filter(|image| of_apptainer(image)).cloned().collect();
-    named.retain(|(backend, _)| kind(*backend).may_use_engine());
-    if named.is_empty() && files.is_empty() {
+    let named = preflight::named_images(study, user);
+    let kind = |backend| user.runner_of(backend, runner);
+    let files = named.iter().filter(|(backend, _)| user.takes_files(kind(*backend)));
+    let of_engine: Vec<_> = named.iter().filter(|(backend, _)| kind(*backend).may_use_engine()).cloned().collect();
+    if named.is_empty() {
         return Ok(ImageLines { lines: Vec::new(), missing: None });
     }
-    if !files.is_empty() {
-        return look_at_files(study, user, files).await;
-    }
-    let nothing = ImageLines { lines: Vec::new(), missing: None };
-    let Ok(engine) = Engine::connect(user.docker_host.as_deref()).await else { return Ok(nothing) };
     let agent = Programs::locate().map_err(|error| Failure::failed(error.to_string()))?.agent;
     let images = Images::new(user, &agent).map_err(|error| Failure::failed(error.to_string()))?;
     let is_packed = |image: &String| study.bundled().is_some_and(|bundled| bundled.archived_images.contains(image));
-    let (mut lines, mut known) = (Vec::new(), KnownFacts::new());
-    for (backend, image) in named.iter().filter(|(backend, _)| *backend != Backend::Candle).cloned() {
-        let state = images.known(&engine, &image, Some(backend)).await?;
-        if let KnownImage::Probed(facts) = &state {
-            known.insert((backend, image.clone()), Arc::new(facts.clone()));
-        }
-        let is_packed = is_packed(&image);
-        lines.push(ImageLine { backend, image, state, is_packed });
-    }
-    preflight::check(study, user, &known, &agent)?;
-    named.retain(|(_, image)| !is_packed(image));
-    Ok(ImageLines { lines, missing: MissingImages::of(&engine, named).await? })
-}
-
-/// The same of images of Apptainer: one that is not there is an error.
-async fn look_at_files(
-    study: &StudyConfig,
-    user: &UserConfig,
-    files: Vec<(Backend, String)>,
-) -> Result<ImageLines, Failure> {
-    let agent = Programs::locate().map_err(|error| Failure::failed(error.to_string()))?.agent;
-    let images = Images::new(user, &agent).map_err(|error| Failure::failed(error.to_string()))?;
-    let (mut lines, mut known) = (Vec::new(), KnownFacts::new());
-    for (backend, image) in files {
+    let mut lines = Vec::new();
+    for (backend, image) in files.cloned() {
         let facts = look_at_file(study, &image, &user.cache_root()).await?;
         let state = images.known_file(facts, Some(backend));
-        if let KnownImage::Probed(facts) = &state {
-            known.insert((backend, image.clone()), Arc::new(facts.clone()));
-        }
         lines.push(ImageLine { backend, image, state, is_packed: false });
     }
+    let mut missing = None;
+    if !of_engine.is_empty()
+        && let Ok(engine) = Engine::connect(user.docker_host.as_deref()).await
+    {
+        for (backend, image) in of_engine.iter().filter(|(backend, _)| *backend != Backend::Candle).cloned() {
+            let state = images.known(&engine, &image, Some(backend)).await?;
+            let is_packed = is_packed(&image);
+            lines.push(ImageLine { backend, image, state, is_packed });
+        }
+        let not_packed = of_engine.into_iter().filter(|(_, image)| !is_packed(image)).collect();
+        missing = MissingImages::of(&engine, not_packed).await?;
+    }
+    let probed = |line: &ImageLine| match &line.state {
+        KnownImage::Probed(facts) => Some(((line.backend, line.image.clone()), Arc::new(facts.clone()))),
+        KnownImage::Missing | KnownImage::Unprobed(_) => None,
+    };
+    let known: KnownFacts = lines.iter().filter_map(probed).collect();
     preflight::check(study, user, &known, &agent)?;
-    Ok(ImageLines { lines, missing: None })
+    Ok(ImageLines { lines, missing })
 }
 
 impl ImageLine {

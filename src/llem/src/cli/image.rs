@@ -66,7 +66,7 @@ async fn probe(
     let reference = &arguments.reference;
     let images = Images::new(&user, &programs()?.agent).map_err(|error| Failure::failed(error.to_string()))?;
     let stop = Stop::default();
-    super::signals::listen(stop.clone(), printer)?;
+    super::signals::listen(stop.clone(), printer, &super::signals::FILES)?;
     let probed =
         images.probe(engine, reference, arguments.backend.map(Into::into), arguments.refresh, &stop.soft).await;
     let facts = match probed {
@@ -87,7 +87,7 @@ async fn probe_file(user: UserConfig, arguments: &ProbeArguments, printer: Print
     let programs = programs()?;
     let images = Images::new(&user, &programs.agent).map_err(|error| Failure::failed(error.to_string()))?;
     let stop = Stop::default();
-    super::signals::listen(stop.clone(), printer)?;
+    super::signals::listen(stop.clone(), printer, &super::signals::FILES)?;
     let backend = arguments.backend.map(Into::into);
     let probed = async {
         let embedded = programs.candle_image()?;
@@ -122,7 +122,7 @@ async fn export(arguments: &ExportArguments, user: &UserConfig, printer: Printer
         ExportSource::Engine(Box::new(Engine::connect(user.docker_host.as_deref()).await?), reference.clone())
     };
     let stop = Stop::default();
-    super::signals::listen(stop.clone(), printer)?;
+    super::signals::listen(stop.clone(), printer, &super::signals::FILES)?;
     let spec = ExportSpec { source, sif: arguments.sif.clone(), force: arguments.force };
     let made = match apptainer::export(&spec, |what| printer.line(what), &stop.soft).await {
         Ok(made) => made,

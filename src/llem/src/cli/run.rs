@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use llem::config::{BundleOrigin, Profile, RunnerKind, StudyConfig, UserConfig};
+use llem::config::{BundleOrigin, Experiment, Profile, RunnerKind, StudyConfig, UserConfig};
 use llem::result::StudyStatus;
 use llem::runner::Stop;
 use llem::study::{
@@ -25,6 +25,14 @@ struct Asked {
     bundle: Option<BundledStudy>,
 }
 
+impl Asked {
+    /// The batch system carries out the whole of a study or nothing.
+    fn is_on_slurm(&self) -> bool {
+        let kind = |e: &Experiment| self.user.runner_of(e.config.backend, self.runner);
+        self.study.experiments.iter().any(|experiment| kind(experiment) == RunnerKind::Slurm)
+    }
+}
+
 /// `llem run`.
 pub(crate) fn run(arguments: &RunArguments, printer: Printer) -> Result<Exit, Failure> {
     let stop = Stop::default();
@@ -40,8 +48,8 @@ fn plan(asked: &Asked, arguments: &RunArguments, printer: Printer) -> Result<Exi
     let Asked { study, user, runner, .. } = asked;
     let images = runtime()?.block_on(dry_run_images::look(study, user, *runner))?;
     let assumed_memory_bytes = arguments.vram_gib.map(|gib| (gib * f64::from(1 << 30)) as u64);
-    let elsewhere = runner.unwrap_or(user.runner) == RunnerKind::Slurm;
-    let options = ForecastOptions { output: &arguments.output, user, assumed_memory_bytes, elsewhere };
+    let options =
+        ForecastOptions { output: &arguments.output, user, assumed_memory_bytes, elsewhere: asked.is_on_slurm() };
     let forecast = Forecast::of(study, &options)?;
     let exit = dry_run::dry_run(study, &forecast, &images, arguments.format, printer)?;
     let engines = engines::plan_line(study, user, *runner);
@@ -51,6 +59,7 @@ fn plan(asked: &Asked, arguments: &RunArguments, printer: Printer) -> Result<Exi
 }
 
 fn carry_out(asked: Asked, arguments: &RunArguments, stop: &Stop, printer: Printer) -> Result<Exit, Failure> {
+    let on_slurm = asked.is_on_slurm();
     let Asked { study, resume, user, runner, bundle } = asked;
     let (events, received) = unbounded_channel();
     let mut options = RunOptions {
@@ -64,7 +73,7 @@ fn carry_out(asked: Asked, arguments: &RunArguments, stop: &Stop, printer: Print
         stop: stop.clone(),
     };
     runtime()?.block_on(async {
-        signals::listen(stop.clone(), printer)?;
+        signals::listen(stop.clone(), printer, if on_slurm { &signals::JOBS } else { &signals::CONTAINER })?;
         if let Some(bundle) = &bundle {
             bundle.equip(&mut options);
             let view = View::new(printer);
@@ -177,7 +186,7 @@ fn from_bundle(
     }
     let view = View::new(printer);
     let opened = runtime()?.block_on(async {
-        signals::listen(stop.clone(), printer)?;
+        signals::listen(stop.clone(), printer, &signals::FILES)?;
         Ok::<_, Failure>(open_bundle(file, overrides, &user, &|event| view.show(event), stop).await?)
     });
     view.clear();

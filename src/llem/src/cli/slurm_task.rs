@@ -9,7 +9,7 @@ use super::{Exit, Failure, Printer, runtime, signals};
 pub(crate) fn slurm_task(plan: &Path, printer: Printer) -> Result<Exit, Failure> {
     let stop = Stop::default();
     runtime()?.block_on(async {
-        signals::listen(stop.clone(), printer)?;
+        signals::listen(stop.clone(), printer, &signals::RUN)?;
         run_slurm_task(plan, &stop).await.map_err(|error| Failure::failed(error.to_string()))?;
         Ok(Exit::Success)
     })

@@ -46,7 +46,7 @@ pub use image::{is_path as is_image_path, problem as image_reference_problem};
 pub use model::{Dtype, LoraConfig, ModelSource, ModelSpec, SyntheticModel};
 pub use problem::{ConfigError, Location, Problem};
 pub use schema::{study_schema, user_schema};
-pub use slurm::SlurmConfig;
+pub use slurm::{NodeRunner, SlurmConfig};
 pub use starter::starter;
 pub use study::{Experiment, MergedPoint, StudyConfig, StudySource};
 pub(crate) use user::TOKEN_VARIABLES;

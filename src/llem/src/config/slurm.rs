@@ -3,8 +3,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::user::RunnerKind;
-
 /// Seconds between two looks at the queue unless the site says otherwise.
 const POLL_SECONDS: f64 = 10.0;
 
@@ -36,11 +34,32 @@ pub struct SlurmConfig {
     #[schemars(range(min = 1.0, max = 3600.0))]
     pub poll_seconds: f64,
     /// What carries out a run on its node; absent: `process`.
-    pub node_runner: RunnerKind,
+    pub node_runner: NodeRunner,
     /// Runs that one job carries out, one after the other, on one node and the same GPUs; absent: 1. Runs that follow each other in the
     /// plan share a job, as long as they are of one cycle (of one experiment where `cycle_order` is `sequential`).
     #[schemars(range(min = 1, max = 10_000))]
     pub tasks_per_job: u32,
+}
+
+/// What carries out a run on its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeRunner {
+    /// As a process of the job.
+    #[default]
+    Process,
+    /// In a container of Apptainer's for each run.
+    Apptainer,
+}
+
+impl NodeRunner {
+    /// The name in files and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Apptainer => "apptainer",
+        }
+    }
 }
 
 impl Default for SlurmConfig {
@@ -56,7 +75,7 @@ impl Default for SlurmConfig {
             time_limit_minutes: None,
             prologue: Vec::new(),
             poll_seconds: POLL_SECONDS,
-            node_runner: RunnerKind::Process,
+            node_runner: NodeRunner::Process,
             tasks_per_job: 1,
         }
     }

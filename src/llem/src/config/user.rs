@@ -14,7 +14,7 @@ use super::energy::{Calibration, Carbon};
 use super::problem::{ConfigError, Problem};
 use super::rules;
 use super::schema::USER;
-use super::slurm::SlurmConfig;
+use super::slurm::{NodeRunner, SlurmConfig};
 use super::source::Source;
 use super::study::{prune, read_bounded};
 
@@ -242,6 +242,20 @@ impl UserConfig {
     pub fn interpreters(&self, backend: Option<Backend>) -> Vec<String> {
         let named = backend.and_then(|backend| self.python.get(&backend)).cloned();
         named.map_or_else(|| INTERPRETERS.map(str::to_owned).to_vec(), |python| vec![python])
+    }
+
+    /// Where a backend's engine runs, unless `asked` says so for all.
+    pub fn runner_of(&self, backend: Backend, asked: Option<RunnerKind>) -> RunnerKind {
+        asked.or_else(|| self.runners.get(&backend).copied()).unwrap_or(self.runner)
+    }
+
+    /// Whether runs of that kind are in containers of Apptainer, here or on nodes: their images are files.
+    pub fn takes_files(&self, kind: RunnerKind) -> bool {
+        match kind {
+            RunnerKind::Apptainer => true,
+            RunnerKind::Slurm => self.slurm.node_runner == NodeRunner::Apptainer,
+            RunnerKind::Auto | RunnerKind::Docker | RunnerKind::Process => false,
+        }
     }
 
     /// Where llem keeps what is made or fetched once: `cache_dir`, else `llem` in the XDG cache directory, else, for a user without

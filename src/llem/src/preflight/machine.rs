@@ -100,15 +100,16 @@ async fn slurm(user: &UserConfig) -> Option<Check> {
 
 /// Apptainer and its images, where a backend uses it. That containers start is tried out by a study.
 async fn apptainer(user: &UserConfig) -> Vec<Check> {
-    let kind = |backend| user.runners.get(&backend).copied().unwrap_or(user.runner);
-    if !Backend::ALL.into_iter().any(|backend| kind(backend) == RunnerKind::Apptainer) {
-        return Vec::new();
+    let kind = |backend| user.runner_of(backend, None);
+    let mut checks = Vec::new();
+    // On nodes it is looked for by their jobs.
+    if Backend::ALL.into_iter().any(|backend| kind(backend) == RunnerKind::Apptainer) {
+        checks.push(match ApptainerRunner::find_version().await {
+            Ok(version) => Check::ok("apptainer", version),
+            Err(error) => Check::fails("apptainer", error.to_string(), "load or install it, or choose another runner"),
+        });
     }
-    let mut checks = vec![match ApptainerRunner::find_version().await {
-        Ok(version) => Check::ok("apptainer", version),
-        Err(error) => Check::fails("apptainer", error.to_string(), "load or install it, or choose another runner"),
-    }];
-    let images = user.images.iter().filter(|(backend, _)| kind(**backend) == RunnerKind::Apptainer);
+    let images = user.images.iter().filter(|(backend, _)| user.takes_files(kind(**backend)));
     checks.extend(images.map(|(backend, image)| {
         let what = format!("image of {backend}");
         if is_image_path(image) && Path::new(image).exists() {
@@ -122,8 +123,7 @@ async fn apptainer(user: &UserConfig) -> Vec<Check> {
 }
 
 async fn images(user: &UserConfig, engine: &Engine, checks: &mut Vec<Check>) {
-    let kind = |backend| user.runners.get(backend).copied().unwrap_or(user.runner);
-    for (backend, image) in user.images.iter().filter(|(backend, _)| kind(backend).may_use_engine()) {
+    for (backend, image) in user.images.iter().filter(|(backend, _)| user.runner_of(**backend, None).may_use_engine()) {
         let what = format!("image of {backend}");
         checks.push(match engine.image(image).await {
             Ok(Some(_)) => Check::ok(&what, image.as_str()),

@@ -9,6 +9,7 @@ use super::session::Session;
 use super::{StudyError, StudyEvent};
 use crate::config::StudyConfig;
 use crate::plan::order::PlannedRun;
+use crate::preflight::{Images, KnownImage};
 use crate::result::{
     ExperimentResult, ExperimentSummary, FileIdentity, ImageRecord, JournalEvent, Output, ParetoFrontier, RunId,
     RunResult, RunRow, RunStatus, RunWork, SCHEMA_VERSION, SameWork, SameWorkLedger, SkippedCycles, StudyFiles,
@@ -74,10 +75,18 @@ impl Session {
     /// The images that were looked into, each once.
     fn images(&self) -> Vec<ImageRecord> {
         let mut found: Vec<ImageRecord> = Vec::new();
+        // Nodes may have looked into them since.
+        let elsewhere = self.fleet.elsewhere();
+        let noted = elsewhere.and_then(|_| Images::new(&self.options.user, &self.programs.agent).ok());
         for (experiment, prepared) in self.study.experiments.iter().zip(&self.prepared) {
             let Some(facts) = &prepared.facts else { continue };
             let backend = experiment.config.backend;
             if !found.iter().any(|known| known.backend == backend && known.image == prepared.image) {
+                let known = noted.as_ref().map(|images| images.known_file((**facts).clone(), Some(backend)));
+                let facts = match &known {
+                    Some(KnownImage::Probed(facts)) => facts,
+                    _ => &**facts,
+                };
                 found.push(ImageRecord {
                     backend,
                     image: prepared.image.clone(),

@@ -1,13 +1,17 @@
 //! Which runner carries out which backend on this machine.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Programs, RunOptions, StudyError, StudyEvent};
-use crate::config::{Backend, RunnerKind, UserConfig};
-use crate::runner::apptainer::{ApptainerError, ApptainerMachine};
-use crate::runner::docker::{BindMount, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans};
+use crate::config::{Backend, NodeRunner, RunnerKind, UserConfig};
+use crate::runner::apptainer::{ApptainerElsewhere, ApptainerError, ApptainerMachine};
+use crate::runner::docker::{
+    BindMount, CandleImage, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans,
+};
 use crate::runner::slurm::Slurm;
 use crate::runner::{ApptainerRunner, DockerRunner, ProcessRunner, Runner};
 
@@ -17,6 +21,7 @@ pub(super) struct Fleet {
     docker: Option<Arc<DockerRunner>>,
     apptainer: Option<Arc<ApptainerRunner>>,
     slurm: Option<Slurm>,
+    elsewhere: Option<Arc<ApptainerElsewhere>>,
     engine: Option<Engine>,
     paths: HostPaths,
 }
@@ -46,8 +51,15 @@ impl Fleet {
         } else {
             None
         };
+        let elsewhere = match slurm {
+            Some(_) if options.user.slurm.node_runner == NodeRunner::Apptainer => {
+                Some(Arc::new(elsewhere(options, programs, notify)?))
+            }
+            _ => None,
+        };
         let is_process = |choice: &RunnerKind| match choice {
-            RunnerKind::Process | RunnerKind::Slurm => true,
+            RunnerKind::Process => true,
+            RunnerKind::Slurm => elsewhere.is_none(),
             RunnerKind::Apptainer => false,
             RunnerKind::Auto | RunnerKind::Docker => engine.is_none(),
         };
@@ -61,10 +73,10 @@ impl Fleet {
         let new = |engine| Arc::new(DockerRunner::new(engine, machine(&options.user, paths.clone())));
         let docker = engine.clone().map(new);
         let runner = |choice| -> Arc<dyn Runner> {
-            match (choice, &docker, &apptainer) {
-                (RunnerKind::Auto | RunnerKind::Docker, Some(docker), _) => docker.clone(),
-                (RunnerKind::Apptainer, _, Some(apptainer)) => apptainer.clone(),
-                (RunnerKind::Slurm, ..) => on_node(options.user.slurm.node_runner),
+            match (choice, &docker, &apptainer, &elsewhere) {
+                (RunnerKind::Auto | RunnerKind::Docker, Some(docker), ..) => docker.clone(),
+                (RunnerKind::Apptainer, _, Some(apptainer), _) => apptainer.clone(),
+                (RunnerKind::Slurm, .., Some(elsewhere)) => elsewhere.clone(),
                 _ => Arc::new(ProcessRunner),
             }
         };
@@ -73,6 +85,7 @@ impl Fleet {
             docker,
             apptainer,
             slurm,
+            elsewhere,
             engine,
             paths,
         })
@@ -90,7 +103,15 @@ impl Fleet {
     #[cfg(test)]
     pub(super) fn only(runner: &Arc<dyn Runner>) -> Self {
         let runners = Backend::ALL.into_iter().map(|backend| (backend, runner.clone())).collect();
-        Self { runners, docker: None, apptainer: None, slurm: None, engine: None, paths: HostPaths::Same }
+        Self {
+            runners,
+            docker: None,
+            apptainer: None,
+            slurm: None,
+            elsewhere: None,
+            engine: None,
+            paths: HostPaths::Same,
+        }
     }
 
     /// The runner of a backend.
@@ -100,7 +121,11 @@ impl Fleet {
 
     /// What a backend's runner is called in results.
     pub(super) fn runner_name(&self, backend: Backend) -> &'static str {
-        if self.slurm.is_some() { SLURM } else { self.runner(backend).kind() }
+        match (&self.slurm, &self.elsewhere) {
+            (None, _) => self.runner(backend).kind(),
+            (Some(_), None) => SLURM,
+            (Some(_), Some(_)) => SLURM_WITH_CONTAINERS,
+        }
     }
 
     /// The batch system that carries out the study, if one does.
@@ -118,14 +143,38 @@ impl Fleet {
         self.apptainer.as_ref()
     }
 
+    /// The images of containers that nodes of the batch system make, if they do.
+    pub(super) fn elsewhere(&self) -> Option<&ApptainerElsewhere> {
+        self.elsewhere.as_deref()
+    }
+
+    /// Whether any backend's runs are in containers.
+    pub(super) fn has_containers(&self) -> bool {
+        self.runners.values().any(|runner| runner.has_images())
+    }
+
     /// Whether the runs of a backend are in containers of the engine.
     pub(super) fn uses_engine(&self, backend: Backend) -> bool {
         self.runner(backend).kind() == "docker"
     }
 
-    /// Whether the runs of a backend are in containers of Apptainer.
+    /// Whether the runs of a backend are in containers of Apptainer, here or on nodes.
     pub(super) fn uses_apptainer(&self, backend: Backend) -> bool {
         self.runner(backend).kind() == "apptainer"
+    }
+
+    /// Makes an image of Apptainer ready, here or for nodes. Why a SIF file had to be unpacked, if it was now.
+    pub(super) async fn open_file(
+        &self,
+        reference: &str,
+        path: &Path,
+        stop: &CancellationToken,
+    ) -> Result<Option<String>, ApptainerError> {
+        match (&self.apptainer, &self.elsewhere) {
+            (Some(apptainer), _) => apptainer.open(reference, path, stop).await.map(|(_, unpacked)| unpacked),
+            (None, Some(elsewhere)) => elsewhere.open(reference, path).await.map(|_| None),
+            (None, None) => Ok(None),
+        }
     }
 
     /// The container engine, if any backend uses it.
@@ -148,6 +197,8 @@ impl Fleet {
 
 /// Name of the runner that hands runs to the batch system.
 const SLURM: &str = "slurm";
+/// The same where nodes make containers: figures of both are not of one study.
+const SLURM_WITH_CONTAINERS: &str = "slurm+apptainer";
 
 /// The batch system, where it is asked for: for all of a study, because its queue decides when and where runs happen.
 fn slurm(wanted: &BTreeMap<Backend, RunnerKind>, user: &UserConfig) -> Result<Option<Slurm>, StudyError> {
@@ -157,11 +208,6 @@ fn slurm(wanted: &BTreeMap<Backend, RunnerKind>, user: &UserConfig) -> Result<Op
         None => Ok(Some(Slurm::new(user.slurm.clone()))),
         Some((backend, _)) => Err(StudyError::HalfOnSlurm(*backend)),
     }
-}
-
-/// What carries out runs on a node of the batch system. The user config names none but these.
-pub(super) fn on_node(_: RunnerKind) -> Arc<dyn Runner> {
-    Arc::new(ProcessRunner)
 }
 
 /// Settings of the machine that are about containers.
@@ -175,6 +221,26 @@ fn note_ignored(user: &UserConfig, notify: &impl Fn(StudyEvent)) {
     let names: Vec<_> = set.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| format!("`{name}`")).collect();
     if !names.is_empty() {
         let text = format!("runs without containers: {} of the user config have no effect", names.join(", "));
+        notify(StudyEvent::Notice { text });
+    }
+}
+
+/// What nodes will make containers of. Whether they have Apptainer is found out there.
+fn elsewhere(
+    options: &RunOptions,
+    programs: &Programs,
+    notify: &impl Fn(StudyEvent),
+) -> Result<ApptainerElsewhere, StudyError> {
+    note_ignored_by_apptainer(&options.user, notify);
+    let embedded = CandleImage::from_host(&programs.candle, &programs.agent)?;
+    Ok(ApptainerElsewhere::new(&embedded, options.user.cache_root())?)
+}
+
+/// Settings of the machine that Apptainer has nothing for.
+fn note_ignored_by_apptainer(user: &UserConfig, notify: &impl Fn(StudyEvent)) {
+    let set = [("devices", !user.devices.is_empty()), ("cap_add", !user.cap_add.is_empty())];
+    for (name, _) in set.iter().filter(|(_, is_set)| *is_set) {
+        let text = format!("`{name}` of the user config has no effect on containers of Apptainer");
         notify(StudyEvent::Notice { text });
     }
 }
@@ -194,17 +260,10 @@ async fn find_apptainer(
         Err(error) => return Err(error.into()),
     };
     notify(StudyEvent::Detail { text: found.reason() });
-    let mut notices = Vec::new();
     if found.has_network() {
-        notices.push(format!("engines can reach the network: {}", found.reason()));
+        notify(StudyEvent::Notice { text: format!("engines can reach the network: {}", found.reason()) });
     }
-    let set = [("devices", !user.devices.is_empty()), ("cap_add", !user.cap_add.is_empty())];
-    for (name, _) in set.iter().filter(|(_, is_set)| *is_set) {
-        notices.push(format!("`{name}` of the user config has no effect on the `apptainer` runner"));
-    }
-    for text in notices {
-        notify(StudyEvent::Notice { text });
-    }
+    note_ignored_by_apptainer(user, notify);
     Ok(found)
 }
 
@@ -226,8 +285,7 @@ async fn reap(engine: &Engine, own: &[String], notify: &impl Fn(StudyEvent)) {
 
 /// The kind of runner that is asked for.
 pub(super) fn choice(backend: Backend, options: &RunOptions) -> RunnerKind {
-    let user = &options.user;
-    options.runner.or_else(|| user.runners.get(&backend).copied()).unwrap_or(user.runner)
+    options.user.runner_of(backend, options.runner)
 }
 
 /// The engine when one is asked for and must answer, or when none is asked for and one answers.

@@ -15,7 +15,7 @@ use crate::runner::docker::{BindMount, DockerRunner, GpuProbeSpec, ImageError, M
 use crate::runner::{Gpu, host_gpus};
 
 /// Starts each image whose runs compute on GPUs once with all of them, and refuses the study when one is not there. Without a container
-/// engine, or without GPUs, there is nothing to try.
+/// engine, or without GPUs, there is nothing to try; jobs of a batch system get theirs on nodes, where every agent looks for them.
 pub(super) async fn prove_access(
     study: &StudyConfig,
     options: &RunOptions,
@@ -24,6 +24,9 @@ pub(super) async fn prove_access(
     known: &KnownFacts,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(), StudyError> {
+    if fleet.slurm().is_some() {
+        return Ok(());
+    }
     let present = host_gpus();
     let mounts = BindMount::all_of(&options.user);
     for ((backend, image), wanted) in wanted(study, options, known) {

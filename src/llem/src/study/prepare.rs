@@ -1,13 +1,12 @@
 //! Everything that can be made ready, and can go wrong, before the first container.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Access, access};
 use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::bundle::PackedWorkloads;
@@ -17,22 +16,23 @@ use super::engine::compiled_kind;
 use super::fleet::Fleet;
 use super::forecast::disk_forecasts;
 use super::gpus::prove_access;
+use super::images::{
+    asked_image, known_images, open_files, refuse_containers_without_images, refuse_files_in_engines,
+    refuse_images_without_containers, refuse_missing_images,
+};
 use super::links::refuse_links_outside;
 use super::references::{Larder, Weights, hub_of, refuse_writable};
-use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
+use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{
-    Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, UserConfig, is_image_path,
-    tensorrt_checkpoint,
+    Backend, ConfigError, Experiment, ExperimentConfig, Length, Order, StudyConfig, UserConfig, tensorrt_checkpoint,
 };
 use crate::engine_cache::CacheSettings;
 use crate::host::free_bytes;
 use crate::hub::Hub;
 use crate::model::LocalModel;
-use crate::preflight::{self, Images, KnownFacts, KnownImage};
-use crate::runner::ApptainerRunner;
+use crate::preflight;
 use crate::runner::DriverFiles;
-use crate::runner::apptainer::{ApptainerError, Image, look};
-use crate::runner::docker::{HostPaths, ImageError, ImageFacts, build_candle};
+use crate::runner::docker::{HostPaths, ImageFacts, build_candle};
 use crate::workload::{self, LengthSpec, OrderSpec, Workload, WorkloadRequest};
 
 /// Work that is over sooner is not worth a line.
@@ -76,16 +76,16 @@ pub(super) async fn prepare(
     let base_dir = study.base_dir();
     let hub = hub_of(study)?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(notify).await?;
-    if fleet.engine().is_some() || fleet.apptainer().is_some() {
+    if fleet.has_containers() {
         refuse_writable(&stocked, &options.user.mounts)?;
         refuse_links_outside(&stocked, &options.user.mounts)?;
     }
     let known = known_images(study, options, programs, fleet, probing, notify).await?;
-    preflight::check(study, &options.user, &known, &programs.agent)?;
+    preflight::check(study, &options.user, &known.probed, &programs.agent)?;
     {
         // As with the probes of images: whoever ends the study waits until the container is gone.
         let _busy = probing.lock().await;
-        prove_access(study, options, programs, fleet, &known, notify).await?;
+        prove_access(study, options, programs, fleet, &known.probed, notify).await?;
     }
     let candle_image =
         if drivers.contains_key(&Backend::Candle) { candle_image(programs, fleet, notify).await? } else { None };
@@ -106,7 +106,7 @@ pub(super) async fn prepare(
             fleet.paths().on_host(&CacheSettings::of(&options.user).dir)?;
         }
         let driver = drivers[&experiment.config.backend].clone();
-        let facts = known.get(&(experiment.config.backend, image.clone())).cloned();
+        let facts = known.of(experiment.config.backend, &image);
         debug!(experiment = experiment.id, model = %weights.model.dir().display(), workload = workload.sha256, image, "ready");
         prepared.push(Prepared { weights, workload, driver, image, facts });
     }
@@ -160,100 +160,6 @@ pub(super) fn refuse_unread_weights(experiment: &Experiment, model: &LocalModel)
     }
 }
 
-/// Looks into the images that the study's containers are made from, each once.
-async fn known_images(
-    study: &StudyConfig,
-    options: &RunOptions,
-    programs: &Programs,
-    fleet: &Fleet,
-    probing: &Mutex<()>,
-    notify: &impl Fn(StudyEvent),
-) -> Result<KnownFacts, StudyError> {
-    if fleet.engine().is_none() && fleet.apptainer().is_none() {
-        return Ok(KnownFacts::new());
-    }
-    let images = Images::new(&options.user, &programs.agent).map_err(|_| ProgramsError(programs.agent.clone()))?;
-    // Whoever ends the study waits for this until the probe's container is gone.
-    let _busy = probing.lock().await;
-    let mut known = known_files(study, options, fleet, &images, notify).await?;
-    let Some(engine) = fleet.engine() else { return Ok(known) };
-    for (backend, reference) in preflight::images_of(study, &options.user) {
-        if !fleet.uses_engine(backend) {
-            continue;
-        }
-        if let KnownImage::Unprobed(_) = images.known(engine, &reference, Some(backend)).await? {
-            notify(StudyEvent::Preparing { what: format!("probe of image {reference}") });
-        }
-        match images.probe(engine, &reference, Some(backend), false, &options.stop.soft).await {
-            Ok(Some(facts)) => drop(known.insert((backend, reference), Arc::new(facts))),
-            // It went since it was looked for: its runs fail and say so.
-            Ok(None) => {}
-            Err(ImageError::Stopped) => return Err(StudyError::Stopped),
-            Err(ImageError::Engine(error)) if error.is_lost() => return Err(error.into()),
-            Err(error) => {
-                let text = format!("image {reference} could not be looked into: {error}; its runs go on without that");
-                notify(StudyEvent::Notice { text });
-            }
-        }
-    }
-    note_same_images(&known, notify);
-    Ok(known)
-}
-
-/// Looks into the SIF files and sandbox directories of the study, each once.
-async fn known_files(
-    study: &StudyConfig,
-    options: &RunOptions,
-    fleet: &Fleet,
-    images: &Images,
-    notify: &impl Fn(StudyEvent),
-) -> Result<KnownFacts, StudyError> {
-    let mut known = KnownFacts::new();
-    let Some(apptainer) = fleet.apptainer() else { return Ok(known) };
-    for (backend, reference) in preflight::named_images(study, &options.user) {
-        if !fleet.uses_apptainer(backend) {
-            continue;
-        }
-        let (image, _) = open_file(apptainer, study, &reference, &options.stop.soft).await?;
-        if backend == Backend::Candle {
-            // Nothing in Python to be looked into, but it has a content.
-            known.insert((backend, reference), Arc::new(image.facts()));
-            continue;
-        }
-        let probe = images.probe_file(apptainer, &image, Some(backend), false, &options.stop.soft);
-        let facts =
-            patiently(format!("probe of image {reference}"), notify, probe).await.map_err(|error| match error {
-                ImageError::Stopped => StudyError::Stopped,
-                other => other.into(),
-            })?;
-        known.insert((backend, reference), Arc::new(facts));
-    }
-    Ok(known)
-}
-
-/// Two tags of one image are no comparison.
-fn note_same_images(known: &KnownFacts, notify: &impl Fn(StudyEvent)) {
-    for ((backend, reference), facts) in known {
-        let same = |((other, name), theirs): &(&(Backend, String), &Arc<ImageFacts>)| {
-            other == backend && name > reference && theirs.id == facts.id
-        };
-        for ((_, name), _) in known.iter().filter(same) {
-            let text =
-                format!("`{reference}` and `{name}` are the same image ({}): nothing differs between them", facts.id);
-            notify(StudyEvent::Notice { text });
-        }
-    }
-}
-
-/// A comparison of images that were never started would be a comparison of nothing.
-fn refuse_images_without_containers(study: &StudyConfig, fleet: &Fleet) -> Result<(), StudyError> {
-    let asks = |e: &&Experiment| e.config.image().is_some() && !fleet.runner(e.config.backend).has_images();
-    match study.experiments.iter().find(asks) {
-        Some(experiment) => Err(StudyError::ImageWithoutContainer(experiment.config.backend)),
-        None => Ok(()),
-    }
-}
-
 /// The drivers of all backends of the study.
 fn drivers(
     study: &StudyConfig,
@@ -264,109 +170,8 @@ fn drivers(
     backends.into_iter().map(|backend| Ok((backend, driver(backend, programs, &options.user)?))).collect()
 }
 
-/// llem makes an image for the embedded backend only; to guess another's would be to measure something that nobody chose.
-fn refuse_containers_without_images(
-    study: &StudyConfig,
-    options: &RunOptions,
-    fleet: &Fleet,
-) -> Result<(), StudyError> {
-    let lacks = |config: &ExperimentConfig| {
-        config.backend != Backend::Candle
-            && fleet.runner(config.backend).has_images()
-            && asked_image(config, options).is_none()
-    };
-    match study.experiments.iter().map(|experiment| &experiment.config).find(|config| lacks(config)) {
-        Some(config) => Err(StudyError::NoImage(config.backend)),
-        None => Ok(()),
-    }
-}
-
-/// Before anything is downloaded, and at once for all images.
-async fn refuse_missing_images(study: &StudyConfig, options: &RunOptions, fleet: &Fleet) -> Result<(), StudyError> {
-    let Some(engine) = fleet.engine() else { return Ok(()) };
-    let mut wanted = preflight::named_images(study, &options.user);
-    wanted.retain(|(backend, _)| fleet.uses_engine(*backend));
-    match preflight::MissingImages::of(engine, wanted).await? {
-        Some(missing) => Err(missing.into()),
-        None => Ok(()),
-    }
-}
-
-/// The engine would look for an image of that name.
-fn refuse_files_in_engines(study: &StudyConfig, options: &RunOptions, fleet: &Fleet) -> Result<(), StudyError> {
-    let is_file = |(backend, image): &(Backend, String)| fleet.uses_engine(*backend) && is_image_path(image);
-    match preflight::named_images(study, &options.user).into_iter().find(is_file) {
-        Some((backend, image)) => Err(StudyError::FileInEngine { backend, image }),
-        None => Ok(()),
-    }
-}
-
-/// Makes the SIF files and sandbox directories of the study ready, before anything is downloaded.
-async fn open_files(
-    study: &StudyConfig,
-    options: &RunOptions,
-    fleet: &Fleet,
-    notify: &impl Fn(StudyEvent),
-) -> Result<(), StudyError> {
-    let Some(apptainer) = fleet.apptainer() else { return Ok(()) };
-    for (backend, reference) in preflight::named_images(study, &options.user) {
-        if !fleet.uses_apptainer(backend) {
-            continue;
-        }
-        let open = open_file(apptainer, study, &reference, &options.stop.soft);
-        let (_, unpacked) =
-            patiently(format!("image {reference}"), notify, open).await.map_err(|error| match error {
-                ApptainerError::Stopped => StudyError::Stopped,
-                other => other.into(),
-            })?;
-        if let Some(why) = unpacked {
-            let text =
-                format!("image {reference} was unpacked into the cache, because it cannot be mounted here: {why}");
-            notify(StudyEvent::Notice { text });
-        }
-    }
-    Ok(())
-}
-
-/// An image of Apptainer as a study means it; why it had to be unpacked, if so.
-async fn open_file(
-    apptainer: &ApptainerRunner,
-    study: &StudyConfig,
-    reference: &str,
-    stop: &CancellationToken,
-) -> Result<(Arc<Image>, Option<String>), ApptainerError> {
-    apptainer.open(reference, &file_of(study, reference)?, stop).await
-}
-
-/// What a file of Apptainer is that a study names, without starting it: for plans.
-///
-/// # Errors
-///
-/// It is not there, or no image for this machine.
-pub async fn look_at_file(
-    study: &StudyConfig,
-    reference: &str,
-    cache_root: &Path,
-) -> Result<ImageFacts, ApptainerError> {
-    look(reference, &file_of(study, reference)?, cache_root).await
-}
-
-/// The file that a study means by a reference: in its bundle, or by its path.
-fn file_of(study: &StudyConfig, reference: &str) -> Result<PathBuf, ApptainerError> {
-    match study.bundled().and_then(|bundled| bundled.sif_files.get(reference)) {
-        Some(packed) => Ok(packed.clone()),
-        None if is_image_path(reference) => Ok(study.base_dir().join(reference)),
-        None => Err(ApptainerError::NoPath(reference.to_owned())),
-    }
-}
-
 fn image(config: &ExperimentConfig, options: &RunOptions, candle_image: Option<&str>) -> String {
     asked_image(config, options).or(candle_image).unwrap_or_default().to_owned()
-}
-
-/// The image that the study or the machine names.
-pub(super) fn asked_image<'a>(config: &'a ExperimentConfig, options: &'a RunOptions) -> Option<&'a str> {
-    config.image().or_else(|| options.user.images.get(&config.backend).map(String::as_str))
 }
 
 /// The embedded backend's image for the binaries at hand, made when the engine does not have it.
@@ -468,7 +273,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// Waits; the user hears of what takes longer than a moment.
-async fn patiently<T>(what: String, notify: &impl Fn(StudyEvent), work: impl Future<Output = T>) -> T {
+pub(super) async fn patiently<T>(what: String, notify: &impl Fn(StudyEvent), work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     tokio::select! {
         result = &mut work => result,

@@ -92,7 +92,7 @@ impl Resumed {
     /// Figures of one study come from one kind of runner.
     fn refuse_other_runner(&self, design: &Design) -> Result<(), StudyError> {
         match self.designs.last() {
-            Some(last) if !last.runner.contains(&design.runner) => {
+            Some(last) if !is_among(&design.runner, &last.runner) => {
                 let (had, has) = (last.runner.clone(), design.runner.clone());
                 Err(StudyError::OtherRunner { directory: self.directory.path().to_owned(), had, has })
             }
@@ -104,6 +104,11 @@ impl Resumed {
 /// What the containers of runs are, or would have been, called, by the jobs that were written for them.
 pub(super) fn container_names(files: &StudyFiles, runs: &[RunId]) -> Vec<String> {
     runs.iter().filter_map(|run| files.run(&run.to_string()).read_job()).map(|job| container_name(&job)).collect()
+}
+
+/// Whether the names of one list of runners are all in another.
+fn is_among(names: &str, all: &str) -> bool {
+    names.split(", ").all(|name| all.split(", ").any(|other| other == name))
 }
 
 /// Why no study was found that could go on.
@@ -187,4 +192,15 @@ pub fn study_of(directory: &Path) -> Result<StudyConfig, ResumeError> {
     let path = design.source.as_ref().ok_or_else(|| ResumeError::NoFile(directory.to_owned()))?;
     let text = looked.source(&design)?;
     Ok(StudyConfig::from_text(path, &text, &design.overrides, design.profile)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_among;
+
+    #[test]
+    fn a_study_keeps_to_the_runners_that_it_had() {
+        assert!(is_among("docker", "docker, process") && is_among("slurm", "slurm"));
+        assert!(!is_among("slurm", "slurm+apptainer") && !is_among("docker, process", "docker"));
+    }
 }

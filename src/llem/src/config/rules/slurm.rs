@@ -2,7 +2,6 @@
 
 use super::super::check::Finding;
 use super::super::slurm::SlurmConfig;
-use super::super::user::RunnerKind;
 use super::super::wording::key;
 
 /// Everything that the schema cannot say.
@@ -24,9 +23,5 @@ pub(super) fn rules(slurm: &SlurmConfig, findings: &mut Vec<Finding>) {
     for (index, line) in slurm.prologue.iter().enumerate().filter(|(_, line)| line.contains(['\n', '\0'])) {
         let message = format!("`{}` is more than one line", key(line));
         findings.push(Finding::value(format!("/slurm/prologue/{index}"), message).hint("one entry for each line"));
-    }
-    if slurm.node_runner != RunnerKind::Process {
-        let finding = Finding::value("/slurm/node_runner", "this runner cannot carry out runs on a node");
-        findings.push(finding.hint("today: `process`"));
     }
 }

@@ -58,6 +58,19 @@ pub enum ApptainerError {
         /// Architecture of this machine.
         own: &'static str,
     },
+    /// It is not what it was where the study was submitted.
+    #[error(
+        "image {} is another one than on the machine that submitted the run (there {expected}, here {found}): let no job run while images are \
+         replaced, and run the study again", path.display()
+    )]
+    Another {
+        /// The path.
+        path: PathBuf,
+        /// Content id on the other machine.
+        expected: String,
+        /// Content id here.
+        found: String,
+    },
     /// A SIF file that can be neither mounted nor unpacked.
     #[error(
         "image {} can be neither mounted ({mount}) nor unpacked into {} ({unpack}): look for squashfuse and /dev/fuse, or at the space there \

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fs_err::File;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -42,22 +43,22 @@ pub struct Image {
     /// What a SIF file was made from.
     pub(super) source: Option<ImageSource>,
     /// Architecture of a SIF file; empty where it is not known.
-    pub(super) architecture: &'static str,
+    pub(super) architecture: String,
     /// Size of a SIF file in bytes; 0 for a directory.
     pub(super) size_bytes: u64,
-    stamp: Stamp,
+    pub(super) stamp: Stamp,
 }
 
 /// By what a file is known to be the same without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
     size_bytes: u64,
     modified: (i64, i64),
     inode: u64,
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Result<Self, ApptainerError> {
+    pub(super) fn of(path: &Path) -> Result<Self, ApptainerError> {
         let found = fs_err::metadata(path);
         let found = found.map_err(|source| ApptainerError::Missing { path: path.to_owned(), source })?;
         Ok(Self { size_bytes: found.len(), modified: (found.mtime(), found.mtime_nsec()), inode: found.ino() })
@@ -76,6 +77,7 @@ impl Image {
             (file_sha256(&path, cache_root).map_err(doing())?, source, architecture, stamp.size_bytes)
         };
         let (reference, root, id) = (reference.to_owned(), path.clone(), format!("sha256:{sha256}"));
+        let architecture = architecture.to_owned();
         Ok(Self { reference, path, root, id, source, architecture, size_bytes, stamp })
     }
 
@@ -89,7 +91,7 @@ impl Image {
         }
         let (stamp, root) = (Stamp::of(&path)?, path.clone());
         let (reference, id) = (image.reference.clone(), format!("sha256:{}", image.sha256));
-        Ok(Self { reference, path, root, id, source: None, architecture: "", size_bytes: 0, stamp })
+        Ok(Self { reference, path, root, id, source: None, architecture: String::new(), size_bytes: 0, stamp })
     }
 
     /// Whether the file is as it was when it was identified.

@@ -4,6 +4,7 @@
 //! and ended as the `process` runner does it. Images are files; see [`Image`].
 
 mod command;
+mod elsewhere;
 mod error;
 mod export;
 mod image;
@@ -20,6 +21,7 @@ use futures_util::future::BoxFuture;
 use llem_protocol::{Failure, FailureClass, Phase, VisibleGpus};
 use tokio_util::sync::CancellationToken;
 
+pub use elsewhere::{ApptainerElsewhere, HandedImage};
 pub use error::ApptainerError;
 pub use export::{ExportError, ExportSource, ExportSpec, Exported, export};
 pub use image::Image;
@@ -76,7 +78,8 @@ impl ApptainerMachine {
 }
 
 impl ApptainerRunner {
-    /// Finds Apptainer, and out with which flags it works here: by starting the agent in the embedded backend's minimal root.
+    /// Finds Apptainer, and out with which flags it works here: by starting the agent in the embedded backend's minimal root, which is laid
+    /// into the cache.
     ///
     /// # Errors
     ///
@@ -86,11 +89,24 @@ impl ApptainerRunner {
         embedded: &CandleImage,
         stop: &CancellationToken,
     ) -> Result<Self, ApptainerError> {
-        let ApptainerMachine { cache_root, mounts, powercap, agent } = machine;
         // Before anything is written.
         program::version(stop).await?;
+        let image = Image::embedded(embedded, &machine.cache_root)?;
+        Self::find_with(machine, image, stop).await
+    }
+
+    /// As [`Self::find`] with the embedded backend's minimal root as it is there.
+    ///
+    /// # Errors
+    ///
+    /// Apptainer is not there, or starts nothing.
+    pub async fn find_with(
+        machine: ApptainerMachine,
+        image: Image,
+        stop: &CancellationToken,
+    ) -> Result<Self, ApptainerError> {
+        let ApptainerMachine { cache_root, mounts, powercap, agent } = machine;
         remove_left_scratch(&std::env::temp_dir());
-        let image = Image::embedded(embedded, &cache_root)?;
         let apptainer = Apptainer::find(&image.root, &agent, stop).await?;
         let images = Mutex::new(BTreeMap::from([(image.reference.clone(), Arc::new(image))]));
         Ok(Self { apptainer, agent, cache_root, mounts, powercap, images })
@@ -131,13 +147,25 @@ impl ApptainerRunner {
         path: &Path,
         stop: &CancellationToken,
     ) -> Result<(Arc<Image>, Option<String>), ApptainerError> {
-        if let Some(image) = self.image(reference).filter(|image| image.is_unchanged()) {
+        if let Some(image) = self.opened(reference) {
             return Ok((image, None));
         }
-        let mut image = identify(reference, path, &self.cache_root).await?;
+        self.make_startable(identify(reference, path, &self.cache_root).await?, stop).await
+    }
+
+    /// Makes an image ready that was looked at. Why a SIF file had to be unpacked, if it was now.
+    ///
+    /// # Errors
+    ///
+    /// It can be neither mounted nor unpacked.
+    pub async fn make_startable(
+        &self,
+        mut image: Image,
+        stop: &CancellationToken,
+    ) -> Result<(Arc<Image>, Option<String>), ApptainerError> {
         let unpacked = image.make_startable(&self.apptainer, &self.agent, &self.cache_root, stop).await?;
         let image = Arc::new(image);
-        self.lock().insert(reference.to_owned(), image.clone());
+        self.lock().insert(image.reference.clone(), image.clone());
         Ok((image, unpacked))
     }
 
@@ -170,6 +198,11 @@ impl ApptainerRunner {
     ) -> Result<Result<VisibleGpus, String>, ApptainerError> {
         let Some(image) = self.image(reference) else { return Err(ApptainerError::NoPath(reference.to_owned())) };
         Room::new(&self.apptainer, &image, &self.agent, stop)?.visible_gpus(env.clone()).await
+    }
+
+    /// An image that was made ready and is as it was then.
+    pub fn opened(&self, reference: &str) -> Option<Arc<Image>> {
+        self.image(reference).filter(|image| image.is_unchanged())
     }
 
     fn image(&self, reference: &str) -> Option<Arc<Image>> {

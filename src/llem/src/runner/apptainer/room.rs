@@ -93,7 +93,7 @@ impl Image {
             digests: self.source.iter().flat_map(|source| source.digests.clone()).collect(),
             source: self.source.clone(),
             os: "linux".to_owned(),
-            architecture: self.architecture.to_owned(),
+            architecture: self.architecture.clone(),
             size_bytes: self.size_bytes,
             ..ImageFacts::default()
         }

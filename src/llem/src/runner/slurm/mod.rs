@@ -116,9 +116,10 @@ impl Slurm {
         };
         let runs = self.config.tasks_per_job;
         format!(
-            "sbatch {}{prologue}; at most {runs} {} a job; one squeue every {} s",
+            "sbatch {}{prologue}; at most {runs} {} a job, carried out by `{}`; one squeue every {} s",
             submit::arguments(&self.config, &array).join(" "),
             if runs == 1 { "run" } else { "runs" },
+            self.config.node_runner.name(),
             self.config.poll_seconds
         )
     }
@@ -146,9 +147,12 @@ impl Slurm {
         run("scancel", &arguments, None).await.map(drop)
     }
 
-    /// Cancels one job of an array.
-    pub async fn cancel_one(&self, array: u64, index: usize) -> Result<(), SlurmError> {
-        run("scancel", &["--quiet", &format!("{array}_{index}")], None).await.map(drop)
+    /// Cancels jobs of an array.
+    pub async fn cancel_some(&self, array: u64, indices: &[usize]) -> Result<(), SlurmError> {
+        let jobs: Vec<String> = indices.iter().map(|index| format!("{array}_{index}")).collect();
+        let mut arguments = vec!["--quiet"];
+        arguments.extend(jobs.iter().map(String::as_str));
+        run("scancel", &arguments, None).await.map(drop)
     }
 
     /// Cancels the jobs of an array whose id is not known.

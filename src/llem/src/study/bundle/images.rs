@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fs_err::File;
 use futures_util::stream;
 
-use super::super::prepare::look_at_file;
+use super::super::images::look_at_file;
 use super::super::{RunOptions, StudyError};
 use super::archive::BundleContent;
 use super::gather::{Item, Source};

@@ -11,9 +11,11 @@ use crate::hub::{Hub, HubSettings};
 use crate::preflight::{Images, KnownImage};
 use crate::runner::docker::{Engine, ImageFacts};
 use crate::study::fleet::choice;
+use crate::study::images::asked_image;
 use crate::study::job::gpus;
-use crate::study::prepare::{Kitchen, asked_image, blocking};
+use crate::study::prepare::{Kitchen, blocking};
 use crate::study::references::{Weights, hub_of, weights_here};
+use crate::study::slurm::ON_NODES;
 use crate::study::{Programs, ProgramsError, RunOptions, StudyError, look_at_file};
 
 /// Weights that are read to know what they are, where only little is to be done: bytes.
@@ -98,7 +100,7 @@ impl<'a> Desk<'a> {
     async fn key(&mut self, experiment: &Experiment, kind: CacheKind) -> Result<Key, String> {
         let (config, user) = (&experiment.config, &self.options.user);
         let runner = match choice(config.backend, self.options) {
-            RunnerKind::Slurm => "slurm",
+            RunnerKind::Slurm => return Err(ON_NODES.to_owned()),
             RunnerKind::Apptainer => "apptainer",
             RunnerKind::Auto | RunnerKind::Docker if self.engine.is_some() => "docker",
             _ => "process",

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{CycleOrder, ExecutionConfig, GpuConfig, RunnerKind};
+use super::node::ContainerPlan;
+use crate::config::{CycleOrder, ExecutionConfig, UserConfig};
 use crate::plan::estimate::time::gap_s;
 use crate::plan::order::PlannedRun;
 use crate::runner::slurm::Slurm;
 
 /// Version of the files that controller and nodes exchange.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+pub(super) const SCHEMA_VERSION: u32 = 2;
 
 /// What the jobs of one array do: `slurm/{name}.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,10 +21,10 @@ pub(super) struct ArrayPlan {
     pub(super) name: String,
     /// The study's directory.
     pub(super) study: PathBuf,
-    /// What carries out runs on the node.
-    pub(super) node_runner: RunnerKind,
-    /// Which GPUs llem may use, and how studies keep each other off.
-    pub(super) gpu: GpuConfig,
+    /// The user config as the controller read it, with the cache's directory spelt out: a node's environment may be another.
+    pub(super) user: UserConfig,
+    /// What containers are made with; null where runs are processes of their jobs.
+    pub(super) containers: Option<ContainerPlan>,
     /// For each job its runs.
     pub(super) jobs: Vec<Vec<PlannedTask>>,
 }

@@ -10,7 +10,7 @@ use super::take::Source;
 use super::{Array, Job, OpenRun, Queue};
 use crate::result::{JournalEvent, RunDirectory, RunRow, RunStatus};
 use crate::runner::slurm::{End, Listed, Slurm, Stage};
-use crate::study::policy::Breaker;
+use crate::study::policy::{Breaker, is_out_of_memory};
 use crate::study::session::{Halt, Session};
 use crate::study::{StudyError, StudyEvent};
 
@@ -76,8 +76,9 @@ impl Session {
                             Some(End::TimeLimit)
                         }
                     };
-                    let source =
-                        Source { array, index, lost, ours: self.options.stop.soft.is_cancelled() || queue.leaving };
+                    let ours = self.options.stop.soft.is_cancelled() || queue.leaving;
+                    let node_runner = self.options.user.slurm.node_runner;
+                    let source = Source { array, index, lost, ours, node_runner };
                     let row = self.take(&mut open, &source, notify).await?;
                     array.jobs[index].open.remove(0);
                     rows.push((open, row));
@@ -128,7 +129,7 @@ impl Session {
     }
 
     /// What follows from a run that has ended: another attempt, nothing, or the end of the study.
-    pub(super) fn weigh(
+    pub(super) async fn weigh(
         &mut self,
         queue: &mut Queue,
         open: &OpenRun,
@@ -147,6 +148,9 @@ impl Session {
             *retries += 1;
             queue.due.push((Instant::now() + pause, planned));
             return Ok(None);
+        }
+        if row.failure.as_ref().is_some_and(|failure| is_out_of_memory(failure.class)) {
+            self.take_back_experiment(queue, planned.experiment, notify).await?;
         }
         self.judge_size(planned, row, &|number| queue.has(number), notify)?;
         if row.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::OutputUnwritable) {
@@ -191,7 +195,7 @@ async fn update(queue: &mut Queue, listed: Vec<Listed>) {
                     job.stage = Stage::Ended(End::NodeLost);
                     if let Some(id) = array.job {
                         // What cannot be cancelled finds its runs begun and ends.
-                        let _ = slurm.cancel_one(id, index).await;
+                        let _ = slurm.cancel_some(id, &[index]).await;
                     }
                 }
                 _ => job.stage = stage,

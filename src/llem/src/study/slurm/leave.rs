@@ -64,13 +64,48 @@ impl Session {
         Ok(())
     }
 
+    /// Takes back the runs of an experiment that no node has begun, and cancels the jobs that have nothing else to do.
+    pub(super) async fn take_back_experiment(
+        &mut self,
+        queue: &mut Queue,
+        experiment: usize,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<(), StudyError> {
+        for array in &mut queue.arrays {
+            let mut idle = Vec::new();
+            for (index, job) in array.jobs.iter_mut().enumerate() {
+                let had = job.open.len();
+                for open in std::mem::take(&mut job.open) {
+                    let is_kept = open.planned.experiment != experiment || open.begun || !self.take_back(&open)?;
+                    job.open.extend(is_kept.then_some(open));
+                }
+                if job.open.is_empty() && had > 0 && job.stage == Stage::Waiting {
+                    idle.push(index);
+                }
+            }
+            if let Some(job) = array.job.filter(|_| !idle.is_empty())
+                && let Err(error) = queue.slurm.cancel_some(job, &idle).await
+            {
+                let text =
+                    format!("{error}; jobs that have nothing left to do end by themselves when their turn comes");
+                notify(StudyEvent::Notice { text });
+            }
+        }
+        for array in queue.arrays.iter().filter(|array| array.is_over()) {
+            array.clear_away(self.directory.path());
+        }
+        queue.arrays.retain(|array| !array.is_over());
+        Ok(())
+    }
+
     /// Ends what did not end in time.
     async fn give_up(&mut self, queue: &mut Queue, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
         for mut array in std::mem::take(&mut queue.arrays) {
             for index in 0..array.jobs.len() {
                 let open = std::mem::take(&mut array.jobs[index].open);
                 for mut open in open {
-                    let source = Source { array: &array, index, lost: Some(End::Cancelled), ours: true };
+                    let node_runner = self.options.user.slurm.node_runner;
+                    let source = Source { array: &array, index, lost: Some(End::Cancelled), ours: true, node_runner };
                     self.take(&mut open, &source, notify).await?;
                 }
             }

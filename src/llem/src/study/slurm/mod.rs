@@ -16,6 +16,7 @@ mod array;
 mod files;
 mod follow;
 mod leave;
+mod node;
 mod node_gpus;
 mod stage;
 mod take;
@@ -36,6 +37,7 @@ use crate::result::RunId;
 use crate::runner::slurm::{Slurm, Stage};
 
 pub use array::SlurmPlan;
+pub(super) use stage::ON_NODES;
 pub use task::{SlurmTaskError, run_slurm_task};
 
 /// Where the plans and the output of jobs are in the study's directory.
@@ -169,7 +171,7 @@ impl Session {
                 () = self.options.stop.soft.cancelled() => return Ok(None),
             }
             for (open, row) in self.look(queue, notify).await? {
-                if let Some(halt) = self.weigh(queue, &open, &row, &mut breaker, notify)? {
+                if let Some(halt) = self.weigh(queue, &open, &row, &mut breaker, notify).await? {
                     return Ok(Some(halt));
                 }
             }

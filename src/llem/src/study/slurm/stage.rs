@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use super::array::{ArrayPlan, PlannedTask, SCHEMA_VERSION, plan, rests};
 use super::files::{Begun, Staged, write_private};
+use super::node::ContainerPlan;
 use super::{Array, DIRECTORY, Job, OpenRun, Queue, time_limit};
+use crate::config::UserConfig;
 use crate::plan::order::PlannedRun;
 use crate::result::{JournalEvent, RunId, StoreError};
 use crate::runner::slurm::{ArrayRequest, SlurmError, Stage};
@@ -48,8 +50,10 @@ impl Session {
                     after = config.max_parallel.map(|_| job);
                 }
                 // A limit on what a user may have in the queue: there is room when something of it has ended.
-                Err(StudyError::Slurm(SlurmError::Refused { complaint, .. })) if !queue.arrays.is_empty() => {
-                    let text = format!("{} jobs wait for room in the queue: {complaint}", jobs.len());
+                Err(StudyError::Slurm(error @ (SlurmError::Refused { .. } | SlurmError::Silent(_))))
+                    if !queue.arrays.is_empty() =>
+                {
+                    let text = format!("{} jobs wait for room in the queue: {error}", jobs.len());
                     queue.tell_once(text, notify);
                     let again = now + queue.period();
                     queue.due.extend(jobs.into_iter().flatten().map(|run| (again, run)));
@@ -95,6 +99,10 @@ impl Session {
                 for open in staged.iter().flat_map(|job| &job.open) {
                     self.take_back(open)?;
                 }
+                if let SlurmError::Silent(_) = error {
+                    // It may have been accepted all the same: its jobs would find nothing to do.
+                    let _ = queue.slurm.cancel_named(&name).await;
+                }
                 let _ = fs_err::remove_file(&plan_file);
                 Err(error.into())
             }
@@ -117,8 +125,11 @@ impl Session {
             schema_version: SCHEMA_VERSION,
             name: name.to_owned(),
             study: self.directory.path().to_owned(),
-            node_runner: self.options.user.slurm.node_runner,
-            gpu: self.options.user.gpu.clone(),
+            user: UserConfig { cache_dir: Some(self.options.user.cache_root()), ..self.options.user.clone() },
+            containers: self
+                .fleet
+                .elsewhere()
+                .map(|elsewhere| ContainerPlan { agent: self.programs.agent.clone(), images: elsewhere.images() }),
             jobs: tasks.collect(),
         };
         Ok((plan, staged))
@@ -202,7 +213,7 @@ impl Session {
 }
 
 /// Why nothing that nodes compile is kept.
-pub(super) const ON_NODES: &str = "runs of the batch system compile for themselves";
+pub(in crate::study) const ON_NODES: &str = "runs of the batch system compile for themselves";
 
 /// llem itself, as the node will find it.
 fn task_command(plan_file: &Path) -> Result<Vec<String>, StudyError> {

@@ -7,6 +7,7 @@ use llem_protocol::{Failure, FailureClass, Phase};
 
 use super::files::{self, Begun, Staged, TaskRecord};
 use super::{Array, DIRECTORY, OpenRun};
+use crate::config::NodeRunner;
 use crate::gpu_watch::{GpuWait, Verdict};
 use crate::host::load::LoadSeen;
 use crate::host::{GpusSnapshot, HostSnapshot, free_bytes};
@@ -34,6 +35,8 @@ pub(super) struct Source<'a> {
     pub(super) lost: Option<End>,
     /// Whether it was llem that cancelled the jobs.
     pub(super) ours: bool,
+    /// What carries out runs on nodes.
+    pub(super) node_runner: NodeRunner,
 }
 
 /// What is known of a run that has ended.
@@ -70,7 +73,7 @@ impl Session {
         };
         let Known { outcome, gpus, verdict, nvidia, wait, load, host, started, wall_s } = known;
         let context = RunContext { host: &host, ..self.context(open.planned, &run_id)? };
-        let engine = RunEngine::without(&context, super::stage::ON_NODES);
+        let engine = RunEngine::without(&context, super::ON_NODES);
         let (collected, failure) = match &staged {
             Some(staged) => take_files(&directory, &staged.spec.job, &outcome),
             None => (Collected::default(), outcome.failure.clone()),
@@ -162,6 +165,7 @@ impl Source<'_> {
             array_job_id: self.array.job.map(|job| job.to_string()),
             task: self.index as u32,
             node: self.array.jobs.get(self.index).and_then(|job| job.node.clone()),
+            node_runner: self.node_runner.name().to_owned(),
             ..SlurmRecord::default()
         }
     }

@@ -1,5 +1,6 @@
 //! One job on its node: carries out its runs, one after the other, and leaves how each ended.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,12 @@ use thiserror::Error;
 
 use super::array::{ArrayPlan, PlannedTask, SCHEMA_VERSION};
 use super::files::{Begun, Staged, TaskRecord};
+use super::node::Node;
 use super::node_gpus::{VARIABLE, node_gpus};
 use crate::host::HostSnapshot;
 use crate::result::{RunDirectory, StudyFiles};
+use crate::runner::Stop;
 use crate::runner::slurm::SlurmRecord;
-use crate::runner::{Runner, Stop};
-use crate::study::fleet::on_node;
 use crate::study::gpu_claim::GpuClaim;
 use crate::study::run::{Attempt, start};
 use crate::study::{StudyError, StudyEvent};
@@ -53,8 +54,8 @@ pub async fn run_slurm_task(plan: &Path, stop: &Stop) -> Result<(), SlurmTaskErr
     const INDEX: &str = "SLURM_ARRAY_TASK_ID";
     let index = std::env::var(INDEX).ok().and_then(|text| text.parse().ok()).ok_or(SlurmTaskError::NoJob(INDEX))?;
     let plan = read(plan, index)?;
-    let runner = on_node(plan.node_runner);
-    let node = place(index, &*runner);
+    let place = place(index, &plan);
+    let node = Node::find(&plan, &stop.soft).await;
     for task in plan.jobs.get(index).into_iter().flatten() {
         if task.rest_s > 0.0 {
             tokio::select! {
@@ -65,7 +66,7 @@ pub async fn run_slurm_task(plan: &Path, stop: &Stop) -> Result<(), SlurmTaskErr
         if stop.soft.is_cancelled() {
             break;
         }
-        carry_out(&plan, task, &*runner, &node, stop).await?;
+        carry_out(&plan, task, node.as_ref(), &place, stop).await?;
     }
     Ok(())
 }
@@ -84,7 +85,7 @@ fn read(path: &Path, index: usize) -> Result<ArrayPlan, SlurmTaskError> {
 }
 
 /// Where this job is, by its environment.
-fn place(index: usize, runner: &dyn Runner) -> SlurmRecord {
+fn place(index: usize, plan: &ArrayPlan) -> SlurmRecord {
     let variable = |name: &str| std::env::var(name).ok();
     SlurmRecord {
         array_job_id: variable("SLURM_ARRAY_JOB_ID"),
@@ -92,15 +93,15 @@ fn place(index: usize, runner: &dyn Runner) -> SlurmRecord {
         node: variable("SLURMD_NODENAME"),
         cluster: variable("SLURM_CLUSTER_NAME"),
         partition: variable("SLURM_JOB_PARTITION"),
-        node_runner: runner.kind().to_owned(),
+        node_runner: Node::name(plan).to_owned(),
     }
 }
 
 async fn carry_out(
     plan: &ArrayPlan,
     task: &PlannedTask,
-    runner: &dyn Runner,
-    node: &SlurmRecord,
+    node: Result<&Node<'_>, &Failure>,
+    place: &SlurmRecord,
     stop: &Stop,
 ) -> Result<(), SlurmTaskError> {
     let directory = StudyFiles::of(plan.study.clone()).run(&task.run_id);
@@ -110,16 +111,25 @@ async fn carry_out(
     };
     let unwritable = |source| SlurmTaskError::Unwritable { run_id: task.run_id.clone(), source };
     let (started, clock) = (Timestamp::now().to_string(), Instant::now());
-    let begun = Begun { started: started.clone(), slurm: Some(node.clone()) };
-    let mut attempt = if begun.claim(&directory).map_err(unwritable)? {
-        attempt(plan, &mut staged, runner, &directory, stop).await?
-    } else if is_second_start(&directory, node) {
+    let begun = Begun { started: started.clone(), slurm: Some(place.clone()) };
+    let claimed = match begun.claim(&directory) {
+        Ok(claimed) => claimed,
+        // The controller took it back this moment.
+        Err(error) if error.kind() == ErrorKind::NotFound && !directory.path().exists() => {
+            say(&format!("run {} is not asked for any more", task.run_id));
+            return Ok(());
+        }
+        Err(error) => return Err(unwritable(error)),
+    };
+    let mut attempt = if claimed {
+        attempt(plan, &mut staged, node, &directory, stop).await?
+    } else if is_second_start(&directory, place) {
         Attempt::without_container(restarted())
     } else {
         say(&format!("run {} was begun before, or is not asked for any more", task.run_id));
         return Ok(());
     };
-    attempt.outcome.slurm = Some(node.clone());
+    attempt.outcome.slurm = Some(place.clone());
     let stopped = stop.soft.is_cancelled();
     let window = attempt.collected.report.as_ref().and_then(|report| report.window.as_ref());
     let record = TaskRecord {
@@ -141,9 +151,9 @@ async fn carry_out(
 }
 
 /// Whether this very job began the run before, and did not come to say how it ended: SLURM has started it anew.
-fn is_second_start(directory: &RunDirectory, node: &SlurmRecord) -> bool {
+fn is_second_start(directory: &RunDirectory, place: &SlurmRecord) -> bool {
     let by = Begun::read(directory).and_then(|begun| begun.slurm);
-    by.is_some_and(|by| by.array_job_id == node.array_job_id && by.task == node.task)
+    by.is_some_and(|by| by.array_job_id == place.array_job_id && by.task == place.task)
         && !TaskRecord::is_there(directory)
 }
 
@@ -157,11 +167,18 @@ fn restarted() -> Failure {
 async fn attempt(
     plan: &ArrayPlan,
     staged: &mut Staged,
-    runner: &dyn Runner,
+    node: Result<&Node<'_>, &Failure>,
     directory: &RunDirectory,
     stop: &Stop,
 ) -> Result<Attempt, StudyError> {
-    let gpus = match node_gpus(&plan.gpu, staged.gpus) {
+    let node = match node {
+        Ok(node) => node,
+        Err(failure) => return Ok(Attempt::without_container(failure.clone())),
+    };
+    if let Err(failure) = node.make_ready(&mut staged.spec, &stop.soft).await {
+        return Ok(Attempt::without_container(failure));
+    }
+    let gpus = match node_gpus(&plan.user.gpu, staged.gpus) {
         Ok(gpus) => gpus,
         Err(failure) => return Ok(Attempt::without_container(failure)),
     };
@@ -170,7 +187,7 @@ async fn attempt(
             say(&text);
         }
     };
-    let claim = GpuClaim::new(gpus.iter().cloned(), &plan.gpu, Vec::new(), &stop.soft);
+    let claim = GpuClaim::new(gpus.iter().cloned(), &plan.user.gpu, Vec::new(), &stop.soft);
     let _locks = tokio::select! {
         locks = claim.lock(&notify) => locks?,
         () = stop.soft.cancelled() => Vec::new(),
@@ -180,11 +197,11 @@ async fn attempt(
         staged.spec.env.insert(VARIABLE.to_owned(), gpus.join(","));
     }
     staged.spec.job.gpus = gpus;
-    start(runner, &staged.spec, directory, plan.gpu.when_busy, stop, &notify).await
+    start(node.runner(), &staged.spec, directory, plan.user.gpu.when_busy, stop, &notify).await
 }
 
 /// A line of the job's output.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     use std::io::Write;
     // A job without an output file has nobody to tell.
     let _ = writeln!(std::io::stderr(), "{text}");
