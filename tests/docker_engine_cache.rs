@@ -43,8 +43,9 @@ fn site(name: &str) -> Option<Bench> {
         "gpu": {"access": "devices", "devices": [GPU], "lock_dir": bench.path("locks")},
         "engine_cache_dir": bench.path("engines"),
         "mounts": [{"source": bench.path("log"), "target": "/log", "read_only": false}],
+        "env": {"LLEM_STANDIN_FILE": "/log/script.json"},
     });
-    behaves(&mut bench, &json!({}));
+    behaves(&bench, &json!({}));
     // The container gets no GPU: the stand-in does without its device nodes.
     bench.docker_host = Some(Proxy::start(&bench.path("engine.sock")).without_gpus().address());
     bench.program = with_gpu(&bench);
@@ -77,11 +78,11 @@ fn has_gpu(bench: &mut Bench, name: &str) {
     bench.variables.extend(staged.map(|(name, path)| (name, path.display().to_string())));
 }
 
-/// How the stand-in of TensorRT-LLM behaves; no part of any key.
-fn behaves(bench: &mut Bench, script: &Value) {
+/// How the stand-in of TensorRT-LLM behaves: in a file, for variables are part of keys.
+fn behaves(bench: &Bench, script: &Value) {
     let mut all = json!({"log": "/log/told"});
     all.as_object_mut().unwrap().extend(script.as_object().unwrap().clone());
-    bench.user["env"] = json!({"LLEM_STANDIN": all.to_string()});
+    fs_err::write(bench.path("log/script.json"), all.to_string()).unwrap();
 }
 
 /// How often the stand-in was asked for something.
@@ -210,12 +211,12 @@ fn another_version_and_another_gpu_are_other_engines_and_pruners_leave_what_is_u
 
     let usual = bench.user["images"]["tensorrt"].take();
     bench.user["images"]["tensorrt"] = json!(tensorrt_image("1.2.0"));
-    behaves(&mut bench, &json!({"version": "1.2.0"}));
+    behaves(&bench, &json!({"version": "1.2.0"}));
     assert_eq!(outcome(&bench).0, CacheOutcome::Miss);
     assert_eq!((told(&bench, "build"), entries(&bench).0.len()), (3, 3));
 
     bench.user["images"]["tensorrt"] = usual;
-    behaves(&mut bench, &json!({}));
+    behaves(&bench, &json!({}));
     let bench = bench.long_window();
     let mut program = bench.start(&["--runner", "docker"]);
     program.until_window();
@@ -232,7 +233,7 @@ fn another_version_and_another_gpu_are_other_engines_and_pruners_leave_what_is_u
 
 #[test]
 fn what_is_damaged_or_does_not_load_is_built_anew_once() {
-    let Some(mut bench) = site("engine-damage") else { return };
+    let Some(bench) = site("engine-damage") else { return };
     assert_eq!(outcome(&bench).0, CacheOutcome::Miss);
     let plan = entries(&bench).0[0].join("content/rank0.engine");
     let mut bytes = fs_err::read(&plan).unwrap();
@@ -244,7 +245,7 @@ fn what_is_damaged_or_does_not_load_is_built_anew_once() {
     assert!(why.contains("rank0.engine"), "{why}");
 
     // The engine is as it was published, and another GPU than NVML's refuses it.
-    behaves(&mut bench, &json!({"compute": "8.9"}));
+    behaves(&bench, &json!({"compute": "8.9"}));
     let finished = run(&bench);
     finished.exits(0).leaves_no_container().says(&["does not load, and is built anew"]);
     let found = record(&finished);
@@ -258,14 +259,14 @@ fn what_is_damaged_or_does_not_load_is_built_anew_once() {
 #[test]
 fn a_killed_controller_leaves_no_engine_that_is_not_whole() {
     let Some(mut bench) = site("engine-killed") else { return };
-    behaves(&mut bench, &json!({"build_seconds": 3000}));
+    behaves(&bench, &json!({"build_seconds": 3000}));
     let mut program = bench.start(&["--runner", "docker"]);
     eventually("the build", || {
         assert!(program.is_running(), "{}", program.said());
         (told(&bench, "build") == 1).then_some(())
     });
     program.kill();
-    behaves(&mut bench, &json!({}));
+    behaves(&bench, &json!({}));
     let finished = run(&bench);
     finished.exits(0);
     assert_eq!(record(&finished).outcome, CacheOutcome::Miss);

@@ -106,5 +106,5 @@ fn a_study_does_not_start_where_there_is_no_room() {
     let Some(volume) = SmallVolume::mount(&bench.output) else { return };
     volume.fill(1024 * 1024);
     let finished = bench.run(&["--runner", "docker"]);
-    finished.exits(1).says(&["error: results need 0.1 GB in", "make room, or name another directory"]);
+    finished.exits(1).says(&["error: results need 100 MB in", "make room, or name another directory"]);
 }

@@ -254,6 +254,7 @@ fn containers_never_write_to_weights() {
     let hub = hub();
     let mut bench = bench.with_hub(&hub.url);
     bench.study["model"] = json!("org/open");
+    fs_err::create_dir(bench.path("cache")).unwrap();
     let mount = |read_only: bool| json!({"mounts": [{"source": bench.path("cache"), "target": "/data", "read_only": read_only}]});
     let (writable, read_only) = (mount(false), mount(true));
     bench.user = writable;

@@ -96,9 +96,14 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     below.collect()
 }
 
+/// The secret without what tells that it is one.
+fn bare_secret() -> &'static str {
+    SECRET.trim_start_matches("hf_")
+}
+
 /// Where the secret is seen.
 fn leaks(sights: &Sights) -> Vec<&str> {
-    let secret = SECRET.as_bytes();
+    let secret = bare_secret().as_bytes();
     let has = |content: &[u8]| content.windows(secret.len()).any(|window| window.eq_ignore_ascii_case(secret));
     sights.iter().filter(|(_, content)| has(content)).map(|(name, _)| name.as_str()).collect()
 }
@@ -174,12 +179,12 @@ fn a_secret_that_is_given_to_engines_would_be_found() {
     bench.variables.insert("HF_TOKEN", SECRET.to_owned());
     bench.study["backend"] = json!("candle");
     bench.study.as_object_mut().unwrap().remove("pytorch");
-    bench.user = json!({"env": {"OTHER_NAME": SECRET}});
+    bench.user = json!({"env": {"OTHER_NAME": bare_secret()}});
     let (finished, sights) = watch(&bench);
     finished.exits(0);
     let found = leaks(&sights);
     assert!(found.iter().any(|name| name.starts_with("inspect ")), "{found:?}");
     assert!(found.iter().filter(|name| name.starts_with("environ ")).count() >= 2, "{found:?}");
     let text = docker_text(&["ps", "-a", "--no-trunc"]);
-    assert!(!text.contains(SECRET));
+    assert!(!text.contains(bare_secret()));
 }

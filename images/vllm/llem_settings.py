@@ -158,4 +158,7 @@ def _extra(extra):
             raise DriverError("invalid_config", f"`vllm.extra.{key}` has a field of its own: `{own[key]}`")
         if key in DRIVERS_OWN:
             raise DriverError("invalid_config", f"`vllm.extra.{key}` is set by the driver itself; remove it")
+        if key == "hf_overrides":
+            text = "`vllm.extra.hf_overrides` changes the model's description, and the result would name another model than was measured"
+            raise DriverError("invalid_config", f"{text}; change `config.json` in a copy of the model, and point `model:` to that")
     return extra

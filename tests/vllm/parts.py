@@ -62,6 +62,7 @@ class Settings(unittest.TestCase):
         self.refused("invalid_config", "has a field of its own: `vllm.compilation`", extra={"compilation_config": {}})
         self.refused("invalid_config", "has a field of its own: `random_seed`", extra={"seed": 1})
         self.refused("invalid_config", "set by the driver itself", extra={"disable_log_stats": False})
+        self.refused("invalid_config", "changes the model's description", extra={"hf_overrides": {"num_hidden_layers": 1}})
         self.refused("model_missing", "/nowhere does not exist", model={"directory": "/nowhere"})
 
     def test_sampling_has_none_of_the_engines_defaults(self):

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! one figure over the cycles of an experiment ──► mean_interval(): t or BCa, by the number of cycles ──► Interval
-//!                                             └─► outliers(), trend()
+//!                                             └─► outlier(), trend()
 //! one latency over the requests of a run ───────► quantile_interval(): exact bootstrap
 //! the same figure of two deployments ───────────► paired(), unpaired(), holm()
 //! two figures of many deployments ──────────────► frontier()
@@ -26,7 +26,7 @@ pub use interval::{Interval, IntervalMethod, MIN_BCA, MIN_INTERVAL, mean_interva
 pub use pareto::{Direction, Estimate, Standing, frontier};
 pub use quantile::{min_requests, quantile, quantile_interval};
 pub use sample::{Sample, SampleError};
-pub use series::{MIN_SERIES, Trend, outliers, trend};
+pub use series::{MIN_SERIES, Trend, outlier, trend};
 pub use student::t_interval;
 
 /// Confidence level of every interval unless somebody asks for another.

@@ -1,6 +1,7 @@
 //! What is odd about values in their order: some far from the others, or all of them moving.
 
 use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use crate::quantile::quantile;
 use crate::sample::Sample;
@@ -8,12 +9,8 @@ use crate::sample::Sample;
 /// Fewer values can show neither outliers nor a trend.
 pub const MIN_SERIES: usize = 5;
 
-/// A value so many times the usual deviation away from the median is an outlier (Iglewicz and Hoaglin, *How to Detect and Handle Outliers*,
-/// 1993).
-const OUTLIER_SCORE: f64 = 3.5;
-
-/// Standard deviation over median absolute deviation, for normal scatter.
-const MAD_TO_SD: f64 = 1.482_602_218_505_602;
+/// Chance of an outlier in a sample that scatters normally.
+const OUTLIER_CHANCE: f64 = 0.02;
 
 /// The last length for which orders are counted one by one; beyond it the normal approximation is good to a thousandth.
 const EXACT_TREND: usize = 50;
@@ -29,18 +26,18 @@ pub struct Trend {
     pub per_step: f64,
 }
 
-/// Places (from 0) of the values that lie too far from the median for the scatter of the others. None among fewer than [`MIN_SERIES`] values,
-/// or where more than half of the values are the same.
-pub fn outliers(sample: Sample<'_>) -> Vec<usize> {
-    let Some(median) = quantile(&sample.sorted(), 0.5).filter(|_| sample.n() >= MIN_SERIES) else { return Vec::new() };
-    let mut deviations: Vec<f64> = sample.values().iter().map(|value| (value - median).abs()).collect();
-    let unsorted = deviations.clone();
-    deviations.sort_by(f64::total_cmp);
-    let usual = quantile(&deviations, 0.5).unwrap_or_default() * MAD_TO_SD;
-    if usual <= 0.0 {
-        return Vec::new();
+/// Place (from 0) of the value that lies too far from the mean for so many values that scatter normally: farther than in 49 of 50 such samples, by
+/// Grubbs' two-sided test (*Technometrics* 11, 1969). Nothing among fewer than [`MIN_SERIES`] values. Two of a kind can hide each other.
+pub fn outlier(sample: Sample<'_>) -> Option<usize> {
+    let (n, mean, sd) = (sample.n() as f64, sample.mean(), sample.sd().filter(|sd| *sd > 0.0)?);
+    if sample.n() < MIN_SERIES {
+        return None;
     }
-    unsorted.iter().enumerate().filter(|(_, deviation)| **deviation > OUTLIER_SCORE * usual).map(|(i, _)| i).collect()
+    let distances = sample.values().iter().map(|value| (value - mean).abs() / sd).enumerate();
+    let (place, farthest) = distances.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let t = StudentsT::new(0.0, 1.0, n - 2.0).ok()?.inverse_cdf(1.0 - OUTLIER_CHANCE / (2.0 * n));
+    let limit = (n - 1.0) / n.sqrt() * (t * t / (n - 2.0 + t * t)).sqrt();
+    (farthest > limit).then_some(place)
 }
 
 /// Whether the values move with their order; nothing for fewer than [`MIN_SERIES`], or when all are the same.
@@ -96,15 +93,32 @@ fn normal_p(n: usize, ups: usize, downs: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{exact_p, normal_p, outliers, trend};
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use statrs::distribution::{ContinuousCDF, Normal};
+
+    use super::{exact_p, normal_p, outlier, trend};
     use crate::Sample;
 
     #[test]
     fn one_value_far_away_is_found_and_scatter_is_not() {
-        assert_eq!(outliers(Sample::new(&[10.0, 10.1, 9.9, 12.0, 10.05, 9.95]).unwrap()), [3]);
-        assert!(outliers(Sample::new(&[10.0, 10.1, 9.9, 10.2, 10.05, 9.95]).unwrap()).is_empty());
-        assert!(outliers(Sample::new(&[10.0, 10.1, 99.0]).unwrap()).is_empty());
-        assert!(outliers(Sample::new(&[1.0, 1.0, 1.0, 1.0, 9.0]).unwrap()).is_empty());
+        let found = |values: &[f64]| outlier(Sample::new(values).unwrap());
+        assert_eq!(found(&[10.0, 10.1, 9.9, 12.0, 10.05, 9.95]), Some(3));
+        assert_eq!(found(&[10.0, 10.1, 9.9, 10.2, 10.05, 9.95]), None);
+        assert_eq!(found(&[1.0, 1.0, 1.0, 1.0, 9.0]), Some(4));
+        assert_eq!((found(&[10.0, 10.1, 99.0]), found(&[1.0; 9])), (None, None));
+    }
+
+    #[test]
+    fn one_of_fifty_normal_samples_has_an_outlier() {
+        let mut draws = ChaCha8Rng::seed_from_u64(7);
+        let mut normal = || Normal::standard().inverse_cdf((f64::from(draws.next_u32()) + 0.5) / 4_294_967_296.0);
+        for n in [5, 6, 10, 15, 25, 40, 200] {
+            let samples = if n < 100 { 20_000 } else { 4_000 };
+            let has = |_: &u32| outlier(Sample::new(&(0..n).map(|_| normal()).collect::<Vec<_>>()).unwrap()).is_some();
+            let share = (0..samples).filter(has).count() as f64 / f64::from(samples);
+            assert!((0.014..0.026).contains(&share), "{n}: {share}");
+        }
     }
 
     #[test]

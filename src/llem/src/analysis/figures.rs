@@ -1,6 +1,6 @@
 //! One figure over the runs of an experiment.
 
-use llem_statistics::{Bootstrap, Interval, MIN_SERIES, Sample, Trend, mean_interval, outliers, trend};
+use llem_statistics::{Bootstrap, Interval, MIN_SERIES, Sample, Trend, mean_interval, outlier, trend};
 use serde::Serialize;
 
 use crate::result::{Figure, MeanUncertainty, Metrics, RunRow, Spread};
@@ -23,8 +23,8 @@ pub struct FigureAnalysis {
     pub bca: Option<Interval>,
     /// For energies: how sure the mean is, the sensors' gain included; null for runs that are not valid.
     pub uncertainty: Option<MeanUncertainty>,
-    /// Runs whose value lies far from the others; they are in the mean.
-    pub outliers: Vec<String>,
+    /// The run whose value lies far from the others; it is in the mean.
+    pub outlier: Option<String>,
     /// How the value moves with the cycles; null for fewer than 5 valid runs.
     pub trend: Option<Trend>,
     /// The values, by cycle.
@@ -41,6 +41,16 @@ pub struct RunValue {
 }
 
 impl FigureAnalysis {
+    /// Limits of the mean to tell experiments apart by, with the sensors' gain where they are several.
+    pub fn limits(&self, several_sensors: bool) -> Option<(f64, f64)> {
+        let limits = self.interval.map(|interval| (interval.low, interval.high))?;
+        if several_sensors && self.figure.is_of_sensors() {
+            self.uncertainty.map(|uncertainty| uncertainty.with_gain(self.mean, limits))
+        } else {
+            Some(limits)
+        }
+    }
+
     /// Of the runs that count; nothing where none has the figure. Where they are not valid, they are described and nothing is inferred.
     pub(super) fn of(figure: Figure, runs: &[&RunRow], valid: bool) -> Option<Self> {
         let with = |run: &&RunRow| Some((run.run_id.clone(), figure.of(run.metrics.as_ref()?)?));
@@ -52,7 +62,7 @@ impl FigureAnalysis {
         let inferred = |make: &dyn Fn() -> Option<Interval>| if valid { make() } else { None };
         let spread = Spread { n: sample.n() as u64, mean: sample.mean(), sd: sample.sd() };
         let metrics: Vec<&Metrics> = runs.iter().filter_map(|run| run.metrics.as_ref()).collect();
-        let odd = if valid { outliers(sample) } else { Vec::new() };
+        let odd = if valid { outlier(sample) } else { None };
         Some(Self {
             figure,
             n: spread.n,
@@ -61,7 +71,7 @@ impl FigureAnalysis {
             interval: inferred(&|| mean_interval(sample, &bootstrap)),
             bca: inferred(&|| if sample.n() < MIN_SERIES { None } else { bootstrap.bca(sample) }),
             uncertainty: MeanUncertainty::of_figure(figure, &metrics, Some(spread)).filter(|_| valid),
-            outliers: odd.iter().filter_map(|place| values.get(*place)).map(|run| run.run_id.clone()).collect(),
+            outlier: odd.and_then(|place| values.get(place)).map(|run| run.run_id.clone()),
             trend: if valid { trend(sample) } else { None },
             values,
         })
@@ -102,7 +112,7 @@ mod tests {
         assert!((three.half_width() - 2.484_138).abs() < 1e-5, "{three:?}");
         let six = analysed(&[10.0, 10.1, 9.9, 12.0, 10.05, 9.95], true);
         assert_eq!((six.bca.unwrap().method, six.bca.unwrap().resamples), (IntervalMethod::Bca, Some(2000)));
-        assert_eq!((six.outliers.as_slice(), six.trend.is_some()), (["r3".to_owned()].as_slice(), true));
+        assert_eq!((six.outlier.as_deref(), six.trend.is_some()), (Some("r3"), true));
         let of_runs: Vec<&str> = six.values.iter().map(|run| run.run_id.as_str()).collect();
         assert_eq!(of_runs, ["r0", "r1", "r2", "r3", "r4", "r5"]);
     }
@@ -112,7 +122,7 @@ mod tests {
         let not = analysed(&[10.0, 10.1, 9.9, 12.0, 10.05, 9.95], false);
         assert!((not.mean - 10.333_333).abs() < 1e-5 && not.sd.is_some());
         assert_eq!((not.interval, not.bca, not.trend, not.uncertainty), (None, None, None, None));
-        assert!(not.outliers.is_empty());
+        assert!(not.outlier.is_none());
     }
 
     #[test]

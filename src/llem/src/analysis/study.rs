@@ -66,6 +66,8 @@ pub struct StudyAnalysis {
     pub reasons: Vec<ReasonCount>,
     /// What experiments are compared by.
     pub objectives: Vec<Objective>,
+    /// Whether the valid runs were measured by different sensors: see [`ParetoFrontier::several_sensors`].
+    pub several_sensors: bool,
     /// The experiments, in the order of the study.
     pub experiments: Vec<ExperimentAnalysis>,
     /// Trends over the cycles that chance does not explain.
@@ -176,6 +178,7 @@ impl StudyAnalysis {
             runs: RunCounts::of(rows()),
             reasons: reasons(rows()),
             objectives: pareto.objectives,
+            several_sensors: pareto.several_sensors,
             trends: trends(&experiments),
             experiments,
             same_work: study.same_work.clone(),

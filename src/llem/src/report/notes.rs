@@ -101,9 +101,14 @@ fn frontier(study: &StudyAnalysis) -> Option<String> {
     // One alone has nothing to be held against.
     study.experiments.iter().filter(|experiment| experiment.standing.is_some()).nth(1)?;
     let objectives: Vec<&str> = study.objectives.iter().map(|objective| objective.figure.title()).collect();
+    let gain = if study.several_sensors {
+        "; runs were measured by several sensors, whose gains do not cancel: they are in these intervals"
+    } else {
+        ""
+    };
     Some(format!(
         "Pareto by {}: * frontier, no other is at least as good in all and better in one; ? undecided, another is by the means but within the \
-         intervals; · dominated, another is beyond both intervals; - not compared",
+         intervals; · dominated, another is beyond both intervals; - not compared{gain}",
         objectives.join(" and ")
     ))
 }
@@ -159,7 +164,7 @@ fn failures(study: &StudyAnalysis) -> Vec<String> {
 fn outliers(study: &StudyAnalysis) -> Option<String> {
     let mut runs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for figure in figures(study) {
-        figure.outliers.iter().for_each(|run| runs.entry(run).or_default().push(figure.figure.title()));
+        figure.outlier.iter().for_each(|run| runs.entry(run).or_default().push(figure.figure.title()));
     }
     let n = runs.len();
     let each = runs.into_iter().map(|(run, of)| format!("{} ({})", name(run), of.join(", ")));

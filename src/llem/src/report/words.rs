@@ -150,7 +150,7 @@ mod tests {
             interval,
             bca: None,
             uncertainty: None,
-            outliers: Vec::new(),
+            outlier: None,
             trend: None,
             values: Vec::new(),
         }

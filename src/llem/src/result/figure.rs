@@ -74,6 +74,14 @@ impl Figure {
         }
     }
 
+    /// Whether sensors of power or energy tell it.
+    pub const fn is_of_sensors(self) -> bool {
+        !matches!(
+            self,
+            Self::OutputTokensPerS | Self::TtftP50Ms | Self::ItlP50Ms | Self::E2eP50Ms | Self::PeakMemoryBytes
+        )
+    }
+
     /// Head of a column, for people.
     pub const fn title(self) -> &'static str {
         match self {

@@ -166,6 +166,12 @@ impl MeanUncertainty {
         Some(Self::new(spread.mean, gain, within_runs, spread.sd.map(|sd| sd / n.sqrt())))
     }
 
+    /// Limits of a 95 % interval over cycles, widened by twice the gain's standard uncertainty, where it does not cancel.
+    pub fn with_gain(&self, mean: f64, (low, high): (f64, f64)) -> (f64, f64) {
+        let gain = COVERAGE_FACTOR * self.gain;
+        (mean - gain.hypot(mean - low), mean + gain.hypot(high - mean))
+    }
+
     fn new(mean: f64, gain: f64, within_runs: f64, repeatability: Option<f64>) -> Self {
         let comparison = within_runs.max(repeatability.unwrap_or(0.0));
         let combined = gain.hypot(comparison);

@@ -18,7 +18,7 @@ const NVML_REFRESH_MS: f64 = 100.0;
 #[derive(Debug, Error)]
 pub enum RecordError {
     /// Not JSON, or not the record that it should be.
-    #[error("not a result of llem: {0}; was the file edited or cut off?")]
+    #[error("not a result of llem: {0}; was the file edited, cut off, or written by a newer llem?")]
     Json(#[from] serde_json::Error),
     /// Another version.
     #[error("its schema version is {found}, this llem knows 1 to {SCHEMA_VERSION}; read it with a newer llem")]

@@ -9,9 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Programs, RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, NodeRunner, RunnerKind, UserConfig};
 use crate::runner::apptainer::{ApptainerElsewhere, ApptainerError, ApptainerMachine};
-use crate::runner::docker::{
-    BindMount, CandleImage, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans,
-};
+use crate::runner::docker::{BindMount, Engine, EngineError, HostPaths, MachineConfig, host_powercap, remove_orphans};
 use crate::runner::slurm::Slurm;
 use crate::runner::{ApptainerRunner, DockerRunner, ProcessRunner, Runner};
 
@@ -232,7 +230,7 @@ fn elsewhere(
     notify: &impl Fn(StudyEvent),
 ) -> Result<ApptainerElsewhere, StudyError> {
     note_ignored_by_apptainer(&options.user, notify);
-    let embedded = CandleImage::from_host(&programs.candle, &programs.agent)?;
+    let embedded = programs.candle_image()?;
     Ok(ApptainerElsewhere::new(&embedded, options.user.cache_root())?)
 }
 

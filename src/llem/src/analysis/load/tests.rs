@@ -83,9 +83,9 @@ fn files_that_are_cut_off_or_of_another_version_are_refused_with_their_path() {
     let root = fixture.write();
     let whole = fixture.study.to_string();
     for (text, part) in [
-        (&whole[..whole.len() / 2], "was the file edited or cut off?"),
-        ("", "was the file edited or cut off?"),
-        ("NaN", "was the file edited or cut off?"),
+        (&whole[..whole.len() / 2], "was the file edited, cut off, or written by a newer llem?"),
+        ("", "was the file edited, cut off, or written by a newer llem?"),
+        ("NaN", "was the file edited, cut off, or written by a newer llem?"),
         ("{\"schema_version\": 99}", "is 99, this llem knows"),
         ("{\"schema_version\": \"1\"}", "is \"1\", this llem knows"),
         ("{}", "is missing"),

@@ -164,7 +164,7 @@ fn best(study: &StudyAnalysis, figure: Figure) -> Option<String> {
     ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
     let (first, _) = *ranked.first().filter(|_| ranked.len() > 1)?;
     let own = first.figure(figure)?;
-    let limits = |e: &ExperimentAnalysis| e.figure(figure).and_then(|f| f.interval).map(|i| (i.low, i.high));
+    let limits = |e: &ExperimentAnalysis| e.figure(figure).and_then(|f| f.limits(study.several_sensors));
     let apart = |other: &ExperimentAnalysis| match (limits(first), limits(other)) {
         (Some((low, high)), Some((other_low, other_high))) => {
             if more {
