@@ -193,6 +193,11 @@ fn what_is_hidden_in_a_mean_is_told() {
         fs_err::remove_dir_all(run.unwrap().path()).unwrap();
     }
     let directory = grown.path().to_str().unwrap();
+    // Names share what numbers leave, and no number is cut.
+    let table = report(&[directory]);
+    let rows = table.lines().take_while(|line| !line.starts_with("mean ±"));
+    assert!(rows.clone().count() > 8 && rows.clone().all(|line| line.chars().count() <= 80), "{table}");
+    assert!(rows.clone().any(|line| line.contains("1.869") || line.contains("1.868")), "{table}");
     let markdown = report(&[directory, "--format", "markdown"]);
     assert!(markdown.contains("lack the figure: J/token of") && markdown.contains("(3 of 5)"), "{markdown}");
     assert!(

@@ -1,7 +1,7 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
-use comfy_table::CellAlignment;
+use comfy_table::ContentArrangement;
 use llem::analysis::{AnalysisOptions, ExperimentAnalysis, LoadError, StudyAnalysis, StudyFiles};
 use llem::report::{self, HtmlMaterial, words};
 use llem::result::Figure;
@@ -61,9 +61,9 @@ fn human(study: &StudyAnalysis, root: &Path) -> String {
     let keys: &[String] = if study.varied_keys.len() > KEY_COLUMNS { &[] } else { &study.varied_keys };
     let mut text = [" ", "\n"]
         .into_iter()
-        .map(|between| rows(study, keys, &figures, between))
-        .find(|table| fits(table))
-        .unwrap_or_else(|| rows(study, &[], &figures, "\n"));
+        .map(|between| rows(study, keys, &figures, between, ContentArrangement::Disabled))
+        .find(|table| table::fits(table))
+        .unwrap_or_else(|| rows(study, &[], &figures, "\n", ContentArrangement::Dynamic));
     text.push('\n');
     let width = textwrap::Options::new(Printer::width()).subsequent_indent("  ").break_words(false);
     let mut notes = report::notes(study);
@@ -75,12 +75,14 @@ fn human(study: &StudyAnalysis, root: &Path) -> String {
     text
 }
 
-fn fits(table: &str) -> bool {
-    table.lines().all(|line| textwrap::core::display_width(line) <= Printer::width())
-}
-
-/// One row per experiment; mean and interval stand side by side, or one above the other where that is too wide.
-fn rows(study: &StudyAnalysis, keys: &[String], figures: &[Figure], between: &str) -> String {
+/// One row per experiment; mean and interval stand side by side, or one above the other where that is too wide. Then names share what is left.
+fn rows(
+    study: &StudyAnalysis,
+    keys: &[String],
+    figures: &[Figure],
+    between: &str,
+    arrangement: ContentArrangement,
+) -> String {
     let mut head: Vec<String> = keys.iter().map(|key| words::short(key, &study.varied_keys)).collect();
     if head.is_empty() {
         head.push("experiment".to_owned());
@@ -92,9 +94,7 @@ fn rows(study: &StudyAnalysis, keys: &[String], figures: &[Figure], between: &st
     if compared {
         head.push("P".to_owned());
     }
-    let mut grid = comfy_table::Table::new();
-    grid.load_style(comfy_table::presets::NOTHING).set_header(head);
-    for experiment in &study.experiments {
+    let row = |experiment: &ExperimentAnalysis| {
         let mut cells = names_of(experiment, keys);
         cells.push(words::runs(experiment));
         cells.extend(figures.iter().map(|figure| match experiment.figure(*figure).map(words::estimate) {
@@ -105,16 +105,9 @@ fn rows(study: &StudyAnalysis, keys: &[String], figures: &[Figure], between: &st
         if compared {
             cells.push(words::standing_sign(experiment.standing).to_owned());
         }
-        grid.add_row(cells);
-    }
-    let columns = grid.column_count();
-    for (index, column) in grid.column_iter_mut().enumerate() {
-        column.set_padding((u16::from(index != 0), u16::from(index + 1 != columns)));
-        if index >= names {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    grid.trim_fmt()
+        cells
+    };
+    table::arranged(head, study.experiments.iter().map(row), names, arrangement)
 }
 
 fn names_of(experiment: &ExperimentAnalysis, keys: &[String]) -> Vec<String> {

@@ -43,7 +43,8 @@ fn rows(result: &StudyResult, keys: &[String], between: &str, arrangement: Conte
     arranged(head, result.experiments.iter().map(|experiment| row(experiment, keys, between)), names, arrangement)
 }
 
-fn fits(table: &str) -> bool {
+/// Whether no line is wider than the terminal.
+pub(crate) fn fits(table: &str) -> bool {
     table.lines().all(|line| textwrap::core::display_width(line) <= Printer::width())
 }
 
@@ -63,7 +64,8 @@ pub(crate) fn grid(head: Vec<String>, rows: impl Iterator<Item = Vec<String>>, n
     arranged(head, rows, names, ContentArrangement::Dynamic)
 }
 
-fn arranged(
+/// A plain table, with names folded to the terminal's width where asked; the first `names` columns are left-aligned.
+pub(crate) fn arranged(
     head: Vec<String>,
     rows: impl Iterator<Item = Vec<String>>,
     names: usize,
