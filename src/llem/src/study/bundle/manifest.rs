@@ -192,7 +192,7 @@ impl Manifest {
 
     /// Bytes of all files.
     pub fn content_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size_bytes).sum()
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size_bytes))
     }
 }
 

@@ -147,7 +147,7 @@ fn is_whole(content: &BundleContent, root: &Path, cache_root: &Path, meter: &Met
 
 fn refuse_full_disk(content: &BundleContent, target: &Path) -> Result<(), BundleError> {
     let files = content.manifest.files.iter().filter(|file| is_unpacked(content, file));
-    let needed: u64 = files.map(|file| file.size_bytes).sum();
+    let needed: u64 = files.fold(0, |sum, file| sum.saturating_add(file.size_bytes));
     match free_bytes(target) {
         Some((free, directory)) if free < needed => Err(BundleError::NoSpace {
             what: "unpacking the bundle",
