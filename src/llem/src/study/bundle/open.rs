@@ -15,7 +15,7 @@ use super::{
     WORKLOADS, images, weights,
 };
 use crate::config::{
-    BundleOrigin, Bundled, BundledWeights, ModelSource, RunnerKind, StudyConfig, UserConfig, weights_source,
+    Backend, BundleOrigin, Bundled, BundledWeights, ModelSource, RunnerKind, StudyConfig, UserConfig, weights_source,
 };
 use crate::host::LLEM_COMMIT;
 use crate::model::{OfflineModel, look_up_offline};
@@ -157,7 +157,7 @@ impl BundledStudy {
             *runner = None;
         }
         for (backend, made_for) in &manifest.runners {
-            let asked = runner.or_else(|| user.runners.get(backend).copied()).unwrap_or(user.runner);
+            let asked = user.runner_of(*backend, *runner);
             let here = if asked == RunnerKind::Auto { *made_for } else { asked };
             if !fits(*made_for, here, &self.content) {
                 return Err(BundleError::OtherRunner { backend: *backend, made_for: *made_for, here });
@@ -182,9 +182,7 @@ impl BundledStudy {
     /// There is no engine, it refuses, or it has another image of a name.
     pub async fn load_images(&self, options: &RunOptions, notify: &impl Fn(BundleEvent)) -> Result<(), BundleError> {
         let user = &options.user;
-        let by_docker = |backend| {
-            options.runner.or_else(|| user.runners.get(backend).copied()).unwrap_or(user.runner) == RunnerKind::Docker
-        };
+        let by_docker = |backend: &Backend| user.runner_of(*backend, options.runner) == RunnerKind::Docker;
         let archives = self.content.manifest.images.iter().filter(|image| image.form == ImageForm::Archive);
         let wanted: Vec<&PackedImage> = archives.collect();
         if wanted.is_empty() || !self.content.manifest.runners.keys().any(by_docker) {
