@@ -1,12 +1,13 @@
 //! `llem run --dry-run`: what would be run, in which order, what it needs, for how long.
 
+mod json;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use llem::config::{CycleOrder, Experiment, StudyConfig};
 use llem::plan::estimate::memory::{MemoryEstimate, Verdict};
 use llem::study::{DiskForecast, Forecast, PlannedGpus, WeightsForecast};
-use serde_json::json;
 
 use super::arguments::Format;
 use super::dry_run_images::{ImageLine, ImageLines};
@@ -30,7 +31,7 @@ pub(crate) fn dry_run(
 ) -> Result<Exit, Failure> {
     match format {
         Format::Human => printer.result(&human(study, forecast, &images.lines, printer.is_verbose()))?,
-        Format::Json => printer.result(&format!("{:#}", as_json(study, forecast, &images.lines)))?,
+        Format::Json => printer.result(&format!("{:#}", json::plan(study, forecast, &images.lines)))?,
     }
     let impossible = forecast.impossible();
     let mut lines: Vec<_> =
@@ -318,47 +319,6 @@ fn rest(text: &mut String, total: usize, limit: usize, what: &str) {
     }
 }
 
-fn as_json(study: &StudyConfig, forecast: &Forecast, images: &[ImageLine]) -> serde_json::Value {
-    let varied = |e: &Experiment| e.varied.iter().cloned().collect::<serde_json::Map<_, _>>();
-    let experiments: Vec<_> = study
-        .experiments
-        .iter()
-        .zip(&forecast.experiments)
-        .map(|(e, needs)| {
-            json!({
-                "experiment_id": e.id, "label": e.label, "varied": varied(e), "config": e.config,
-                "memory": needs.memory, "measured_peak_memory_bytes": needs.measured_peak_memory_bytes, "time": needs.time,
-            })
-        })
-        .collect();
-    let runs: Vec<_> = forecast
-        .plan
-        .iter()
-        .filter_map(|run| {
-            let experiment = study.experiments.get(run.experiment)?;
-            Some(json!({"number": run.number, "experiment_id": experiment.id, "cycle": run.cycle}))
-        })
-        .collect();
-    let impossible: Vec<_> =
-        forecast.impossible().into_iter().map(|(why, numbers)| json!({"why": why, "experiments": numbers})).collect();
-    json!({
-        "schema_version": llem::result::SCHEMA_VERSION,
-        "name": study.name,
-        "profile": study.profile.name(),
-        "design_hash": study.design_hash(),
-        "execution": study.execution,
-        "time": forecast.time,
-        "gpus": forecast.gpus,
-        "experiments": experiments,
-        "merged": study.merged,
-        "runs": runs,
-        "weights": forecast.weights,
-        "images": images.iter().map(ImageLine::as_json).collect::<Vec<_>>(),
-        "disk": forecast.disk,
-        "impossible": impossible,
-    })
-}
-
 pub(super) fn duration(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     match (seconds / 3600, seconds % 3600 / 60, seconds % 60) {
@@ -369,17 +329,4 @@ pub(super) fn duration(seconds: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{duration, of_experiments};
-
-    #[test]
-    fn durations_are_short() {
-        assert_eq!([0.4, 45.0, 200.0, 7500.0].map(duration), ["0 s", "45 s", "3 min 20 s", "2 h 5 min"]);
-    }
-
-    #[test]
-    fn neighbours_are_said_as_ranges() {
-        assert_eq!(of_experiments(&[1, 3, 4, 5, 9]), "experiments 1, 3–5, 9: ");
-        assert_eq!((of_experiments(&[2]), of_experiments(&[])), ("experiment 2: ".to_owned(), String::new()));
-    }
-}
+mod tests;

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
-use super::CacheKind;
 use super::model_content::ModelIdentity;
+use super::{CacheKind, Target, compile_variables};
 use crate::config::{Backend, ExperimentConfig};
 
 /// Changes when the same inputs would be written in another way: every key changes with it.
@@ -33,28 +32,6 @@ const TENSORRT_RUNTIME: [&str; 12] = [
     "sampler_type",
     "scheduler",
 ];
-
-/// Beginnings of the names of environment variables that can change what is compiled, and whose values say something to people.
-const COMPILE_VARIABLES: [&str; 12] = [
-    "CUDA_",
-    "FLASHINFER_",
-    "INDUCTOR_",
-    "LD_",
-    "OMP_",
-    "PYTHON",
-    "PYTORCH_",
-    "TLLM_",
-    "TORCH",
-    "TRITON_",
-    "TRTLLM_",
-    "VLLM_",
-];
-
-/// Parts of the names of variables whose values are nobody's business.
-const SECRETS: [&str; 4] = ["KEY", "PASSWORD", "SECRET", "TOKEN"];
-
-/// Beginnings of the names of variables that change no compiler's output.
-const HARMLESS: [&str; 6] = ["HF_", "HOME", "LANG", "LC_", "TERM", "TZ"];
 
 /// Everything that decides the content of an entry.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -100,41 +77,6 @@ pub struct Software {
     pub triton: Option<String>,
     /// Python.
     pub python: Option<String>,
-}
-
-/// What an engine is compiled for.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// Graphics processors, one for each rank: all of them alike.
-    Gpus(Vec<GpuTarget>),
-    /// The processor of the machine.
-    Cpu(CpuTarget),
-}
-
-/// A graphics processor as a compiler sees it. All four must be known: boards of one compute capability differ, and so do parts of one
-/// board.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct GpuTarget {
-    /// Product name.
-    pub name: Option<String>,
-    /// Compute capability, e.g. `9.0`.
-    pub compute_capability: Option<String>,
-    /// CUDA cores: streaming multiprocessors times what a compute capability has in each.
-    pub cuda_cores: Option<u32>,
-    /// Its memory in bytes. Libraries disagree about it by some megabytes: take it from the same one each time.
-    pub memory_bytes: Option<u64>,
-}
-
-/// A processor as a compiler sees it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct CpuTarget {
-    /// Model name.
-    pub model: Option<String>,
-    /// Instruction sets, sorted, with spaces between them: code is generated for exactly these.
-    pub instruction_sets: Option<String>,
-    /// Processors that the engine may use: generated code divides its loops by their number.
-    pub processors: Option<u32>,
 }
 
 /// What a kind of cache adds to the inputs that all share. Settings are as the experiment gives them; what it leaves open is the
@@ -297,34 +239,6 @@ impl KeyInputs {
     }
 }
 
-impl Target {
-    /// The processor of this machine; `processors` is how many the engine may use.
-    pub fn this_cpu(processors: Option<u32>) -> Self {
-        let cpuinfo = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = crate::host::HostSnapshot::read().cpu_model;
-        Self::Cpu(CpuTarget { model, instruction_sets: instruction_sets(&cpuinfo), processors })
-    }
-
-    fn checks(&self) -> Vec<(&'static str, bool)> {
-        match self {
-            Self::Gpus(gpus) => vec![
-                ("target.gpus", !gpus.is_empty()),
-                ("target.gpus.name", gpus.iter().all(|gpu| gpu.name.is_some())),
-                ("target.gpus.compute_capability", gpus.iter().all(|gpu| gpu.compute_capability.is_some())),
-                ("target.gpus.cuda_cores", gpus.iter().all(|gpu| gpu.cuda_cores.is_some())),
-                ("target.gpus.memory_bytes", gpus.iter().all(|gpu| gpu.memory_bytes.is_some())),
-                // CUDA numbers the GPUs of a process as it likes: where they differ, nobody knows which rank gets which.
-                ("target.gpus.order", gpus.windows(2).all(|pair| matches!(pair, [a, b] if a == b))),
-            ],
-            // Arm processors have no model name in /proc/cpuinfo.
-            Self::Cpu(cpu) => vec![
-                ("target.cpu.instruction_sets", cpu.instruction_sets.is_some()),
-                ("target.cpu.processors", cpu.processors.is_some()),
-            ],
-        }
-    }
-}
-
 impl KindSettings {
     fn names_draft_model(&self) -> bool {
         let speculative = match self {
@@ -365,30 +279,4 @@ fn section(config: &ExperimentConfig, backend: Backend) -> Map<String, Value> {
 
 fn take_from(section: &mut Value, key: &str) -> Value {
     section.as_object_mut().and_then(|fields| fields.remove(key)).unwrap_or_default()
-}
-
-/// The variables of an engine's environment that can change what is compiled, without secrets. One that nobody knows (`CXX`, `ATEN_…`,
-/// `NVIDIA_TF32_OVERRIDE`, the next version's) is among them, by the hash of its value: to forget it would be a wrong engine.
-pub fn compile_variables(all: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let starts = |name: &str, starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
-    let upper = |name: &str| name.to_ascii_uppercase();
-    let is_left_out = |name: &str| {
-        let is_secret = SECRETS.iter().any(|part| upper(name).contains(part));
-        // No container has a network.
-        is_secret || starts(name, &HARMLESS) || upper(name).ends_with("_PROXY")
-    };
-    let value = |name: &str, value: &str| {
-        let is_shown = starts(name, &COMPILE_VARIABLES);
-        if is_shown { value.to_owned() } else { format!("sha256:{}", hex::encode(Sha256::digest(value))) }
-    };
-    all.iter().filter(|(name, _)| !is_left_out(name)).map(|(name, text)| (name.clone(), value(name, text))).collect()
-}
-
-/// Sorted, so that a kernel that lists them in another order means the same processor.
-fn instruction_sets(cpuinfo: &str) -> Option<String> {
-    let mut lines = cpuinfo.lines().filter_map(|line| line.split_once(':'));
-    let (_, sets) = lines.find(|(name, _)| matches!(name.trim(), "flags" | "Features"))?;
-    let mut sets: Vec<&str> = sets.split_whitespace().collect();
-    sets.sort_unstable();
-    Some(sets.join(" "))
 }

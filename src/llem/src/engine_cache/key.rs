@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::inputs::{KeyInputs, Target};
+use super::{KeyInputs, Target};
 use crate::config::canonical_sha256;
 use crate::printable::printable;
 

@@ -73,8 +73,10 @@ mod model_content;
 mod outcome;
 mod prune;
 mod staging;
+mod target;
 #[cfg(test)]
 mod tests;
+mod variables;
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -86,10 +88,7 @@ pub use content::FileRecord;
 pub use entries::{Condition, Entry};
 pub use error::CacheError;
 pub use explain::{Difference, Nearest, differences, nearest};
-pub use inputs::{
-    CompileSettings, CpuTarget, GpuTarget, KeyInputs, KindSettings, Software, Surroundings, Target, TensorrtSettings,
-    compile_variables,
-};
+pub use inputs::{CompileSettings, KeyInputs, KindSettings, Software, Surroundings, TensorrtSettings};
 pub use key::{CacheKind, Key, Summary, UnknownInputs};
 pub use lease::{Lease, Ticket};
 pub use location::CacheSettings;
@@ -99,6 +98,8 @@ pub(crate) use model_content::model_files;
 pub use model_content::{ModelIdentity, content_sha256};
 pub use outcome::{CacheOutcome, CacheRecord, WaitNotice};
 pub use prune::{PruneReport, PruneRule};
+pub use target::{CpuTarget, GpuTarget, Target};
+pub use variables::compile_variables;
 
 /// A cache of compiled engines. Clones are the same cache; processes and machines that share its directory share its entries.
 #[derive(Clone, Debug)]

@@ -17,6 +17,7 @@
 //!     driver.log          what the engine wrote
 //! ```
 
+mod asked;
 mod collect;
 mod design;
 mod energy;
@@ -30,15 +31,18 @@ mod pareto;
 mod parquet;
 mod plausible;
 mod record;
+mod run_directory;
 mod run_id;
 mod same_work;
 mod split;
 mod store;
 mod study_files;
+mod study_record;
 mod summary;
 mod uncertainty;
 mod upgrade;
 
+pub use asked::{Asked, WorkMismatch, check_work};
 pub(crate) use collect::read_left;
 pub use collect::{Collected, collect};
 pub use design::{Design, DesignedExperiment, NumberedRuns, number_runs};
@@ -55,18 +59,18 @@ pub use journal::{Journal, JournalEvent, Reading, StopCause, read_journal};
 pub use llem_model::ParametersSource;
 pub use metrics::{Metrics, RunMetricsError, run_metrics};
 pub use pareto::{ExperimentStanding, Objective, ParetoFrontier};
-pub use record::{
-    ExperimentResult, ExperimentSummary, ImageRecord, ModelIdentity, RunResult, RunRow, RunStatus, SkippedCycles,
-    StudyResult, StudyStatus, WeightsIdentity, WorkloadIdentity,
-};
+pub use record::{ModelIdentity, RunResult, RunStatus, WeightsIdentity, WorkloadIdentity};
+pub use run_directory::RunDirectory;
 pub use run_id::{NotARunId, RunId};
 pub use same_work::{
-    Asked, COMPARED_TOKENS, LengthDifference, Output, OutputComparison, RunWork, SameWork, SameWorkLedger, Variant,
-    WorkMismatch, check_work,
+    COMPARED_TOKENS, LengthDifference, Output, OutputComparison, RunWork, SameWork, SameWorkLedger, Variant,
 };
 pub use split::{PrefillDecodeEnergy, SplitMethod};
-pub use store::{FileIdentity, RunDirectory, StoreError, StudyDirectory};
+pub use store::{FileIdentity, StoreError, StudyDirectory};
 pub use study_files::StudyFiles;
+pub use study_record::{
+    ExperimentResult, ExperimentSummary, ImageRecord, RunRow, SkippedCycles, StudyResult, StudyStatus,
+};
 pub use summary::{Distribution, Spread};
 pub use uncertainty::{COVERAGE_FACTOR, GAIN_BOUND, MeanUncertainty, UncertaintyBudget};
 pub use upgrade::RecordError;

@@ -1,13 +1,12 @@
-//! Whether runs did the work that they were asked, and whether different backends said the same.
+//! Whether different backends said the same.
 //!
-//! Every run is held against its workload, request by request. What runs of one workload and one model generated is then compared between
+//! Runs did the work that they were asked ([`super::check_work`]). What runs of one workload and one model generated is then compared between
 //! backends: in greedy decoding the same weights in the same precision give nearly the same tokens, whoever multiplies.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 
-use llem_protocol::RequestRecord;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -26,53 +25,6 @@ const KEPT_OUTPUTS: usize = 64;
 
 /// Most differences of lengths that a record lists.
 const LISTED_DIFFERENCES: usize = 10;
-
-/// What a workload asks of one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Tokens of the prompt.
-    pub prompt_tokens: u32,
-    /// Tokens to generate; the most where the end-of-sequence token is obeyed.
-    pub output_tokens: u32,
-}
-
-/// A request that was not carried out as asked. The agent checks the same; it runs beside the engine, this here does not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkMismatch(String);
-
-impl fmt::Display for WorkMismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Holds the records of a window against the workload: every request once in every pass, with its lengths.
-pub fn check_work(asked: &[Asked], passes: usize, requests: &[RequestRecord], exact: bool) -> Result<(), WorkMismatch> {
-    let mut seen = HashSet::with_capacity(requests.len());
-    for request in requests {
-        let name = format!("request {} in pass {}", request.index, request.pass);
-        let mismatch = |text: String| Err(WorkMismatch(format!("{name}: {text}")));
-        let Some(asked) = usize::try_from(request.index).ok().and_then(|index| asked.get(index)) else {
-            return mismatch(format!("the workload has {} requests", asked.len()));
-        };
-        if request.prompt_tokens != asked.prompt_tokens {
-            return mismatch(format!("{} prompt tokens, asked {}", request.prompt_tokens, asked.prompt_tokens));
-        }
-        let (found, limit) = (request.output_ids.len(), asked.output_tokens as usize);
-        if found > limit || (exact && found < limit) {
-            let relation = if exact { "exactly" } else { "at most" };
-            return mismatch(format!("{found} generated tokens, asked {relation} {limit}"));
-        }
-        if !seen.insert((request.pass, request.index)) {
-            return mismatch("recorded twice".to_owned());
-        }
-    }
-    let expected = asked.len() * passes;
-    if seen.len() == expected {
-        return Ok(());
-    }
-    Err(WorkMismatch(format!("{} records for {passes} passes of {} requests", seen.len(), asked.len())))
-}
 
 /// Who generated, and how exactly it computed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::csv::text;
 use super::{Column, f64s, texts, u64s, write};
 use crate::engine_cache::CacheRecord;
-use crate::result::record::ExperimentResult;
+use crate::result::ExperimentResult;
 use crate::result::store::write_atomic;
 use crate::result::{MeanUncertainty, Spread, StoreError, StudyResult};
 

@@ -5,13 +5,14 @@ mod archive;
 mod client;
 mod facts;
 mod image;
+mod machine;
 mod neighbour;
 pub(super) mod probe;
 mod reaper;
 mod spec;
 mod supervise;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub use adopt::Survivor;
 pub use client::{Engine, EngineError};
 pub use facts::{AgentStart, Baked, ImageFacts, ImageVersions};
 pub use image::{CandleImage, ImageError, ImageRow, build_candle, images};
+pub use machine::{BindMount, MachineConfig, host_powercap};
 pub use neighbour::{HostPaths, NotShared, OwnMount};
 pub use probe::{GpuProbeSpec, ProbeSpec, probe, probe_gpus};
 pub use reaper::{Reaped, remove_all, remove_orphans};
@@ -31,7 +33,7 @@ use super::{
     ContainerRecord, DriverFiles, EventSink, HostFiles, Places, RunOutcome, RunSpec, Runner, Stop, host_gpus, inside,
     runner_failure,
 };
-use crate::config::{GpuAccess, Mount, UserConfig};
+use crate::config::GpuAccess;
 use archive::Archive;
 pub(crate) use facts::sha256_of;
 pub(crate) use probe::SCRIPT as PROBE_SCRIPT;
@@ -50,58 +52,6 @@ pub const LABEL_LOCK: &str = "io.llem.lock";
 pub const LABEL_VERSION: &str = "io.llem.version";
 /// Label on images that llem made, with the backend's name.
 pub const LABEL_IMAGE: &str = "io.llem.image";
-
-/// What the machine's owner set for all containers.
-#[derive(Clone, Debug, Default)]
-pub struct MachineConfig {
-    /// How GPUs are handed over.
-    pub gpu_access: GpuAccess,
-    /// Additional mounts.
-    pub mounts: Vec<BindMount>,
-    /// Additional device nodes.
-    pub devices: Vec<PathBuf>,
-    /// Capabilities to keep; all others are dropped.
-    pub cap_add: Vec<String>,
-    /// The kernel's RAPL zones, which containers may read; see [`host_powercap`].
-    pub powercap: Option<PathBuf>,
-    /// What the engine's machine calls paths of this process.
-    pub paths: HostPaths,
-}
-
-/// Where this machine has RAPL zones. These are the real directories: `/sys/class/powercap` holds links, which lead nowhere in a
-/// container, and engines hide the real path there, too (CVE-2020-8694).
-pub fn host_powercap() -> Option<PathBuf> {
-    let root = PathBuf::from("/sys/devices/virtual/powercap/intel-rapl");
-    has_zones(&root).then_some(root)
-}
-
-fn has_zones(root: &Path) -> bool {
-    let is_rapl = |entry: fs_err::DirEntry| entry.file_name().to_string_lossy().starts_with("intel-rapl:");
-    fs_err::read_dir(root).is_ok_and(|entries| entries.flatten().any(is_rapl))
-}
-
-/// A directory or file of this machine inside the container.
-#[derive(Clone, Debug)]
-pub struct BindMount {
-    /// On this machine.
-    pub source: PathBuf,
-    /// In the container.
-    pub target: PathBuf,
-    /// Whether the container may only read it.
-    pub read_only: bool,
-}
-
-impl BindMount {
-    /// As the user config has it.
-    pub fn of(mount: &Mount) -> Self {
-        Self { source: mount.source.clone(), target: mount.target.clone(), read_only: mount.read_only }
-    }
-
-    /// What the machine's owner adds to every container.
-    pub fn all_of(user: &UserConfig) -> Vec<Self> {
-        user.mounts.iter().map(Self::of).collect()
-    }
-}
 
 /// Runs agents in containers.
 #[derive(Clone, Debug)]
@@ -398,36 +348,4 @@ fn engine_failure(error: &EngineError) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use llem_protocol::FailureClass;
-
-    use super::{EngineError, engine_failure, has_zones};
-
-    #[test]
-    fn a_machine_without_zones_mounts_none() {
-        let root = tempfile::tempdir().unwrap();
-        assert!(!has_zones(&root.path().join("absent")) && !has_zones(root.path()));
-        fs_err::create_dir(root.path().join("power")).unwrap();
-        assert!(!has_zones(root.path()));
-        fs_err::create_dir(root.path().join("intel-rapl:0")).unwrap();
-        assert!(has_zones(root.path()));
-    }
-
-    #[test]
-    fn refusals_have_classes() {
-        let refused = |message: &str| EngineError::Refused {
-            operation: "start the container".into(),
-            status: 500,
-            message: message.into(),
-        };
-        let class = |message: &str| engine_failure(&refused(message)).class;
-        assert_eq!(class("could not select device driver \"nvidia\" with capabilities: [[gpu]]"), FailureClass::NoGpu);
-        assert_eq!(class("Unknown runtime specified nvidia"), FailureClass::NoGpu);
-        assert_eq!(
-            class("OCI runtime create failed: exec: \"/llem/agent\": stat /llem/agent: no such file or directory"),
-            FailureClass::AgentMissing
-        );
-        assert_eq!(class("exec /llem/agent: exec format error"), FailureClass::AgentMissing);
-        assert_eq!(class("invalid mount config for type \"bind\""), FailureClass::ContainerRefused);
-    }
-}
+mod tests;
