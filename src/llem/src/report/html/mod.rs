@@ -12,7 +12,14 @@ use data::Data;
 use escape::{escape, json};
 
 const STYLE: &str = include_str!("style.css");
-const SCRIPT: &str = include_str!("report.js");
+/// One script in a scope of its own.
+const SCRIPT: &str = concat!(
+    "\"use strict\";\n{\n",
+    include_str!("drawing.js"),
+    include_str!("plots.js"),
+    include_str!("controls.js"),
+    "}\n"
+);
 
 /// Nothing may be fetched, from anywhere.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";

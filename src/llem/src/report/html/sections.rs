@@ -20,7 +20,7 @@ const FILE_CHARS: usize = 128 * 1024;
 /// Longest account of a failure, in characters.
 const FAILURE_CHARS: usize = 500;
 
-/// Intervals of more experiments than this would cover each other; `report.js` has the same number.
+/// Intervals of more experiments than this would cover each other; `plots.js` has the same number.
 const DRAWN_INTERVALS: usize = 300;
 
 /// Figures whose best experiment is named.
