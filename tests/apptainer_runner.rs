@@ -196,6 +196,52 @@ pub(crate) fn anything_in(directory: &Path) -> bool {
     mounts.into_iter().any(|text| text.contains(&name))
 }
 
+/// Neither beside nor below the run's own: a site's settings can take away what lies above.
+#[test]
+fn the_hosts_temporary_files_are_not_in_containers() {
+    if !apptainer_answers() {
+        return;
+    }
+    let bench = with_temporary(Bench::new("apptainer-tmp").long_window());
+    let (program, processes) = in_window(&bench, "apptainer");
+    let mounts = |pid: &Pid| fs_err::read_to_string(format!("/proc/{}/mountinfo", pid.as_raw_nonzero())).ok();
+    let inside = processes.iter().filter_map(mounts).find(|text| text.contains(" /llem/out ")).unwrap();
+    // proc_pid_mountinfo(5): the fourth field is what is mounted, the fifth where.
+    let fields = inside.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let on_tmp: Vec<_> = fields.filter(|fields| fields[4] == "/tmp").map(|fields| fields[3].to_owned()).collect();
+    assert!(!on_tmp.is_empty() && on_tmp.iter().all(|source| source.contains("/llem-run-")), "{on_tmp:?}");
+    program.signal(Signal::INT);
+    program.finish().exits(130);
+    leaves_no_scratch(&bench);
+}
+
+/// As on a slow, shared file system: the signal comes before there is an agent that could tell of it.
+#[test]
+fn a_run_that_is_stopped_before_its_agent_lives_is_interrupted_and_not_refused() {
+    if !apptainer_answers() {
+        return;
+    }
+    let mut bench = with_temporary(Bench::new("apptainer-early"));
+    let slow = bench.path("bin/apptainer");
+    fs_err::create_dir(bench.path("bin")).unwrap();
+    let here = bench.path("starting").display().to_string();
+    let path = std::env::var("PATH").unwrap();
+    // What starts a run's container names the job; tries of flags do not.
+    let text = format!(
+        "#!/bin/sh\nPATH='{path}'\ncase \"$*\" in *job.json*) : >'{here}'; exec sleep 30;; esac\nexec apptainer \"$@\"\n"
+    );
+    fs_err::write(&slow, text).unwrap();
+    fs_err::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bench.variables.insert("PATH", format!("{}:{path}", bench.path("bin").display()));
+    let program = bench.start(&["--runner", "apptainer"]);
+    eventually("the container is being started", || bench.path("starting").exists().then_some(()));
+    program.signal(Signal::INT);
+    let finished = program.finish();
+    finished.exits(130);
+    assert_eq!(finished.results()[0].failure.as_ref().unwrap().class, FailureClass::Interrupted);
+    leaves_no_scratch(&bench);
+}
+
 #[test]
 fn pytorch_in_a_sif_file_generates_what_it_does_in_docker() {
     if !apptainer_answers() || !engine_answers() || !has_image(PYTORCH_IMAGE) {

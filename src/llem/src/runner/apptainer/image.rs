@@ -143,7 +143,7 @@ impl Image {
             tree.as_os_str(),
             self.path.as_os_str(),
         ];
-        let output = Apptainer::tool(&arguments, part.path(), UNPACK_LIMIT, stop).await?;
+        let output = Apptainer::tool(&arguments, part.path(), part.path(), UNPACK_LIMIT, stop).await?;
         if !output.succeeded {
             let source = std::io::Error::other(complaint(&output.stderr));
             return Err(ApptainerError::Files { doing: "apptainer build --sandbox".to_owned(), source });

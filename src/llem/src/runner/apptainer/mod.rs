@@ -3,6 +3,7 @@
 //! To the operating system a run is a process of this machine, whose descendants are in namespaces of their own: it is started, followed
 //! and ended as the `process` runner does it. Images are files; see [`Image`].
 
+mod archive;
 mod command;
 mod elsewhere;
 mod error;
@@ -131,9 +132,16 @@ impl ApptainerRunner {
         self.apptainer.reason()
     }
 
-    /// Whether containers keep the host's network, because this machine gives them no other.
-    pub fn has_network(&self) -> bool {
-        !self.apptainer.mode.offline
+    /// What containers cannot be kept from on this machine.
+    pub fn caveats(&self) -> Vec<String> {
+        let network =
+            (!self.apptainer.mode.offline).then(|| format!("engines can reach the network: {}", self.reason()));
+        let processes = (!self.apptainer.has_pid_namespace).then(|| {
+            "what an engine detaches from itself may outlive its run: Apptainer is not allowed to give containers processes of their own here \
+             (`allow pid ns` in apptainer.conf)"
+                .to_owned()
+        });
+        network.into_iter().chain(processes).collect()
     }
 
     /// Makes the image at `path` ready, which the study calls `reference`. Why a SIF file had to be unpacked, if it was now.
@@ -323,11 +331,15 @@ async fn identify(reference: &str, path: &Path, cache_root: &Path) -> Result<Ima
         let path = fs_err::canonicalize(&path).map_err(|source| ApptainerError::Missing { path, source })?;
         Image::identify(&name, path, &cache_root)
     };
-    // A thread that nobody waits for when the study is stopped.
+    aside("image", work).await?
+}
+
+/// Does what takes long on a thread that nobody waits for when llem is stopped.
+async fn aside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApptainerError> {
     let (sender, done) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("image".to_owned());
+    let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(move || drop(sender.send(work()))).map_err(ApptainerError::files("a thread of llem"))?;
-    done.await.map_err(|error| ApptainerError::files("a thread of llem")(std::io::Error::other(error)))?
+    done.await.map_err(|error| ApptainerError::files("a thread of llem")(std::io::Error::other(error)))
 }
 
 /// What an image is, without starting it: for plans.
