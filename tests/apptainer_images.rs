@@ -29,6 +29,10 @@ fn what_is_no_image_is_refused_with_what_to_do() {
     assert!(said.contains("garbage.sif is no SIF file") && said.contains("llem image export"), "{said}");
     let said = refused("sif-missing", &place.path().join("none.sif"), 1);
     assert!(said.contains("none.sif is not there") && said.contains("llem image export"), "{said}");
+    let pipe = place.path().join("pipe.sif");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let said = refused("sif-pipe", &pipe, 1);
+    assert!(said.contains("pipe.sif is no SIF file") && said.contains("it is no plain file"), "{said}");
     let said = refused("sif-reference", Path::new("vllm/vllm-openai:v1"), 2);
     assert!(said.contains("`llem image export vllm/vllm-openai:v1 --sif FILE`"), "{said}");
 }

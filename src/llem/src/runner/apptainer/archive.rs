@@ -72,6 +72,10 @@ struct OciManifest {
 impl Archive {
     /// Reads the whole archive and compares every digest in it. The error is what is wrong with it.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
+        // What is no file may never end.
+        if !fs_err::metadata(path).map_err(|error| error.to_string())?.is_file() {
+            return Err("it is no plain file".to_owned());
+        }
         let content = Content::read(path)?;
         content.compare_blobs()?;
         // Newer engines write both, and mean the same image.
@@ -373,6 +377,7 @@ mod tests {
         let whole = fs_err::read(archive(&[("manifest.json", &"x".repeat(2000))]).path()).unwrap();
         assert!(of(&whole[..1000]).contains("damaged: it ends in the middle of manifest.json"));
         assert!(of(b"\x1f\x8b\x08\x00rest").contains("it is compressed: unpack it first"));
+        assert_eq!(Archive::read(Path::new("/dev/zero")).unwrap_err(), "it is no plain file");
         assert!(Archive::read(Path::new("/no/such.tar")).unwrap_err().contains("/no/such.tar"));
     }
 }

@@ -98,6 +98,9 @@ pub enum ExportError {
         /// What is wrong.
         problem: String,
     },
+    /// No definition file.
+    #[error("{} is no plain file, and so no definition file of Apptainer", .0.display())]
+    NoDefinition(PathBuf),
     /// Apptainer refused.
     #[error("apptainer could not make {}: {said}", sif.display())]
     Build {
@@ -212,6 +215,9 @@ impl Workshop {
             }
             ExportSource::Definition(path, variables) => {
                 let path = fs_err::canonicalize(path)?;
+                if !path.is_file() {
+                    return Err(ExportError::NoDefinition(path));
+                }
                 let (_, sha256) = hash_into(&mut File::open(&path)?, &mut io::sink())?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let reference = [&[name.into_owned()], variables.as_slice()].concat().join(" ");

@@ -342,6 +342,17 @@ async fn aside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 
     done.await.map_err(|error| ApptainerError::files("a thread of llem")(std::io::Error::other(error)))
 }
 
+/// Whether an image begins as one for this machine, without reading it to its end: for a look at the machine.
+///
+/// # Errors
+///
+/// It is not there, or no image for this machine.
+pub fn glance(path: &Path) -> Result<(), ApptainerError> {
+    let found = fs_err::metadata(path);
+    let found = found.map_err(|source| ApptainerError::Missing { path: path.to_owned(), source })?;
+    if found.is_dir() { Ok(()) } else { sif::read(path).map(drop) }
+}
+
 /// What an image is, without starting it: for plans.
 ///
 /// # Errors
