@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use llem_protocol::{FailureClass, Phase};
 use serde_json::{Value, json};
 
 use crate::apptainer_runner::with_temporary;
@@ -124,6 +125,26 @@ fn a_locked_study_neither_starts_nor_unpacks_another_sif_file() {
     let locked = first.results()[0].container.clone().unwrap().image_id;
     finished.exits(1).says(&["is not kept, nothing was started", &format!("locked  {locked}")]);
     assert_eq!(unpacked(&bench), before);
+}
+
+/// The last run of a study has no successor that would notice it.
+#[test]
+fn an_image_that_is_written_to_during_a_run_fails_it() {
+    if !apptainer_answers() || !engine_answers() {
+        return;
+    }
+    let mut bench = Bench::new("sif-written");
+    let sif = bench.path("x.sif");
+    fs_err::copy(sif_of(fault_image()), &sif).unwrap();
+    bench.user = json!({"images": {"candle": sif}, "env": {"FAULT": "none"}});
+    bench.study["measurement"]["min_seconds"] = json!(2);
+    bench.study["execution"]["max_retries"] = json!(0);
+    let mut program = bench.start(&["--runner", "apptainer"]);
+    program.until_window();
+    let mut file = fs_err::OpenOptions::new().append(true).open(&sif).unwrap();
+    std::io::Write::write_all(&mut file, b"x").unwrap();
+    let failure = program.finish().fails_with(FailureClass::ContainerRefused, Phase::Start);
+    assert!(failure.message.contains("x.sif was written to while the run lasted"), "{failure}");
 }
 
 /// Names of what was unpacked into the cache.

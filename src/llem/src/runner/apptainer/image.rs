@@ -99,6 +99,11 @@ impl Image {
         Stamp::of(&self.path).is_ok_and(|stamp| stamp == self.stamp)
     }
 
+    /// Whether the very file was written to since it was identified: one that replaced it does not change what runs from the old one.
+    pub(super) fn was_written(&self) -> bool {
+        Stamp::of(&self.path).is_ok_and(|stamp| stamp.inode == self.stamp.inode && stamp != self.stamp)
+    }
+
     /// Finds out whether a SIF file can be mounted by this user, and unpacks it into the cache where it cannot. Why it was unpacked, if so.
     pub(super) async fn make_startable(
         &mut self,

@@ -307,6 +307,11 @@ impl ApptainerRunner {
         if !heard {
             outcome.failure = outcome.failure.map(|failure| refusal(failure, &outcome.agent_log));
         }
+        if outcome.failure.is_none() && image.was_written() {
+            let text =
+                format!("image {} was written to while the run lasted; run the study again", image.path.display());
+            outcome.failure = Some(runner_failure(FailureClass::ContainerRefused, Phase::Start, text));
+        }
         let facts = spec.facts.as_deref().filter(|facts| facts.id == image.id);
         outcome.container = Some(ContainerRecord {
             id: outcome.agent_pid.map(|pid| pid.to_string()).unwrap_or_default(),
