@@ -145,6 +145,25 @@ fn what_a_killed_controller_leaves_goes_by_itself() {
     all_gone(&processes);
 }
 
+/// What was being tried out or unpacked when llem was killed belongs to no run that is resumed.
+#[test]
+fn directories_that_a_killed_controller_left_go_at_the_next_start() {
+    if !apptainer_answers() {
+        return;
+    }
+    let mut bench = with_temporary(Bench::new("apptainer-left"));
+    bench.user = json!({"cache_dir": bench.path("cache")});
+    let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let left = [bench.path("tmp"), bench.path("cache/apptainer")]
+        .map(|place| place.join(format!("llem-run-{}-x", &boot[..8])));
+    for directory in &left {
+        fs_err::create_dir_all(directory.join("root/bin")).unwrap();
+    }
+    bench.run(&["--runner", "apptainer"]).exits(0);
+    assert!(left.iter().all(|directory| !directory.exists()), "{left:?}");
+    leaves_no_scratch(&bench);
+}
+
 /// An agent that is stopped cannot notice that its controller is gone: it would come back to life beside the repeated run.
 #[test]
 fn resuming_ends_what_a_killed_controller_left_and_measures() {

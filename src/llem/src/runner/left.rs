@@ -91,12 +91,13 @@ impl Scratch {
         Self::new_in(&std::env::temp_dir())
     }
 
-    fn new_in(place: &Path) -> io::Result<Self> {
+    /// One in a directory that [`remove_left_scratch`] is called for.
+    pub(super) fn new_in(place: &Path) -> io::Result<Self> {
         let prefix = own_prefix().unwrap_or_else(|| SCRATCH_PREFIX.to_owned());
         for _ in 0..SCRATCH_TRIES {
             let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(place)?;
             let Ok(lock) = File::open(directory.path()) else { continue };
-            // Where directories have no locks (NFS, Lustre without `flock`), nobody else can take one either, and so removes nothing.
+            // Network file systems lock directories for one machine only, if at all: others go by the name.
             let _ = lock.file().lock();
             // Whoever cleans up may have been faster than the lock.
             if directory.path().exists() {
@@ -109,6 +110,15 @@ impl Scratch {
     /// The directory.
     pub(super) fn path(&self) -> &Path {
         self.directory.path()
+    }
+}
+
+impl Drop for Scratch {
+    /// What was in a container may have locked directories of its own.
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(self.directory.path()) {
+            tracing::warn!(directory = %self.directory.path().display(), %error, "left");
+        }
     }
 }
 
@@ -244,11 +254,16 @@ mod tests {
         let entries = fs_err::read_dir(place.path()).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
+        fs_err::create_dir(live.path().join("locked")).unwrap();
+        fs_err::set_permissions(live.path().join("locked"), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
         let live_name = live.path().file_name().unwrap().to_owned();
         let mut expected: Vec<_> = ["llem-run-held", "llem-run-foreign", "other"].map(Into::into).into();
         expected.push(live_name);
         expected.sort();
         assert_eq!(names, expected);
+        let path = live.path().to_owned();
+        drop(live);
+        assert!(!path.exists());
     }
 
     #[test]

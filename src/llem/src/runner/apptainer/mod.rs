@@ -108,6 +108,7 @@ impl ApptainerRunner {
     ) -> Result<Self, ApptainerError> {
         let ApptainerMachine { cache_root, mounts, powercap, agent } = machine;
         remove_left_scratch(&std::env::temp_dir());
+        remove_left_scratch(&image::directory(&cache_root));
         let apptainer = Apptainer::find(&image.root, &agent, stop).await?;
         let images = Mutex::new(BTreeMap::from([(image.reference.clone(), Arc::new(image))]));
         Ok(Self { apptainer, agent, cache_root, mounts, powercap, images })
@@ -295,8 +296,7 @@ impl ApptainerRunner {
             command: vec![inside::AGENT.to_owned(), inside::JOB.to_owned()],
         };
         let supervised = supervise(self.apptainer.command(&exec), Some(scratch.path()), spec, events, stop).await;
-        // The engine may have locked directories of its own.
-        let _ = crate::files::remove_tree(scratch.path());
+        drop(scratch);
         self.conclude(supervised, &image, spec)
     }
 
