@@ -255,7 +255,7 @@ mod tests {
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         fs_err::create_dir(live.path().join("locked")).unwrap();
-        fs_err::set_permissions(live.path().join("locked"), std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        fs_err::set_permissions(live.path().join("locked"), std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
         let live_name = live.path().file_name().unwrap().to_owned();
         let mut expected: Vec<_> = ["llem-run-held", "llem-run-foreign", "other"].map(Into::into).into();
         expected.push(live_name);

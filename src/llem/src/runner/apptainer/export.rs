@@ -12,8 +12,8 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::archive::Archive;
-use super::aside;
 use super::error::ApptainerError;
+use super::look::aside;
 use super::program::{self, Apptainer, complaint};
 use super::sif::{self, SOURCE_NAME, SourceRecord};
 use crate::files::hash_into;
@@ -203,7 +203,7 @@ impl Workshop {
                     progress(&format!("the archive's image is {id}, the engine calls it {}", image.id));
                 }
                 let source = ImageSource { reference: reference.clone(), id: image.id, digests: image.digests };
-                Ok(self.from_archive(transport, source))
+                Ok(self.recipe_of(transport, source))
             }
             ExportSource::Archive(path) => {
                 let path = fs_err::canonicalize(path)?;
@@ -211,7 +211,7 @@ impl Workshop {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let source = ImageSource { reference: tag.unwrap_or(name), id, digests: Vec::new() };
                 fs_err::os::unix::fs::symlink(&path, self.part.path(ARCHIVE))?;
-                Ok(self.from_archive(transport, source))
+                Ok(self.recipe_of(transport, source))
             }
             ExportSource::Definition(path, variables) => {
                 let path = fs_err::canonicalize(path)?;
@@ -231,7 +231,7 @@ impl Workshop {
     }
 
     /// Apptainer reads what follows a colon in a path as the name of an image: it gets a name without any directory.
-    fn from_archive(&self, transport: &str, source: ImageSource) -> Recipe {
+    fn recipe_of(&self, transport: &str, source: ImageSource) -> Recipe {
         let (arguments, place) = (vec![format!("{transport}:{ARCHIVE}").into()], self.part.directory().to_owned());
         Recipe { arguments, place, source }
     }
