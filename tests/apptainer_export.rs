@@ -105,6 +105,43 @@ fn the_definition_of_upstream_images_makes_a_sif_file_of_an_archive() {
     assert_eq!(names(place.path()), ["image.tar", "u.sif"], "nothing else is left");
 }
 
+/// Apptainer itself would make an image of it, which would be said to be the undamaged one.
+#[test]
+fn a_damaged_archive_is_refused_with_the_name_of_the_layer() {
+    if !apptainer_answers() || !engine_answers() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (archive, sif) = (place.path().join("image.tar"), place.path().join("x.sif"));
+    let own = OwnTag::of(fault_image(), "damaged");
+    docker_text(&["save", "--output", &archive.display().to_string(), &own.0]);
+    let mut content = fs_err::read(&archive).unwrap();
+    // Far behind the descriptions and far before the end: in the only layer.
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs_err::write(&archive, content).unwrap();
+    fails(&export(&[&archive.display().to_string()], &sif), 1, "it is damaged: the SHA-256 of ");
+    assert_eq!(names(place.path()), ["image.tar"]);
+}
+
+/// Apptainer reads what follows a colon as the name of an image.
+#[test]
+fn paths_may_hold_colons_commas_and_spaces() {
+    if !apptainer_answers() || !engine_answers() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("10:30, ü");
+    fs_err::create_dir(&directory).unwrap();
+    let own = OwnTag::of(fault_image(), "colon");
+    let (archive, by_engine, by_archive) =
+        (directory.join("a:1.tar"), directory.join("e:1.sif"), directory.join("a:1.sif"));
+    succeeds(&export(&[&own.0], &by_engine), &by_engine);
+    docker_text(&["save", "--output", &archive.display().to_string(), &own.0]);
+    succeeds(&export(&[&archive.display().to_string()], &by_archive), &by_archive);
+    assert_eq!(source(&by_archive), source(&by_engine));
+}
+
 #[test]
 fn what_cannot_be_made_leaves_nothing_and_what_is_there_stays() {
     if !apptainer_answers() || !engine_answers() {
@@ -117,6 +154,11 @@ fn what_cannot_be_made_leaves_nothing_and_what_is_there_stays() {
     let archive = place.path().join("a.tar");
     fs_err::write(&archive, "no archive").unwrap();
     fails(&export(&[&archive.display().to_string()], &sif), 1, "no tar archive, or damaged");
+    fails(&export(&[&archive.display().to_string(), "--force"], place.path()), 1, "is a directory; name the file");
+    let packed = place.path().join("a.tar.gz");
+    fs_err::write(&packed, b"\x1f\x8b\x08\x00").unwrap();
+    fails(&export(&[&packed.display().to_string()], &sif), 1, "it is compressed: unpack it first");
+    fs_err::remove_file(&packed).unwrap();
     let definition = place.path().join("x.def");
     fs_err::write(&definition, "Bootstrap: localimage\nFrom: /no/such.sif\n").unwrap();
     fails(&export(&[&definition.display().to_string()], &sif), 1, "apptainer could not make");

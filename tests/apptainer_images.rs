@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use llem_protocol::{FailureClass, Phase};
 use serde_json::{Value, json};
 
+use crate::apptainer_runner::with_temporary;
 use crate::support::{Bench, apptainer_answers, engine_answers, fault_image, sif_of};
 
 /// Runs a study of an image by its path, which must be refused before anything is started; what llem said.
@@ -28,6 +30,10 @@ fn what_is_no_image_is_refused_with_what_to_do() {
     assert!(said.contains("garbage.sif is no SIF file") && said.contains("llem image export"), "{said}");
     let said = refused("sif-missing", &place.path().join("none.sif"), 1);
     assert!(said.contains("none.sif is not there") && said.contains("llem image export"), "{said}");
+    let pipe = place.path().join("pipe.sif");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let said = refused("sif-pipe", &pipe, 1);
+    assert!(said.contains("pipe.sif is no SIF file") && said.contains("it is no plain file"), "{said}");
     let said = refused("sif-reference", Path::new("vllm/vllm-openai:v1"), 2);
     assert!(said.contains("`llem image export vllm/vllm-openai:v1 --sif FILE`"), "{said}");
 }
@@ -95,4 +101,56 @@ fn a_locked_study_takes_no_other_sif_file() {
     fs_err::write(&moved, content).unwrap();
     let finished = bench.run(&["--runner", "apptainer", "--locked", &lock]);
     finished.exits(1).says(&["is not kept, nothing was started", "image candle"]);
+}
+
+/// To whoever cannot mount SIF files, a damaged one is one that cannot be unpacked; a locked study does not come to that.
+#[test]
+fn a_locked_study_neither_starts_nor_unpacks_another_sif_file() {
+    if !apptainer_answers() || !engine_answers() {
+        return;
+    }
+    let Some(mut bench) = Bench::new("sif-locked-nobody").for_nobody().map(with_temporary) else { return };
+    let sif = bench.path("x.sif");
+    fs_err::copy(sif_of(fault_image()), &sif).unwrap();
+    bench.user = json!({"images": {"candle": sif}, "env": {"FAULT": "none"}, "cache_dir": bench.path("cache")});
+    let first = bench.run(&["--runner", "apptainer"]);
+    first.exits(0);
+    let lock = first.study_dir().join("study.lock.json").display().to_string();
+    let mut content = fs_err::read(&sif).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs_err::write(&sif, content).unwrap();
+    let before = unpacked(&bench);
+    let finished = bench.run(&["--runner", "apptainer", "--locked", &lock]);
+    let locked = first.results()[0].container.clone().unwrap().image_id;
+    finished.exits(1).says(&["is not kept, nothing was started", &format!("locked  {locked}")]);
+    assert_eq!(unpacked(&bench), before);
+}
+
+/// The last run of a study has no successor that would notice it.
+#[test]
+fn an_image_that_is_written_to_during_a_run_fails_it() {
+    if !apptainer_answers() || !engine_answers() {
+        return;
+    }
+    let mut bench = Bench::new("sif-written");
+    let sif = bench.path("x.sif");
+    fs_err::copy(sif_of(fault_image()), &sif).unwrap();
+    bench.user = json!({"images": {"candle": sif}, "env": {"FAULT": "none"}});
+    bench.study["measurement"]["min_seconds"] = json!(2);
+    bench.study["execution"]["max_retries"] = json!(0);
+    let mut program = bench.start(&["--runner", "apptainer"]);
+    program.until_window();
+    let mut file = fs_err::OpenOptions::new().append(true).open(&sif).unwrap();
+    std::io::Write::write_all(&mut file, b"x").unwrap();
+    let failure = program.finish().fails_with(FailureClass::ContainerRefused, Phase::Start);
+    assert!(failure.message.contains("x.sif was written to while the run lasted"), "{failure}");
+}
+
+/// Names of what was unpacked into the cache.
+fn unpacked(bench: &Bench) -> Vec<std::ffi::OsString> {
+    let entries = fs_err::read_dir(bench.path("cache").join("apptainer")).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
 }

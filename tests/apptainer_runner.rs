@@ -145,6 +145,25 @@ fn what_a_killed_controller_leaves_goes_by_itself() {
     all_gone(&processes);
 }
 
+/// What was being tried out or unpacked when llem was killed belongs to no run that is resumed.
+#[test]
+fn directories_that_a_killed_controller_left_go_at_the_next_start() {
+    if !apptainer_answers() {
+        return;
+    }
+    let mut bench = with_temporary(Bench::new("apptainer-left"));
+    bench.user = json!({"cache_dir": bench.path("cache")});
+    let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let left = [bench.path("tmp"), bench.path("cache/apptainer")]
+        .map(|place| place.join(format!("llem-run-{}-x", &boot[..8])));
+    for directory in &left {
+        fs_err::create_dir_all(directory.join("root/bin")).unwrap();
+    }
+    bench.run(&["--runner", "apptainer"]).exits(0);
+    assert!(left.iter().all(|directory| !directory.exists()), "{left:?}");
+    leaves_no_scratch(&bench);
+}
+
 /// An agent that is stopped cannot notice that its controller is gone: it would come back to life beside the repeated run.
 #[test]
 fn resuming_ends_what_a_killed_controller_left_and_measures() {
@@ -194,6 +213,52 @@ pub(crate) fn anything_in(directory: &Path) -> bool {
     let entries = fs_err::read_dir("/proc").unwrap().flatten();
     let mounts = entries.filter_map(|entry| fs_err::read_to_string(entry.path().join("mountinfo")).ok());
     mounts.into_iter().any(|text| text.contains(&name))
+}
+
+/// Neither beside nor below the run's own: a site's settings can take away what lies above.
+#[test]
+fn the_hosts_temporary_files_are_not_in_containers() {
+    if !apptainer_answers() {
+        return;
+    }
+    let bench = with_temporary(Bench::new("apptainer-tmp").long_window());
+    let (program, processes) = in_window(&bench, "apptainer");
+    let mounts = |pid: &Pid| fs_err::read_to_string(format!("/proc/{}/mountinfo", pid.as_raw_nonzero())).ok();
+    let inside = processes.iter().filter_map(mounts).find(|text| text.contains(" /llem/out ")).unwrap();
+    // proc_pid_mountinfo(5): the fourth field is what is mounted, the fifth where.
+    let fields = inside.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let on_tmp: Vec<_> = fields.filter(|fields| fields[4] == "/tmp").map(|fields| fields[3].to_owned()).collect();
+    assert!(!on_tmp.is_empty() && on_tmp.iter().all(|source| source.contains("/llem-run-")), "{on_tmp:?}");
+    program.signal(Signal::INT);
+    program.finish().exits(130);
+    leaves_no_scratch(&bench);
+}
+
+/// As on a slow, shared file system: the signal comes before there is an agent that could tell of it.
+#[test]
+fn a_run_that_is_stopped_before_its_agent_lives_is_interrupted_and_not_refused() {
+    if !apptainer_answers() {
+        return;
+    }
+    let mut bench = with_temporary(Bench::new("apptainer-early"));
+    let slow = bench.path("bin/apptainer");
+    fs_err::create_dir(bench.path("bin")).unwrap();
+    let here = bench.path("starting").display().to_string();
+    let path = std::env::var("PATH").unwrap();
+    // What starts a run's container names the job; tries of flags do not.
+    let text = format!(
+        "#!/bin/sh\nPATH='{path}'\ncase \"$*\" in *job.json*) : >'{here}'; exec sleep 30;; esac\nexec apptainer \"$@\"\n"
+    );
+    fs_err::write(&slow, text).unwrap();
+    fs_err::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    bench.variables.insert("PATH", format!("{}:{path}", bench.path("bin").display()));
+    let program = bench.start(&["--runner", "apptainer"]);
+    eventually("the container is being started", || bench.path("starting").exists().then_some(()));
+    program.signal(Signal::INT);
+    let finished = program.finish();
+    finished.exits(130);
+    assert_eq!(finished.results()[0].failure.as_ref().unwrap().class, FailureClass::Interrupted);
+    leaves_no_scratch(&bench);
 }
 
 #[test]

@@ -347,3 +347,26 @@ fn the_machine_is_checked_without_a_study() {
     let engine = checks.as_array().unwrap().iter().find(|check| check["what"] == "container engine").unwrap();
     assert_eq!(engine["state"], "warning");
 }
+
+/// Files are looked at, whether or not there is an Apptainer; an engine is not asked for them.
+#[test]
+fn the_machine_check_looks_at_files_for_apptainer() {
+    let place = Place::new();
+    let (archive, pipe, sif) = (place.path("a.tar"), place.path("pipe.sif"), place.path("x.sif"));
+    fs_err::write(&archive, [7; 4096]).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut header = vec![0; 4096];
+    header[32..42].copy_from_slice(b"SIF_MAGIC\0");
+    fs_err::write(&sif, header).unwrap();
+    let user = json!({"runner": "apptainer", "images": {"pytorch": sif, "vllm": archive, "tensorrt": pipe}});
+    let checks = place.llem_with(&user, &["config", "--format", "json"]).json()["checks"].clone();
+    let of = |checks: &Value, what: &str| {
+        let found = checks.as_array().unwrap().iter().find(|check| check["what"] == what).unwrap();
+        (found["state"].as_str().unwrap().to_owned(), found["found"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(of(&checks, "image of pytorch").0, "ok");
+    let (state, found) = of(&checks, "image of vllm");
+    assert!(state == "warning" && found.contains("a.tar: it does not begin as a SIF file"), "{found}");
+    let (state, found) = of(&checks, "image of tensorrt");
+    assert!(state == "warning" && found.contains("pipe.sif: it is no plain file"), "{found}");
+}

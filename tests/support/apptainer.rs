@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use super::docker_text;
 
@@ -25,12 +25,13 @@ pub(crate) fn apptainer_answers() -> bool {
 
 /// The SIF file of an image of the engine, made by `llem image export` once for each content.
 pub(crate) fn sif_of(reference: &str) -> PathBuf {
-    static MAKING: Mutex<()> = Mutex::new(());
     let id = docker_text(&["image", "inspect", "--format", "{{.Id}}", reference]);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sif");
     fs_err::create_dir_all(&directory).unwrap();
     let sif = fs_err::canonicalize(directory).unwrap().join(format!("{}.sif", id.trim().trim_start_matches("sha256:")));
-    let _making = MAKING.lock().unwrap();
+    // Other tests may be other processes.
+    let making = fs_err::File::create(sif.with_extension("lock")).unwrap();
+    making.file().lock().unwrap();
     if !sif.exists() {
         let output = Command::new(env!("CARGO_BIN_EXE_llem"))
             .args(["image", "export", reference, "--sif"])

@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
 use super::eventually;
@@ -53,6 +54,7 @@ impl Podman {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            .process_group(0)
             .spawn()
             .unwrap();
         let started = Self { service, directory, user };
@@ -92,7 +94,8 @@ fn podman(directory: &Path, user: Option<u32>) -> Command {
 impl Drop for Podman {
     fn drop(&mut self) {
         let _ = podman(self.directory.path(), self.user).args(["rm", "--all", "--force"]).output();
-        let _ = self.service.kill();
+        // Without root, podman starts itself anew in a namespace of its own, as a child.
+        let _ = kill_process_group(Pid::from_child(&self.service), Signal::KILL);
         let _ = self.service.wait();
         // Layers may be mounted below.
         let _ = podman(self.directory.path(), self.user).args(["system", "reset", "--force"]).output();

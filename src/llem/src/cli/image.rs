@@ -104,6 +104,9 @@ async fn probe_file(user: UserConfig, arguments: &ProbeArguments, printer: Print
     }
 }
 
+/// What names of archives end with; that of a compressed one is told how to go on.
+const ARCHIVES: [&str; 6] = ["tar", "tgz", "gz", "zst", "bz2", "xz"];
+
 /// `llem image export`.
 async fn export(arguments: &ExportArguments, user: &UserConfig, printer: Printer) -> Result<Exit, Failure> {
     let reference = &arguments.reference;
@@ -114,7 +117,7 @@ async fn export(arguments: &ExportArguments, user: &UserConfig, printer: Printer
     }
     let source = if is_definition {
         ExportSource::Definition(reference.into(), arguments.build_args.clone())
-    } else if extension == "tar" || is_image_path(reference) {
+    } else if ARCHIVES.iter().any(|archive| extension == *archive) || is_image_path(reference) {
         ExportSource::Archive(reference.into())
     } else if let Some(problem) = image_reference_problem(reference) {
         return Err(Failure::usage(problem));

@@ -9,6 +9,7 @@ use crate::host::cpus::obstacle;
 use crate::host::{GpuInventory, GpuSnapshot, HostSnapshot};
 use crate::hub::Hub;
 use crate::runner::ApptainerRunner;
+use crate::runner::apptainer::{ApptainerError, glance};
 use crate::runner::docker::{DockerRunner, Engine, MachineConfig, host_powercap};
 use crate::runner::slurm::Slurm;
 
@@ -112,11 +113,16 @@ async fn apptainer(user: &UserConfig) -> Vec<Check> {
     let images = user.images.iter().filter(|(backend, _)| user.takes_files(kind(**backend)));
     checks.extend(images.map(|(backend, image)| {
         let what = format!("image of {backend}");
-        if is_image_path(image) && Path::new(image).exists() {
-            Check::ok(&what, image.as_str())
-        } else {
-            let todo = "`llem image export REFERENCE --sif FILE`, and name FILE by its absolute path";
-            Check::warning(&what, format!("{image} is no SIF file or sandbox directory here"), todo)
+        let todo = "`llem image export REFERENCE --sif FILE`, and name FILE by its absolute path";
+        match glance(Path::new(image)) {
+            Ok(()) if is_image_path(image) => Check::ok(&what, image.as_str()),
+            Err(ApptainerError::NoImage { path, problem }) => {
+                Check::warning(&what, format!("{}: {problem}", path.display()), todo)
+            }
+            Err(ApptainerError::Architecture { path, found, own }) => {
+                Check::warning(&what, format!("{} is for {found}, and this machine is {own}", path.display()), todo)
+            }
+            _ => Check::warning(&what, format!("{image} is no SIF file or sandbox directory here"), todo),
         }
     }));
     checks
@@ -125,6 +131,11 @@ async fn apptainer(user: &UserConfig) -> Vec<Check> {
 async fn images(user: &UserConfig, engine: &Engine, checks: &mut Vec<Check>) {
     for (backend, image) in user.images.iter().filter(|(backend, _)| user.runner_of(**backend, None).may_use_engine()) {
         let what = format!("image of {backend}");
+        if is_image_path(image) {
+            let todo = format!("`runners: {{{backend}: apptainer}}` in the user config, or `--runner apptainer`");
+            checks.push(Check::warning(&what, format!("{image} is a file for Apptainer, and not for an engine"), todo));
+            continue;
+        }
         checks.push(match engine.image(image).await {
             Ok(Some(_)) => Check::ok(&what, image.as_str()),
             Ok(None) => Check::warning(&what, format!("{image} is missing"), format!("`llem image pull {image}`")),

@@ -21,8 +21,12 @@ use crate::files::{remove_tree, write_atomic};
 /// The note's name in the directory of a run.
 const NAME: &str = ".process.json";
 
-/// A scratch directory that nobody changed for so long, of a controller that does not live, is used by nothing.
-const SCRATCH_AGE: Duration = Duration::from_secs(3600);
+/// A scratch directory of another machine, or from before this one was started, that nobody changed for so long is used by nothing. Locks
+/// of other machines may not be seen here.
+const FOREIGN_SCRATCH_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Tries to make a scratch directory that nobody takes for one that was left.
+const SCRATCH_TRIES: usize = 10;
 
 /// How long the kernel may take to end a process that was killed.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -74,7 +78,7 @@ pub fn end_left_process(run_dir: &Path) -> io::Result<Option<i32>> {
     Ok(ended.then_some(note.pid))
 }
 
-/// A directory for the time of one container. Its lock lasts as long as its controller does.
+/// A directory for the time of one container. Its lock lasts as long as its controller does; its name tells the boot of the machine.
 #[derive(Debug)]
 pub(super) struct Scratch {
     directory: TempDir,
@@ -84,10 +88,23 @@ pub(super) struct Scratch {
 impl Scratch {
     /// An empty directory of this machine. Schedulers name a local disk by `TMPDIR`.
     pub(super) fn new() -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix(SCRATCH_PREFIX).tempdir()?;
-        let lock = File::open(directory.path())?;
-        lock.file().lock()?;
-        Ok(Self { directory, _lock: lock })
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// One in a directory that [`remove_left_scratch`] is called for.
+    pub(super) fn new_in(place: &Path) -> io::Result<Self> {
+        let prefix = own_prefix().unwrap_or_else(|| SCRATCH_PREFIX.to_owned());
+        for _ in 0..SCRATCH_TRIES {
+            let directory = tempfile::Builder::new().prefix(&prefix).tempdir_in(place)?;
+            let Ok(lock) = File::open(directory.path()) else { continue };
+            // Network file systems lock directories for one machine only, if at all: others go by the name.
+            let _ = lock.file().lock();
+            // Whoever cleans up may have been faster than the lock.
+            if directory.path().exists() {
+                return Ok(Self { directory, _lock: lock });
+            }
+        }
+        Err(io::Error::other(format!("{}: directories made there vanish", place.display())))
     }
 
     /// The directory.
@@ -96,22 +113,47 @@ impl Scratch {
     }
 }
 
+impl Drop for Scratch {
+    /// What was in a container may have locked directories of its own.
+    fn drop(&mut self) {
+        if let Err(error) = remove_tree(self.directory.path()) {
+            tracing::warn!(directory = %self.directory.path().display(), %error, "left");
+        }
+    }
+}
+
 /// Removes scratch directories that killed controllers of this user left in `place`.
 pub(super) fn remove_left_scratch(place: &Path) {
     let entries = fs_err::read_dir(place).into_iter().flatten().flatten();
+    let own_prefix = own_prefix();
     for path in entries.map(|entry| entry.path()).filter(|path| is_scratch(path)) {
         let Ok(found) = fs_err::symlink_metadata(&path) else { continue };
         let is_own = found.is_dir() && found.uid() == rustix::process::getuid().as_raw();
-        let is_old = found.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > SCRATCH_AGE));
-        let is_free = || File::open(&path).is_ok_and(|directory| directory.file().try_lock().is_ok());
-        if is_own && is_old && is_free() {
+        let is_of_this_boot = own_prefix.as_deref().is_some_and(|prefix| has_prefix(&path, prefix));
+        let is_old = || found.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > FOREIGN_SCRATCH_AGE));
+        if !is_own || !(is_of_this_boot || is_old()) {
+            continue;
+        }
+        let Ok(directory) = File::open(&path) else { continue };
+        // Held until it is gone: whoever has just made it finds that out.
+        if directory.file().try_lock().is_ok() {
             let _ = remove_tree(&path);
         }
     }
 }
 
+/// What names of scratch directories of this machine begin with until it is started anew.
+fn own_prefix() -> Option<String> {
+    let boot: String = boot_id().ok()?.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    Some(format!("{SCRATCH_PREFIX}{boot}-"))
+}
+
 fn is_scratch(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SCRATCH_PREFIX))
+    has_prefix(path, SCRATCH_PREFIX)
+}
+
+fn has_prefix(path: &Path, prefix: &str) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
 /// Asks, waits, kills. False for a process that is not there any more.
@@ -170,7 +212,7 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};
 
-    use super::{NAME, Note, end_left_process, note, remove_left_scratch};
+    use super::{NAME, Note, Scratch, end_left_process, note, own_prefix, remove_left_scratch};
 
     fn sleeper() -> Child {
         Command::new("sleep").arg("300").process_group(0).spawn().unwrap()
@@ -190,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn old_scratch_directories_go_and_those_in_use_stay() {
+    fn scratch_directories_that_were_left_go_and_those_in_use_stay() {
         let place = tempfile::tempdir().unwrap();
         let make = |name: &str, age_s: u64| {
             let path = place.path().join(name);
@@ -200,16 +242,28 @@ mod tests {
             directory.file().set_modified(then).unwrap();
             directory
         };
-        drop(make("llem-run-old", 7200));
-        drop(make("llem-run-new", 60));
-        drop(make("other", 7200));
-        let held = make("llem-run-held", 7200);
+        drop(make("llem-run-old", 100_000));
+        drop(make("llem-run-foreign", 7200));
+        drop(make("other", 100_000));
+        let held = make("llem-run-held", 100_000);
         held.file().lock().unwrap();
+        // Of a controller that was killed a moment ago on this machine: its lock went with it.
+        drop(make(&format!("{}left", own_prefix().unwrap()), 0));
+        let live = Scratch::new_in(place.path()).unwrap();
         remove_left_scratch(place.path());
         let entries = fs_err::read_dir(place.path()).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["llem-run-held", "llem-run-new", "other"]);
+        fs_err::create_dir(live.path().join("locked")).unwrap();
+        fs_err::set_permissions(live.path().join("locked"), std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
+        let live_name = live.path().file_name().unwrap().to_owned();
+        let mut expected: Vec<_> = ["llem-run-held", "llem-run-foreign", "other"].map(Into::into).into();
+        expected.push(live_name);
+        expected.sort();
+        assert_eq!(names, expected);
+        let path = live.path().to_owned();
+        drop(live);
+        assert!(!path.exists());
     }
 
     #[test]

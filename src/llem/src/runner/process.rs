@@ -139,6 +139,11 @@ pub(super) async fn supervise(
     outcome.failure = match (verdict, failure) {
         (_, Some(failure)) => Some(unasked(failure, stop)),
         (Err(failure), None) => Some(failure),
+        // Whoever is stopped before the agent has begun cannot say so.
+        (Ok(status), None) if !status.success() && stop.soft.is_cancelled() => {
+            let message = format!("stopped; it ended with {status}");
+            Some(runner_failure(FailureClass::Interrupted, phase, message))
+        }
         (Ok(status), None) if !status.success() => {
             let message = format!("the agent ended with {status}");
             Some(runner_failure(FailureClass::ContainerKilled, phase, message))

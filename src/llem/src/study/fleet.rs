@@ -258,8 +258,8 @@ async fn find_apptainer(
         Err(error) => return Err(error.into()),
     };
     notify(StudyEvent::Detail { text: found.reason() });
-    if found.has_network() {
-        notify(StudyEvent::Notice { text: format!("engines can reach the network: {}", found.reason()) });
+    for text in found.caveats() {
+        notify(StudyEvent::Notice { text });
     }
     note_ignored_by_apptainer(user, notify);
     Ok(found)

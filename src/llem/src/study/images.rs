@@ -1,11 +1,13 @@
 //! The images of a study, before anything is started from them: which are named, which cannot be, what is in them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
+use super::lock::{LockedImage, StudyLock};
 use super::prepare::patiently;
 use super::{Programs, ProgramsError, RunOptions, StudyError, StudyEvent};
 use crate::config::{Backend, Experiment, ExperimentConfig, StudyConfig, is_image_path};
@@ -205,10 +207,12 @@ pub(super) async fn open_files(
     fleet: &Fleet,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(), StudyError> {
-    for (backend, reference) in preflight::named_images(study, &options.user) {
-        if !fleet.uses_apptainer(backend) {
-            continue;
-        }
+    let mut files = preflight::named_images(study, &options.user);
+    files.retain(|(backend, _)| fleet.uses_apptainer(*backend));
+    if let Some(lock) = &options.locked {
+        refuse_other_files(study, &files, lock, &options.user.cache_root(), notify).await?;
+    }
+    for (_, reference) in files {
         let path = file_of(study, &reference)?;
         let open = fleet.open_file(&reference, &path, &options.stop.soft);
         let unpacked = patiently(format!("image {reference}"), notify, open).await.map_err(|error| match error {
@@ -222,6 +226,23 @@ pub(super) async fn open_files(
         }
     }
     Ok(())
+}
+
+/// A locked study starts nothing in a file that is not the locked one, and unpacks none.
+async fn refuse_other_files(
+    study: &StudyConfig,
+    files: &[(Backend, String)],
+    lock: &Path,
+    cache_root: &Path,
+    notify: &impl Fn(StudyEvent),
+) -> Result<(), StudyError> {
+    let mut found = BTreeMap::new();
+    for (backend, reference) in files {
+        let look = look_at_file(study, reference, cache_root);
+        let facts = patiently(format!("image {reference}"), notify, look).await?;
+        found.insert(format!("{backend} {reference}"), LockedImage::of(Some(&facts)));
+    }
+    if found.is_empty() { Ok(()) } else { StudyLock::check_files(lock, &found).map_err(Into::into) }
 }
 
 /// What a file of Apptainer is that a study names, without starting it: for plans.

@@ -12,6 +12,7 @@ use super::{Programs, StudyError};
 use crate::config::{Backend, StudyConfig, is_image_path};
 use crate::engine_cache::ModelIdentity;
 use crate::host::LLEM_COMMIT;
+use crate::runner::docker::ImageFacts;
 
 /// Version of the file.
 pub const LOCK_SCHEMA_VERSION: u32 = 1;
@@ -64,6 +65,17 @@ pub struct LockedImage {
     /// Content id of the image that a SIF file was made from; null for other images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_id: Option<String>,
+}
+
+impl LockedImage {
+    /// By what is known of it.
+    pub(super) fn of(facts: Option<&ImageFacts>) -> Self {
+        Self {
+            image_id: facts.map(|facts| facts.id.clone()),
+            image_digests: facts.map(|facts| facts.digests.clone()).unwrap_or_default(),
+            source_id: facts.and_then(|facts| facts.source.as_ref()).map(|source| source.id.clone()),
+        }
+    }
 }
 
 /// Weights, by one of both.
@@ -152,12 +164,7 @@ impl StudyLock {
         };
         for (experiment, ready) in study.experiments.iter().zip(prepared) {
             if !ready.image.is_empty() {
-                let facts = ready.facts.as_deref();
-                let image = LockedImage {
-                    image_id: facts.map(|facts| facts.id.clone()),
-                    image_digests: facts.map(|facts| facts.digests.clone()).unwrap_or_default(),
-                    source_id: facts.and_then(|facts| facts.source.as_ref()).map(|source| source.id.clone()),
-                };
+                let image = LockedImage::of(ready.facts.as_deref());
                 lock.images.insert(format!("{} {}", experiment.config.backend, ready.image), image);
             }
             lock.workloads.insert(experiment.id.clone(), ready.workload.sha256.clone());
@@ -233,6 +240,21 @@ impl StudyLock {
         self.compare_with(&Self::read(path)?, path)
     }
 
+    /// Refuses files of images that are none of the lock file's, before anything in them is started.
+    pub(super) fn check_files(path: &Path, files: &BTreeMap<String, LockedImage>) -> Result<(), LockError> {
+        let Self { images: locked, .. } = Self::read(path)?;
+        let files = by_content(&locked, files);
+        let others = files.iter().filter(|(name, found)| locked.get(*name) != Some(found));
+        let drift: Vec<Drift> = others
+            .map(|(name, found)| Drift {
+                what: format!("image {name}"),
+                locked: meant(&locked, name).map_or_else(|| "-".to_owned(), image),
+                found: image(found),
+            })
+            .collect();
+        if drift.is_empty() { Ok(()) } else { Err(LockError::Drifted { path: path.to_owned(), drift }) }
+    }
+
     /// Refuses to go on with a study whose images, weights, workloads or llem are others than those that its finished runs had. What an
     /// extension adds is no difference. Whether the lock file has that already.
     pub(super) fn check_extends(&self, path: &Path) -> Result<bool, LockError> {
@@ -278,6 +300,14 @@ fn by_content(
         }
     };
     found.iter().map(under).collect()
+}
+
+/// The locked image that a file under this name should be: that of the name, else the only one of the backend.
+fn meant<'a>(locked: &'a BTreeMap<String, LockedImage>, name: &str) -> Option<&'a LockedImage> {
+    let backend = |name: &str| name.split(' ').next().unwrap_or_default().to_owned();
+    let mut same_backend = locked.iter().filter(|(other, _)| backend(other) == backend(name));
+    let only = same_backend.next().filter(|_| same_backend.next().is_none()).map(|(_, image)| image);
+    locked.get(name).or(only)
 }
 
 /// The content id says everything; a digest is what a registry can be asked for.

@@ -20,6 +20,9 @@ const KEPT: [&str; 8] = [
 /// The run's own temporary directory and its engine's home, inside.
 const HOME: &str = "/tmp";
 
+/// What of the scratch directory is `/tmp` inside: the name that Apptainer gives it.
+pub(super) const SCRATCH_TMP: &str = "tmp";
+
 /// How containers can be made on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mode {
@@ -87,7 +90,7 @@ impl Bind {
 pub(super) struct Exec<'a> {
     /// SIF file or directory.
     pub(super) root: &'a Path,
-    /// An empty directory of this machine: `/tmp` inside.
+    /// A directory of this machine whose [`SCRATCH_TMP`] is `/tmp` inside.
     pub(super) scratch: &'a Path,
     pub(super) binds: Vec<Bind>,
     /// Variables for the process inside.
@@ -109,7 +112,8 @@ impl Exec<'_> {
             "--cleanenv",
             "--no-eval",
             "--no-mount",
-            "hostfs,bind-paths,cwd",
+            // A home that is mounted would be the host's `/tmp`; it only has that name.
+            "hostfs,bind-paths,cwd,home",
             "--home",
             HOME,
             "--pwd",
@@ -120,7 +124,9 @@ impl Exec<'_> {
         arguments.push(self.scratch.into());
         arguments.extend(mode.flags().into_iter().map(Into::into));
         arguments.extend(self.gpus.then(|| "--nv".into()));
-        for bind in &self.binds {
+        // A site can forbid the `/tmp` that comes with a working directory, and containers would have the host's or none.
+        let tmp = Bind { source: self.scratch.join(SCRATCH_TMP), target: HOME.into(), read_only: false };
+        for bind in std::iter::once(&tmp).chain(&self.binds) {
             arguments.extend(["--mount".into(), bind.argument().into()]);
         }
         arguments.push(self.root.into());
@@ -163,9 +169,9 @@ mod tests {
     fn containers_see_nothing_but_what_they_are_given() {
         let arguments: Vec<_> = exec().arguments(mode()).into_iter().map(|a| a.into_string().unwrap()).collect();
         let text = arguments.join(" ");
-        let expected = "--nocolor exec --containall --cleanenv --no-eval --no-mount hostfs,bind-paths,cwd --home /tmp --pwd /llem \
-             --workdir /tmp/llem-run-1 --no-privs --net --network none --nv --mount \
-             type=bind,\"source=/b/llem-agent\",\"destination=/llem/agent\",ro /i/x.sif /llem/agent /llem/job.json";
+        let expected = "--nocolor exec --containall --cleanenv --no-eval --no-mount hostfs,bind-paths,cwd,home --home /tmp --pwd /llem \
+             --workdir /tmp/llem-run-1 --no-privs --net --network none --nv \
+             --mount type=bind,\"source=/tmp/llem-run-1/tmp\",\"destination=/tmp\" --mount type=bind,\"source=/b/llem-agent\",\"destination=/llem/agent\",ro /i/x.sif /llem/agent /llem/job.json";
         assert_eq!(text, expected);
     }
 

@@ -11,8 +11,8 @@ use llem_protocol::{FailureClass, Phase};
 use serde::{Deserialize, Serialize};
 
 use super::error::ApptainerError;
-use super::identify;
 use super::image::{Image, Stamp};
+use super::look::identify;
 use crate::runner::docker::CandleImage;
 use crate::runner::{
     EventSink, HostFiles, ImageSource, Places, RunOutcome, RunSpec, Runner, Stop, inside, runner_failure,

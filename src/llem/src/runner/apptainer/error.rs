@@ -17,8 +17,9 @@ pub enum ApptainerError {
     /// It starts no container, whatever the flags.
     #[error(
         "{version} starts no container on this machine: {}; without a setuid installation, ordinary users need user namespaces \
-         (`unshare --user true` must work, see user.max_user_namespaces) and an entry in the list of users (`getent passwd`): ask who \
-         runs the machine", tried.join("; ")
+         (`unshare --user true` must work, see user.max_user_namespaces) and an entry in the list of users (`getent passwd`), and the site's \
+         apptainer.conf must allow binds and directories (`user bind control`, `allow container dir`, `enable overlay` or `enable underlay`): \
+         ask who runs the machine", tried.join("; ")
     )]
     Refused {
         /// What it calls itself.

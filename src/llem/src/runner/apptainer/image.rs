@@ -4,6 +4,7 @@
 //! <cache>/apptainer/
 //!   candle-<hash>/        the embedded backend's driver and the libraries that it and the agent load; named by their content
 //!   sif-<sha256>/         a SIF file unpacked, where this user cannot mount it
+//!   llem-run-<boot>-…/    one of both in the making; what a killed llem left goes at the next start
 //! ```
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -18,16 +19,21 @@ use tracing::debug;
 use super::error::ApptainerError;
 use super::program::{Apptainer, complaint};
 use super::{sif, tree};
-use crate::files::remove_tree;
 use crate::hash_notes::file_sha256;
 use crate::runner::ImageSource;
 use crate::runner::docker::CandleImage;
+use crate::runner::left::Scratch;
 
 /// How long a SIF file of tens of gigabytes may take to be unpacked.
 const UNPACK_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Directories that Apptainer mounts something on, which no image must lack.
 const MOUNT_POINTS: [&str; 7] = ["dev", "etc", "llem", "proc", "sys", "tmp", "var/tmp"];
+
+/// Where trees that containers are made from are kept.
+pub(super) fn directory(cache_root: &Path) -> PathBuf {
+    cache_root.join("apptainer")
+}
 
 /// An image, ready to be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +90,7 @@ impl Image {
     /// The minimal root of the embedded backend, laid into the cache.
     pub(super) fn embedded(image: &CandleImage, cache_root: &Path) -> Result<Self, ApptainerError> {
         let tag: String = image.sha256.chars().take(16).collect();
-        let path = cache_root.join("apptainer").join(format!("candle-{tag}"));
+        let path = directory(cache_root).join(format!("candle-{tag}"));
         if !path.is_dir() {
             publish(&path, |part| lay_out(image, part))
                 .map_err(ApptainerError::files(format!("{}", path.display())))?;
@@ -99,6 +105,11 @@ impl Image {
         Stamp::of(&self.path).is_ok_and(|stamp| stamp == self.stamp)
     }
 
+    /// Whether the very file was written to since it was identified: one that replaced it does not change what runs from the old one.
+    pub(super) fn was_written(&self) -> bool {
+        Stamp::of(&self.path).is_ok_and(|stamp| stamp.inode == self.stamp.inode && stamp != self.stamp)
+    }
+
     /// Finds out whether a SIF file can be mounted by this user, and unpacks it into the cache where it cannot. Why it was unpacked, if so.
     pub(super) async fn make_startable(
         &mut self,
@@ -110,7 +121,7 @@ impl Image {
         if self.path.is_dir() {
             return Ok(None);
         }
-        let directory = cache_root.join("apptainer").join(self.id.replace(':', "-").replace("sha256-", "sif-"));
+        let directory = directory(cache_root).join(self.id.replace(':', "-").replace("sha256-", "sif-"));
         if directory.is_dir() {
             self.root = directory;
             return Ok(None);
@@ -123,7 +134,10 @@ impl Image {
             Ok(()) => self.root = directory,
             Err(ApptainerError::Stopped) => return Err(ApptainerError::Stopped),
             Err(error) => {
-                let (path, unpack) = (self.path.clone(), error.to_string());
+                let free = rustix::fs::statvfs(directory.parent().unwrap_or(Path::new("/")));
+                let free = free.map(|found| found.f_bavail.saturating_mul(found.f_frsize) / 1_000_000);
+                let free = free.map(|mb| format!("; {mb} MB are free there")).unwrap_or_default();
+                let (path, unpack) = (self.path.clone(), format!("{error}{free}"));
                 return Err(ApptainerError::Unusable { path, mount, directory, unpack });
             }
         }
@@ -134,7 +148,7 @@ impl Image {
         let parent = directory.parent().unwrap_or(Path::new("/"));
         let files = || ApptainerError::files(format!("{}", parent.display()));
         fs_err::create_dir_all(parent).map_err(files())?;
-        let part = tempfile::Builder::new().prefix(".part-").tempdir_in(parent).map_err(files())?;
+        let part = Scratch::new_in(parent).map_err(files())?;
         let tree = part.path().join("root");
         let arguments = [
             "build".as_ref(),
@@ -143,25 +157,22 @@ impl Image {
             tree.as_os_str(),
             self.path.as_os_str(),
         ];
-        let output = Apptainer::tool(&arguments, part.path(), UNPACK_LIMIT, stop).await?;
+        let output = Apptainer::tool(&arguments, part.path(), part.path(), UNPACK_LIMIT, stop).await?;
         if !output.succeeded {
             let source = std::io::Error::other(complaint(&output.stderr));
             return Err(ApptainerError::Files { doing: "apptainer build --sandbox".to_owned(), source });
         }
-        let put = put_in_place(&tree, directory);
-        // Images have directories that their owner may not write to.
-        let _ = remove_tree(part.path());
-        put.map_err(files())
+        put_in_place(&tree, directory).map_err(files())
     }
 }
 
 /// Why Apptainer did not mount a SIF file; `None` when it did.
 fn why_not_mounted(stderr: &str) -> Option<String> {
-    if stderr.lines().any(|line| line.starts_with("FATAL")) {
+    // It would unpack the whole image for every run, into a temporary directory, which may fail for reasons of its own.
+    let unpacks = stderr.lines().any(|line| line.contains("temporary sandbox"));
+    if !unpacks && stderr.lines().any(|line| line.starts_with("FATAL")) {
         return Some(complaint(stderr));
     }
-    // It would unpack the whole image for every run, into a temporary directory.
-    let unpacks = stderr.lines().any(|line| line.contains("temporary sandbox"));
     let lacking = || stderr.lines().find(|line| line.contains("squashfuse")).unwrap_or("it does not say why");
     unpacks.then(|| lacking().trim_start_matches("INFO:").trim().to_owned())
 }
@@ -170,7 +181,7 @@ fn why_not_mounted(stderr: &str) -> Option<String> {
 fn publish(path: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     fs_err::create_dir_all(parent)?;
-    let part = tempfile::Builder::new().prefix(".part-").tempdir_in(parent)?;
+    let part = Scratch::new_in(parent)?;
     let tree = part.path().join("root");
     fs_err::create_dir(&tree)?;
     make(&tree)?;
@@ -228,6 +239,8 @@ mod tests {
             why_not_mounted(text).unwrap(),
             "squashfuse not found, will not be able to mount SIF or other squashfs files"
         );
+        let full = format!("{text}FATAL:   while extracting: no space\n");
+        assert!(why_not_mounted(&full).unwrap().starts_with("squashfuse not found"));
         assert_eq!(why_not_mounted("FATAL:   no loop devices\n").unwrap(), "no loop devices");
         assert_eq!(why_not_mounted("WARNING: x\n/llem/agent: version `GLIBC_2.34' not found\n"), None);
     }

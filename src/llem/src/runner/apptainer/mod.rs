@@ -3,11 +3,14 @@
 //! To the operating system a run is a process of this machine, whose descendants are in namespaces of their own: it is started, followed
 //! and ended as the `process` runner does it. Images are files; see [`Image`].
 
+mod archive;
 mod command;
+mod contents;
 mod elsewhere;
 mod error;
 mod export;
 mod image;
+mod look;
 mod program;
 mod room;
 mod sif;
@@ -25,6 +28,7 @@ pub use elsewhere::{ApptainerElsewhere, HandedImage};
 pub use error::ApptainerError;
 pub use export::{ExportError, ExportSource, ExportSpec, Exported, export};
 pub use image::Image;
+pub use look::{glance, look};
 
 use super::docker::{BindMount, CandleImage, ImageError, ImageFacts, host_powercap};
 use super::left::remove_left_scratch;
@@ -36,6 +40,7 @@ use super::{
 };
 use crate::config::UserConfig;
 use command::{Bind, Exec};
+use look::identify;
 use program::{Apptainer, complaint, scratch};
 use room::Room;
 
@@ -107,6 +112,7 @@ impl ApptainerRunner {
     ) -> Result<Self, ApptainerError> {
         let ApptainerMachine { cache_root, mounts, powercap, agent } = machine;
         remove_left_scratch(&std::env::temp_dir());
+        remove_left_scratch(&image::directory(&cache_root));
         let apptainer = Apptainer::find(&image.root, &agent, stop).await?;
         let images = Mutex::new(BTreeMap::from([(image.reference.clone(), Arc::new(image))]));
         Ok(Self { apptainer, agent, cache_root, mounts, powercap, images })
@@ -131,9 +137,16 @@ impl ApptainerRunner {
         self.apptainer.reason()
     }
 
-    /// Whether containers keep the host's network, because this machine gives them no other.
-    pub fn has_network(&self) -> bool {
-        !self.apptainer.mode.offline
+    /// What containers cannot be kept from on this machine.
+    pub fn caveats(&self) -> Vec<String> {
+        let network =
+            (!self.apptainer.mode.offline).then(|| format!("engines can reach the network: {}", self.reason()));
+        let processes = (!self.apptainer.has_pid_namespace).then(|| {
+            "what an engine detaches from itself may outlive its run: Apptainer is not allowed to give containers processes of their own here \
+             (`allow pid ns` in apptainer.conf)"
+                .to_owned()
+        });
+        network.into_iter().chain(processes).collect()
     }
 
     /// Makes the image at `path` ready, which the study calls `reference`. Why a SIF file had to be unpacked, if it was now.
@@ -287,8 +300,7 @@ impl ApptainerRunner {
             command: vec![inside::AGENT.to_owned(), inside::JOB.to_owned()],
         };
         let supervised = supervise(self.apptainer.command(&exec), Some(scratch.path()), spec, events, stop).await;
-        // The engine may have locked directories of its own.
-        let _ = crate::files::remove_tree(scratch.path());
+        drop(scratch);
         self.conclude(supervised, &image, spec)
     }
 
@@ -298,6 +310,11 @@ impl ApptainerRunner {
         outcome.warnings.extend(unlimited(spec, self.kind()));
         if !heard {
             outcome.failure = outcome.failure.map(|failure| refusal(failure, &outcome.agent_log));
+        }
+        if outcome.failure.is_none() && image.was_written() {
+            let text =
+                format!("image {} was written to while the run lasted; run the study again", image.path.display());
+            outcome.failure = Some(runner_failure(FailureClass::ContainerRefused, Phase::Start, text));
         }
         let facts = spec.facts.as_deref().filter(|facts| facts.id == image.id);
         outcome.container = Some(ContainerRecord {
@@ -314,29 +331,6 @@ impl ApptainerRunner {
         });
         outcome
     }
-}
-
-/// Reads and hashes an image beside the event loop.
-async fn identify(reference: &str, path: &Path, cache_root: &Path) -> Result<Image, ApptainerError> {
-    let (name, path, cache_root) = (reference.to_owned(), path.to_owned(), cache_root.to_owned());
-    let work = move || {
-        let path = fs_err::canonicalize(&path).map_err(|source| ApptainerError::Missing { path, source })?;
-        Image::identify(&name, path, &cache_root)
-    };
-    // A thread that nobody waits for when the study is stopped.
-    let (sender, done) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("image".to_owned());
-    thread.spawn(move || drop(sender.send(work()))).map_err(ApptainerError::files("a thread of llem"))?;
-    done.await.map_err(|error| ApptainerError::files("a thread of llem")(std::io::Error::other(error)))?
-}
-
-/// What an image is, without starting it: for plans.
-///
-/// # Errors
-///
-/// It is not there, or no image for this machine.
-pub async fn look(reference: &str, path: &Path, cache_root: &Path) -> Result<ImageFacts, ApptainerError> {
-    Ok(identify(reference, path, cache_root).await?.facts())
 }
 
 /// What it means that no agent came to life.

@@ -1,5 +1,6 @@
 //! The program, and which of its flags work on this machine: tried out once by every controller.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::command::{Bind, Exec, Mode};
+use super::command::{Bind, Exec, Mode, SCRATCH_TMP};
 use super::error::ApptainerError;
 use crate::config::TOKEN_VARIABLES;
 use crate::printable::printable;
@@ -24,6 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// What Apptainer says where root lacks one of the capabilities that it wants to keep, as in many containers and virtual machines.
 const LACKS_CAPABILITIES: &str = "Requesting capability set";
 
+/// What Apptainer says where the site does not allow namespaces for processes.
+const LACKS_PID_NAMESPACE: &str = "Not virtualizing pid namespace";
+
 /// Output of a command that is read, in bytes.
 const OUTPUT_BYTES: u64 = 1 << 20;
 
@@ -34,8 +38,10 @@ pub(super) struct Apptainer {
     /// What it calls itself, e.g. `apptainer version 1.4.5`.
     pub(super) version: String,
     pub(super) mode: Mode,
+    /// Whether containers have processes of their own only, all of which end with the first.
+    pub(super) has_pid_namespace: bool,
     /// Modes that were refused before this one, with what was said.
-    refused: Vec<String>,
+    refused: Vec<(Mode, String)>,
 }
 
 /// What a command wrote.
@@ -53,25 +59,27 @@ impl Apptainer {
             program: "apptainer".into(),
             version: version(stop).await?,
             mode: Mode { is_root: getuid().is_root(), userns: false, offline: true },
+            has_pid_namespace: true,
             refused: Vec::new(),
         };
         for mode in Mode::all(getuid().is_root()) {
             found.mode = mode;
             let output = found.agent_version(root, agent, stop).await?;
             if output.succeeded && output.stdout.starts_with("llem-agent") {
+                found.has_pid_namespace = !output.stderr.contains(LACKS_PID_NAMESPACE);
                 debug!(version = found.version, flags = mode.shown(), "apptainer works");
                 return Ok(found);
             }
-            found.refused.push(format!("with {}: {}", mode.shown(), complaint(&output.stderr)));
+            found.refused.push((mode, complaint(&output.stderr)));
         }
-        Err(ApptainerError::Refused { version: found.version, tried: found.refused })
+        Err(ApptainerError::Refused { tried: by_complaint(&found.refused), version: found.version })
     }
 
     /// The flags with the reason for them.
     pub(super) fn reason(&self) -> String {
         let refused = match self.refused.as_slice() {
             [] => "the first that were tried".to_owned(),
-            refused => format!("refused was {}", refused.join("; ")),
+            refused => format!("refused was {}", by_complaint(refused).join("; ")),
         };
         format!("{}: containers are made with {} ({refused})", self.version, self.mode.shown())
     }
@@ -110,31 +118,44 @@ impl Apptainer {
         run(self.command(exec), TIMEOUT, stop).await
     }
 
-    /// Runs one of its other commands, such as `build`. `directory` gets what is temporary.
+    /// Runs one of its other commands, such as `build`, in `place`. `temporary` is a directory for its own files.
     pub(super) async fn tool(
         arguments: &[&std::ffi::OsStr],
-        directory: &Path,
+        place: &Path,
+        temporary: &Path,
         limit: Duration,
         stop: &CancellationToken,
     ) -> Result<Output, ApptainerError> {
-        let output = run(Self::tool_command(&["apptainer"], arguments, directory), limit, stop).await?;
+        let output = run(Self::tool_command(&["apptainer"], arguments, place, temporary), limit, stop).await?;
         if output.succeeded || !output.stderr.contains(LACKS_CAPABILITIES) {
             return Ok(output);
         }
         // A root that is not allowed everything is one in a user namespace, where Apptainer does not ask for more.
         let own_root = ["unshare", "--user", "--map-root-user", "--mount", "apptainer"];
-        run(Self::tool_command(&own_root, arguments, directory), limit, stop).await
+        run(Self::tool_command(&own_root, arguments, place, temporary), limit, stop).await
     }
 
-    fn tool_command(program: &[&str], arguments: &[&std::ffi::OsStr], directory: &Path) -> Command {
+    fn tool_command(program: &[&str], arguments: &[&std::ffi::OsStr], place: &Path, temporary: &Path) -> Command {
         let (first, rest) = program.split_first().map_or(("apptainer", &[][..]), |(first, rest)| (*first, rest));
         let mut command = Command::new(first);
-        command.args(rest).arg("--nocolor").args(arguments).env("APPTAINER_TMPDIR", directory);
+        command.args(rest).arg("--nocolor").args(arguments).current_dir(place).env("APPTAINER_TMPDIR", temporary);
         for name in TOKEN_VARIABLES {
             command.env_remove(name);
         }
         command
     }
+}
+
+/// What was said to which flags; the same is said once.
+fn by_complaint(refused: &[(Mode, String)]) -> Vec<String> {
+    let mut told: Vec<(&String, Vec<String>)> = Vec::new();
+    for (mode, complaint) in refused {
+        match told.iter_mut().find(|(same, _)| *same == complaint) {
+            Some((_, modes)) => modes.push(mode.shown()),
+            None => told.push((complaint, vec![mode.shown()])),
+        }
+    }
+    told.into_iter().map(|(complaint, modes)| format!("with {}: {complaint}", modes.join(", with "))).collect()
 }
 
 /// What Apptainer calls itself.
@@ -146,9 +167,16 @@ pub(super) async fn version(stop: &CancellationToken) -> Result<String, Apptaine
     if output.succeeded && !text.is_empty() { Ok(text) } else { Err(ApptainerError::Broken(complaint(&output.stderr))) }
 }
 
-/// An empty directory of this machine for one container.
+/// A directory of this machine for one container.
 pub(super) fn scratch() -> Result<Scratch, ApptainerError> {
-    Scratch::new().map_err(ApptainerError::files("a temporary directory (see TMPDIR)"))
+    let make = || {
+        let scratch = Scratch::new()?;
+        let tmp = scratch.path().join(SCRATCH_TMP);
+        fs_err::create_dir(&tmp)?;
+        fs_err::set_permissions(&tmp, std::fs::Permissions::from_mode(0o1777))?;
+        Ok(scratch)
+    };
+    make().map_err(ApptainerError::files("a temporary directory (see TMPDIR)"))
 }
 
 /// Runs a command to its end, or ends it and all that it started.
@@ -214,7 +242,17 @@ fn without_colours(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::complaint;
+    use super::{Mode, by_complaint, complaint};
+
+    #[test]
+    fn the_same_complaint_is_told_once() {
+        let [first, second, third, _] = Mode::all(false);
+        let refused = [(first, "no".to_owned()), (second, "never".to_owned()), (third, "no".to_owned())];
+        assert_eq!(
+            by_complaint(&refused),
+            ["with `--net --network none`, with no further flags: no", "with `--userns --net --network none`: never"]
+        );
+    }
 
     #[test]
     fn what_is_serious_is_told_and_the_rest_is_not() {

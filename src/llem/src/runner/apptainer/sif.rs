@@ -61,6 +61,10 @@ pub(super) struct Header {
 /// Reads a SIF file's header.
 pub(super) fn read(path: &Path) -> Result<Header, ApptainerError> {
     let problem = |problem: String| ApptainerError::NoImage { path: path.to_owned(), problem };
+    // What is neither a file nor a directory may never end.
+    if !fs_err::metadata(path).is_ok_and(|found| found.is_file()) {
+        return Err(problem("it is no plain file".to_owned()));
+    }
     let mut file = File::open(path).map_err(|source| ApptainerError::Missing { path: path.to_owned(), source })?;
     let mut header = [0; HEADER_BYTES];
     file.read_exact(&mut header).map_err(|_| problem("it is shorter than the header of a SIF file".to_owned()))?;

@@ -81,8 +81,8 @@ impl<'a> Containers<'a> {
         let root = embedded.take(&cache_root).await?;
         let runner = ApptainerRunner::find_with(ApptainerMachine::of(user, &plan.agent), root, stop).await?;
         super::task::say(&runner.reason());
-        if runner.has_network() {
-            super::task::say("engines can reach the network");
+        for caveat in runner.caveats() {
+            super::task::say(&caveat);
         }
         Ok(Self { runner, user, plan })
     }
