@@ -154,3 +154,27 @@ fn unpacked(bench: &Bench) -> Vec<std::ffi::OsString> {
     names.sort();
     names
 }
+
+/// An engine may be in a directory that the machine's owner adds to every container; its image is looked into with all that runs have.
+#[test]
+fn a_look_into_a_sif_file_sees_what_the_user_config_adds() {
+    if !apptainer_answers() || !engine_answers() || !has_image(PYTORCH_IMAGE) {
+        return;
+    }
+    let mut bench = Bench::new("sif-additions");
+    let (site, sif) = (bench.path("site"), sif_of(PYTORCH_IMAGE).display().to_string());
+    let package = site.join("peft-1.dist-info");
+    fs_err::create_dir_all(&package).unwrap();
+    fs_err::write(package.join("METADATA"), "Metadata-Version: 2.1\nName: peft\nVersion: 99.1\n").unwrap();
+    let seen = |bench: &Bench| {
+        let arguments = ["image", "probe", &sif, "--backend", "pytorch", "--format", "json"];
+        let output = bench.command(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let facts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        facts["versions"]["peft"].clone()
+    };
+    bench.user = json!({"mounts": [{"source": site, "target": "/extra"}], "env": {"PYTHONPATH": "/extra"}});
+    assert_eq!(seen(&bench), "99.1");
+    bench.user["env"] = json!({});
+    assert_ne!(seen(&bench), "99.1", "without the variable, Python does not find it");
+}

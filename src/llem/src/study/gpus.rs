@@ -32,7 +32,7 @@ pub(super) async fn prove_access(
     for ((backend, image), wanted) in wanted(study, options, known) {
         let asked = find(&wanted, &present).map_err(StudyError::Gpus)?;
         let notice = if let Some(apptainer) = fleet.apptainer().filter(|_| fleet.uses_apptainer(backend)) {
-            let seen = apptainer.probe_gpus(&image, &options.user.env, &options.stop.soft).await;
+            let seen = apptainer.probe_gpus(&image, &options.stop.soft).await;
             let seen = seen.map_err(|error| match error {
                 ApptainerError::Stopped => StudyError::Stopped,
                 other => other.into(),

@@ -52,6 +52,8 @@ pub struct ApptainerRunner {
     cache_root: PathBuf,
     /// Additional mounts, by the machine's owner.
     mounts: Vec<BindMount>,
+    /// Additional variables, likewise.
+    env: BTreeMap<String, String>,
     powercap: Option<PathBuf>,
     /// The images of the study by what it calls them.
     images: Mutex<BTreeMap<String, Arc<Image>>>,
@@ -64,6 +66,8 @@ pub struct ApptainerMachine {
     pub cache_root: PathBuf,
     /// Additional mounts.
     pub mounts: Vec<BindMount>,
+    /// Additional variables.
+    pub env: BTreeMap<String, String>,
     /// The kernel's RAPL zones, which containers may read.
     pub powercap: Option<PathBuf>,
     /// The agent.
@@ -75,7 +79,8 @@ impl ApptainerMachine {
     pub fn of(user: &UserConfig, agent: &Path) -> Self {
         Self {
             cache_root: user.cache_root(),
-            mounts: user.mounts.iter().map(BindMount::of).collect(),
+            mounts: BindMount::all_of(user),
+            env: user.env.clone(),
             powercap: host_powercap(),
             agent: agent.to_owned(),
         }
@@ -110,12 +115,12 @@ impl ApptainerRunner {
         image: Image,
         stop: &CancellationToken,
     ) -> Result<Self, ApptainerError> {
-        let ApptainerMachine { cache_root, mounts, powercap, agent } = machine;
+        let ApptainerMachine { cache_root, mounts, env, powercap, agent } = machine;
         remove_left_scratch(&std::env::temp_dir());
         remove_left_scratch(&image::directory(&cache_root));
         let apptainer = Apptainer::find(&image.root, &agent, stop).await?;
         let images = Mutex::new(BTreeMap::from([(image.reference.clone(), Arc::new(image))]));
-        Ok(Self { apptainer, agent, cache_root, mounts, powercap, images })
+        Ok(Self { apptainer, agent, cache_root, mounts, env, powercap, images })
     }
 
     /// Only looks whether the program is there.
@@ -194,7 +199,7 @@ impl ApptainerRunner {
         stop: &CancellationToken,
     ) -> Result<ImageFacts, ImageError> {
         let file = |problem: String| ImageError::File { path: image.path.clone(), problem };
-        let room = Room::new(&self.apptainer, image, &self.agent, stop).map_err(|error| file(error.to_string()))?;
+        let room = self.room(image, stop).map_err(|error| file(error.to_string()))?;
         super::docker::probe::look_around(&room, image.facts(), interpreters).await
     }
 
@@ -206,11 +211,15 @@ impl ApptainerRunner {
     pub async fn probe_gpus(
         &self,
         reference: &str,
-        env: &BTreeMap<String, String>,
         stop: &CancellationToken,
     ) -> Result<Result<VisibleGpus, String>, ApptainerError> {
         let Some(image) = self.image(reference) else { return Err(ApptainerError::NoPath(reference.to_owned())) };
-        Room::new(&self.apptainer, &image, &self.agent, stop)?.visible_gpus(env.clone()).await
+        self.room(&image, stop)?.visible_gpus().await
+    }
+
+    /// Where an image is looked into: with everything that runs have beside it.
+    fn room<'a>(&'a self, image: &'a Image, stop: &'a CancellationToken) -> Result<Room<'a>, ApptainerError> {
+        Room::new(&self.apptainer, image, &self.agent, (self.machine_binds(), &self.env), stop)
     }
 
     /// An image that was made ready and is as it was then.
@@ -267,12 +276,17 @@ impl ApptainerRunner {
             target: inside::ENGINE.into(),
             read_only: engine.read_only,
         }));
-        binds.extend(self.mounts.iter().cloned().map(|m| Bind {
-            source: m.source,
-            target: m.target,
-            read_only: m.read_only,
-        }));
+        binds.extend(self.machine_binds());
         binds
+    }
+
+    /// What the machine's owner adds to every container.
+    fn machine_binds(&self) -> Vec<Bind> {
+        let bind = |mount: &BindMount| {
+            let BindMount { source, target, read_only } = mount.clone();
+            Bind { source, target, read_only }
+        };
+        self.mounts.iter().map(bind).collect()
     }
 
     async fn run_to_end(&self, spec: &RunSpec, events: &EventSink, stop: &Stop) -> RunOutcome {

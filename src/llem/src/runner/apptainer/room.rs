@@ -1,5 +1,6 @@
 //! Looks into images: the same questions as in containers of an engine, each in a container of its own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use llem_protocol::VisibleGpus;
@@ -19,8 +20,11 @@ pub(super) struct Room<'a> {
     image: &'a Image,
     agent: &'a Path,
     script: PathBuf,
-    /// Variables and GPUs of a run's container, where these are asked about.
-    gpus: Option<std::collections::BTreeMap<String, String>>,
+    /// What the machine's owner adds to every container.
+    mounts: Vec<Bind>,
+    env: &'a BTreeMap<String, String>,
+    /// Whether containers are given GPUs.
+    gpus: bool,
     stop: &'a CancellationToken,
     _files: Scratch,
 }
@@ -30,20 +34,18 @@ impl<'a> Room<'a> {
         apptainer: &'a Apptainer,
         image: &'a Image,
         agent: &'a Path,
+        (mounts, env): (Vec<Bind>, &'a BTreeMap<String, String>),
         stop: &'a CancellationToken,
     ) -> Result<Self, ApptainerError> {
         let files = scratch()?;
         let script = files.path().join("llem_probe.py");
         fs_err::write(&script, SCRIPT).map_err(ApptainerError::files("the probe's script"))?;
-        Ok(Self { apptainer, image, agent, script, gpus: None, stop, _files: files })
+        Ok(Self { apptainer, image, agent, script, mounts, env, gpus: false, stop, _files: files })
     }
 
     /// The GPUs that the agent sees in a container that is given those of a run; the inner error is why none could be started.
-    pub(super) async fn visible_gpus(
-        mut self,
-        env: std::collections::BTreeMap<String, String>,
-    ) -> Result<Result<VisibleGpus, String>, ApptainerError> {
-        self.gpus = Some(env);
+    pub(super) async fn visible_gpus(mut self) -> Result<Result<VisibleGpus, String>, ApptainerError> {
+        self.gpus = true;
         let output = self.output(&[AGENT_PLACE, "--gpus"]).await?;
         if !output.succeeded {
             return Ok(Err(complaint(&output.stderr)));
@@ -55,12 +57,14 @@ impl<'a> Room<'a> {
 
     async fn output(&self, command: &[&str]) -> Result<Output, ApptainerError> {
         let scratch = scratch()?;
+        let mut binds = vec![Bind::read_only(self.agent, AGENT_PLACE), Bind::read_only(&self.script, SCRIPT_PLACE)];
+        binds.extend(self.mounts.iter().cloned());
         let exec = Exec {
             root: &self.image.root,
             scratch: scratch.path(),
-            binds: vec![Bind::read_only(self.agent, AGENT_PLACE), Bind::read_only(&self.script, SCRIPT_PLACE)],
-            env: self.gpus.clone().unwrap_or_default(),
-            gpus: self.gpus.is_some(),
+            binds,
+            env: self.env.clone(),
+            gpus: self.gpus,
             directory: "/tmp",
             command: command.iter().map(|&part| part.to_owned()).collect(),
         };
