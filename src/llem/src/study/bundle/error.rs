@@ -29,10 +29,12 @@ pub enum BundleError {
     #[error("another `llem bundle` is writing {}", .0.display())]
     Busy(PathBuf),
     /// The disk.
-    #[error("{what} needs {needed_gb:.2} GB in {}, and {free_gb:.2} GB are free there; make room or name another place", directory.display())]
+    #[error("{what} needs {needed_gb:.3} GB in {}, and {free_gb:.3} GB are free there; make room or name another place with {other_place}", directory.display())]
     NoSpace {
         /// What for.
         what: &'static str,
+        /// What names another place.
+        other_place: &'static str,
         /// How much.
         needed_gb: f64,
         /// How much there is.
@@ -133,11 +135,12 @@ pub enum BundleError {
     OtherExperiments,
     /// The runner has no use for the images.
     #[error(
-        "the bundle was made for the runner `{}` of backend `{backend}`, here it would be `{}`: make one with `llem bundle --runner {}`, or \
+        "the bundle was made for the runner `{}` of backend `{backend}`, here it would be `{}`{}: make one with `llem bundle --runner {}`, or \
          leave the choice to the bundle",
         made_for.name(),
         here.name(),
-        here.name()
+        if here == wanted { "" } else { " (`slurm.node_runner` of the user config says what its nodes start)" },
+        wanted.name()
     )]
     OtherRunner {
         /// The backend.
@@ -146,6 +149,8 @@ pub enum BundleError {
         made_for: RunnerKind,
         /// By the command line or the user config.
         here: RunnerKind,
+        /// What carries out the runs with that.
+        wanted: RunnerKind,
     },
     /// Weights of which only the hashes are in the bundle.
     #[error("the bundle has the hashes of `{reference}` only, and this machine does not have its files: {problem}")]

@@ -129,6 +129,7 @@ fn refuse_full_disk(needed: u64, part: &PartDirectory) -> Result<(), BundleError
     match free_bytes(part.target()) {
         Some((free, directory)) if free < needed => Err(BundleError::NoSpace {
             what: "the bundle",
+            other_place: "`--output`",
             needed_gb: needed as f64 / 1e9,
             free_gb: free as f64 / 1e9,
             directory,
