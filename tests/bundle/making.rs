@@ -1,5 +1,6 @@
 //! A bundle is made whole or not at all.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -63,6 +64,23 @@ fn signals_and_kills_leave_nothing_under_the_name() {
     let (code, text) = end(child);
     assert_eq!(code, Some(0), "{text}");
     assert!(target.exists() && !part.exists());
+}
+
+/// `--force -o /dev/null` as root would leave a machine without it.
+#[test]
+fn nothing_but_files_is_replaced() {
+    let bench = connected("bundle-no-file");
+    let target = bench.path("study.llem.tar");
+    assert!(Command::new("mkfifo").arg(&target).status().unwrap().success());
+    for arguments in [&["--runner", "process"][..], &["--runner", "process", "--force"]] {
+        let (_, output) = bundle(&bench, arguments);
+        assert!(output.status.code() == Some(1) && said(&output).contains("is no file"), "{}", said(&output));
+        assert!(fs_err::symlink_metadata(&target).unwrap().file_type().is_fifo());
+    }
+    fs_err::remove_file(&target).unwrap();
+    fs_err::create_dir(&target).unwrap();
+    let (_, output) = bundle(&bench, &["--runner", "process", "--force"]);
+    assert!(output.status.code() == Some(1) && said(&output).contains("is no file"), "{}", said(&output));
 }
 
 /// Lustre without `-o flock`, and some others. Whoever took that for somebody else's lock would wait for ever.

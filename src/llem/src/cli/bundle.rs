@@ -116,7 +116,7 @@ fn describe(content: &BundleContent) -> String {
     let mut text = format!("bundle    sha256:{}, {:.1} MB\n", content.sha256, content.size_bytes as f64 / 1e6);
     let commit = llem_commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
     let _ = writeln!(text, "made by   llem {llem_version}{commit}, for {}", content.manifest.architecture);
-    let overrides: String = study.overrides.iter().map(|set| format!(" --set {}", shown(set))).collect();
+    let overrides: String = study.overrides.iter().fold(String::new(), |text, set| text + " --set " + &shown(set));
     let _ = writeln!(
         text,
         "study     {}, {}, profile {}{overrides}",

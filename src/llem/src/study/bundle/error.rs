@@ -25,6 +25,9 @@ pub enum BundleError {
     /// The target is there.
     #[error("{} is there already; `--force` replaces it", .0.display())]
     Exists(PathBuf),
+    /// A directory or a device, which no bundle replaces.
+    #[error("{} is there and is no file: name another", .0.display())]
+    NoFile(PathBuf),
     /// Another bundle has the same target.
     #[error("another `llem bundle` is writing {}", .0.display())]
     Busy(PathBuf),
@@ -50,8 +53,8 @@ pub enum BundleError {
         /// What is wrong.
         source: io::Error,
     },
-    /// The access token is part of the study.
-    #[error("{}: the access token of the model hub is in its text, and a bundle is given to others: remove it, and take the token back if the file was shared", .0.display())]
+    /// The access token is part of the study, or of a file that it needs.
+    #[error("{}: the access token of the model hub is in it, and a bundle is given to others: remove it, and take the token back if the file was shared", .0.display())]
     Token(PathBuf),
     /// A file that cannot be packed.
     #[error("{}: {problem}", path.display())]

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::config::{AIENERGYSCORE_DATASET, Backend, NodeRunner, RunnerKind, StudyConfig, StudySource, study_path};
 use crate::host::LLEM_COMMIT;
-use crate::hub::Hub;
+use crate::hub::{Hub, Token};
 use crate::runner::docker::Engine;
 use crate::workload::{self, Workload};
 
@@ -62,6 +62,8 @@ pub(super) struct Gathered {
     pub(super) manifest: Manifest,
     pub(super) items: Vec<Item>,
     pub(super) engine: Option<Engine>,
+    /// What must not be in any of them.
+    pub(super) token: Option<Token>,
 }
 
 /// Makes everything of a study ready: downloads weights, tokenises requests, makes SIF files, and locks it all.
@@ -83,6 +85,7 @@ pub(super) async fn gather(
     let (cache_root, base_dir) = (run.user.cache_root(), study.base_dir());
     let hub = Hub::from_env().map_err(StudyError::from)?;
     refuse_token(source, &hub)?;
+    let token = hub.token().cloned();
     let (runners, engine) = runners(study, &run, options.images).await?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(&tell).await?;
     let workloads = cook(study, &stocked, Kitchen::new(study, cache_root.clone(), hub), &tell).await?;
@@ -135,7 +138,7 @@ pub(super) async fn gather(
         datasets,
         files: items.iter().map(|item| PackedFile::unknown(item.name.clone())).collect(),
     };
-    Ok(Gathered { manifest, items, engine })
+    Ok(Gathered { manifest, items, engine, token })
 }
 
 /// A bundle is given to others.

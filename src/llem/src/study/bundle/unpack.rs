@@ -67,13 +67,11 @@ fn read(
 /// Unpacks into a place beside, and gives it its name when everything was compared.
 fn fill(content: &BundleContent, root: &Path, cache_root: &Path, meter: &Meter) -> Result<(), BundleError> {
     let part = loop {
-        match PartDirectory::open(root).map_err(BundleError::Files)? {
-            Some(part) => break part,
-            None => {
-                meter.wait();
-                std::thread::sleep(PATIENCE);
-            }
+        if let Some(part) = PartDirectory::open(root).map_err(BundleError::Files)? {
+            break part;
         }
+        meter.wait();
+        std::thread::sleep(PATIENCE);
         meter.add(0)?;
     };
     if root.is_dir() {
