@@ -6,7 +6,7 @@ use llem_protocol::{FailureClass, Phase};
 use serde_json::{Value, json};
 
 use crate::apptainer_runner::with_temporary;
-use crate::support::{Bench, apptainer_answers, engine_answers, fault_image, sif_of};
+use crate::support::{Bench, PYTORCH_IMAGE, apptainer_answers, engine_answers, fault_image, has_image, sif_of};
 
 /// Runs a study of an image by its path, which must be refused before anything is started; what llem said.
 fn refused(name: &str, image: &Path, exit: i32) -> String {

@@ -5,6 +5,7 @@ mod damage;
 mod hostile;
 mod making;
 mod models;
+mod sites;
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;

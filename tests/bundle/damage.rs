@@ -140,6 +140,11 @@ fn a_bundle_is_unpacked_once_and_never_believed() {
     fs_err::remove_file(there.unpacked().join("candle/etc/passwd")).unwrap();
     there.run(&["--dry-run"]).exits(0);
     assert!(there.unpacked().join("candle/etc/passwd").is_file());
+    // What somebody put there would be taken for part of the model.
+    let more = there.unpacked().join("weights/0-model/more.bin");
+    fs_err::write(&more, "x").unwrap();
+    there.run(&["--dry-run"]).exits(0);
+    assert!(!more.exists());
     // The bundle itself is looked at again when it changed, although all of it is in the cache.
     let agent = members(&there.bundle).into_iter().find(|member| member.name == "bin/llem-agent").unwrap();
     let file = OpenOptions::new().write(true).open(&there.bundle).unwrap();

@@ -152,6 +152,13 @@ fn names_that_lead_elsewhere_are_refused() {
     forge.refused(&["nowhere", "not in the list of files"], |f| f.manifest["study"]["file"] = json!("nowhere"));
     forge.refused(&["../x", "no name"], |f| f.manifest["weights"][0]["files"][0]["name"] = json!("../x"));
     forge.refused(&["unknown field"], |f| f.manifest["surprise"] = json!(1));
+    forge.refused(&["/etc", "no name for a part"], |f| {
+        f.manifest["weights"][0]["files"] = json!([]);
+        f.manifest["weights"][0]["directory"] = json!("/etc");
+    });
+    for name in ["study.lock.json", "workloads/list.json", "bin/llem-agent", "bin/llem-candle"] {
+        forge.refused(&[name, "not in the list of files"], |f| f.contents.retain(|(kept, _)| kept != name));
+    }
 }
 
 #[test]
@@ -225,4 +232,43 @@ fn another_llem_says_so() {
         lock.1 = serde_json::to_vec(&value).unwrap();
     });
     assert!(code == Some(1) && text.contains("llem-agent sha256") && text.contains("nothing was started"), "{text}");
+}
+
+/// What `llem bundle --list` prints of a forged bundle on a terminal, and its exit code.
+fn listed_on_a_terminal(forge: &Forge, change: impl FnOnce(&mut Forged)) -> (Option<i32>, String) {
+    let mut forged = Forged::of(&forge.original);
+    change(&mut forged);
+    let path = forge.bench.path("listed.llem.tar");
+    forged.write(&path);
+    let command = format!("{} bundle --list {}", forge.bench.program.display(), path.display());
+    let output = Command::new("script").args(["-qec", &command, "/dev/null"]).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn a_forged_bundle_can_be_listed_without_harm() {
+    let forge = Forge::new("bundle-terminal");
+    let title = "\u{1b}]0;mine\u{7}";
+    let changes: [fn(&mut Value, &str); 5] = [
+        |manifest, title| manifest["study"]["name"] = json!(title),
+        |manifest, title| manifest["study"]["overrides"] = json!([title]),
+        |manifest, title| manifest["weights"][0]["reference"] = json!(title),
+        |manifest, title| manifest["llem_commit"] = json!(title),
+        |manifest, title| {
+            manifest["format"] = json!(9);
+            manifest["llem_version"] = json!(title);
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let (_, text) = listed_on_a_terminal(&forge, |forged| change(&mut forged.manifest, title));
+        assert!(!text.contains(title) && text.contains("mine"), "{number}: {text:?}");
+    }
+    // More bytes than can be counted.
+    let (code, text) = listed_on_a_terminal(&forge, |forged| {
+        let file = |number| json!({"name": format!("{number}"), "size_bytes": 1_u64 << 44, "sha256": "0".repeat(64)});
+        let weights = &mut forged.manifest["weights"][0];
+        weights["directory"] = json!(null);
+        weights["files"] = (0..1 << 20).map(file).collect();
+    });
+    assert!(code == Some(0) && text.contains("hashes only"), "{code:?} {text:.500}");
 }

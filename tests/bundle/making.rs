@@ -1,5 +1,6 @@
 //! A bundle is made whole or not at all.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -8,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{bundle, bundled, connected, model, said};
-use crate::support::{Bench, eventually};
+use crate::support::{Bench, eventually, fault_library};
 
 /// Bytes that take a while.
 const LARGE: u64 = 1 << 30;
@@ -25,11 +26,14 @@ fn begin(bench: &Bench, target: &Path) -> (Child, PathBuf) {
     fs_err::write(bench.path("study.yaml"), bench.study.to_string()).unwrap();
     let (file, shown) = (bench.path("study.yaml").display().to_string(), target.display().to_string());
     let mut command = bench.command(&["bundle", &file, "--runner", "process", "-o", &shown]);
-    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let name = target.file_name().unwrap().to_string_lossy();
     let part = target.with_file_name(format!(".{name}.llem-part"));
     let archive = part.join("bundle.tar");
-    eventually("the bundle begins", || fs_err::metadata(&archive).ok().filter(|found| found.len() > 0));
+    // One that was killed before may have left its own.
+    let made = || fs_err::metadata(&archive).ok().filter(|found| found.len() > 0)?.created().ok();
+    let before = made();
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the bundle begins", || made().filter(|made| Some(made) != before.as_ref()));
     (child, part)
 }
 
@@ -60,6 +64,43 @@ fn signals_and_kills_leave_nothing_under_the_name() {
     let (code, text) = end(child);
     assert_eq!(code, Some(0), "{text}");
     assert!(target.exists() && !part.exists());
+}
+
+/// `--force -o /dev/null` as root would leave a machine without it.
+#[test]
+fn nothing_but_files_is_replaced() {
+    let bench = connected("bundle-no-file");
+    let target = bench.path("study.llem.tar");
+    assert!(Command::new("mkfifo").arg(&target).status().unwrap().success());
+    for arguments in [&["--runner", "process"][..], &["--runner", "process", "--force"]] {
+        let (_, output) = bundle(&bench, arguments);
+        assert!(output.status.code() == Some(1) && said(&output).contains("is no file"), "{}", said(&output));
+        assert!(fs_err::symlink_metadata(&target).unwrap().file_type().is_fifo());
+    }
+    fs_err::remove_file(&target).unwrap();
+    fs_err::create_dir(&target).unwrap();
+    let (_, output) = bundle(&bench, &["--runner", "process", "--force"]);
+    assert!(output.status.code() == Some(1) && said(&output).contains("is no file"), "{}", said(&output));
+}
+
+/// Lustre without `-o flock`, and some others. Whoever took that for somebody else's lock would wait for ever.
+#[test]
+fn a_file_system_without_locks_is_told_at_once() {
+    let bench = connected("bundle-no-locks");
+    fs_err::write(bench.path("study.yaml"), bench.study.to_string()).unwrap();
+    let file = bundled(&bench, &["--runner", "process"]);
+    let without = |arguments: &[&str]| {
+        let mut command = bench.command(arguments);
+        command.env("LD_PRELOAD", fault_library()).env("LLEM_FAULT_NOLOCK", "1");
+        let output = command.env("XDG_CACHE_HOME", bench.path("cache")).output().unwrap();
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("cannot be locked") && text.contains("-o flock"), "{text}");
+    };
+    let (study, other) = (bench.path("study.yaml").display().to_string(), bench.path("other.llem.tar"));
+    without(&["bundle", &study, "--runner", "process", "-o", &other.display().to_string()]);
+    without(&["run", &file.display().to_string()]);
+    assert!(!other.exists() && !bench.output.exists());
 }
 
 /// A file system of its own.

@@ -55,6 +55,26 @@ fn a_token_in_the_study_is_not_given_away() {
 }
 
 #[test]
+fn a_token_in_a_file_of_the_study_is_not_given_away() {
+    const OWN: &str = "mirror-9876543210";
+    let mut bench = connected("bundle-token-files");
+    bench.variables.insert("HF_TOKEN", OWN.to_owned());
+    let files = [super::model(&bench).join("notes.json"), bench.path("originals/my prompts.jsonl")];
+    for file in &files {
+        let before = fs_err::read_to_string(file).unwrap_or_default();
+        let text = format!("{before}{}{}", if before.is_empty() { "" } else { "\n" }, json!({"prompt": OWN}));
+        fs_err::write(file, text).unwrap();
+        let (target, output) = bundle(&bench, &["--runner", "process"]);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let name = file.file_name().unwrap().to_string_lossy();
+        assert!(text.contains(&format!("{name}: the access token")), "{text}");
+        assert!(!text.contains(OWN) && !target.exists(), "{text}");
+        fs_err::write(file, before).unwrap();
+    }
+}
+
+#[test]
 fn hashes_alone_take_the_weights_that_are_there_and_no_others() {
     let (bench, _hub) = gated("bundle-hashes");
     let unbundled = bench.run(&["--runner", "process"]);

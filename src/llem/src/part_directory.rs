@@ -1,5 +1,6 @@
 //! A place beside a file or directory that is being made, for what is not finished.
 
+use std::fs::TryLockError;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -35,8 +36,10 @@ impl PartDirectory {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,
             };
-            if lock.file().try_lock().is_err() {
-                return Ok(None);
+            match lock.file().try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(without_locks(&path, &error)),
             }
             // Whoever worked here before may just have removed it.
             let is_same = fs_err::symlink_metadata(&path).and_then(|there| Ok(there.ino() == lock.metadata()?.ino()));
@@ -86,6 +89,15 @@ impl Drop for PartDirectory {
             tracing::warn!(directory = %self.path.display(), %error, "left");
         }
     }
+}
+
+/// Some network file systems have no locks, and two who write one file would make one that is neither's.
+fn without_locks(path: &Path, error: &io::Error) -> io::Error {
+    let text = format!(
+        "{} cannot be locked: {error}; the file system must have locks (Lustre: mount with `-o flock`), or name another place",
+        path.display()
+    );
+    io::Error::new(error.kind(), text)
 }
 
 #[cfg(test)]

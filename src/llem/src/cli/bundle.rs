@@ -116,7 +116,7 @@ fn describe(content: &BundleContent) -> String {
     let mut text = format!("bundle    sha256:{}, {:.1} MB\n", content.sha256, content.size_bytes as f64 / 1e6);
     let commit = llem_commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
     let _ = writeln!(text, "made by   llem {llem_version}{commit}, for {}", content.manifest.architecture);
-    let overrides: String = study.overrides.iter().fold(String::new(), |text, set| text + " --set " + set);
+    let overrides: String = study.overrides.iter().fold(String::new(), |text, set| text + " --set " + &shown(set));
     let _ = writeln!(
         text,
         "study     {}, {}, profile {}{overrides}",
@@ -131,15 +131,21 @@ fn describe(content: &BundleContent) -> String {
         let _ = writeln!(text, "image     {} ({}), {}", image.reference, image.id, image.file);
     }
     for weights in weights {
-        let bytes: u64 = weights.files.iter().map(|file| file.size_bytes).sum();
+        let bytes = weights.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size_bytes));
         let place = weights.directory.as_deref().unwrap_or("hashes only");
         let commit = weights.commit.as_ref().map(|commit| format!(" at {commit}")).unwrap_or_default();
-        let _ = writeln!(text, "weights   {}{commit}, {:.1} MB, {place}", weights.reference, bytes as f64 / 1e6);
+        let _ =
+            writeln!(text, "weights   {}{commit}, {:.1} MB, {place}", shown(&weights.reference), bytes as f64 / 1e6);
     }
     for file in files {
         let _ = writeln!(text, "{}  {:>12}  {}", file.sha256, file.size_bytes, file.name);
     }
     text
+}
+
+/// Text of whoever made the bundle, for a terminal.
+fn shown(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// What a user sees while a bundle is made or opened.

@@ -11,6 +11,7 @@ use super::manifest::{CHECKSUM, MANIFEST, MAX_MANIFEST_BYTES, MadeBy};
 use super::meter::{Meter, in_thread};
 use super::tape::{Reader, member_bytes};
 use super::{BUNDLE_FORMAT, BundleError, BundleEvent, Manifest, PackedFile};
+use crate::printable::printable;
 
 /// How files of bundles end.
 const ENDING: &str = ".llem.tar";
@@ -61,7 +62,7 @@ pub async fn verify_bundle(
     notify: &impl Fn(BundleEvent),
     stop: &CancellationToken,
 ) -> Result<BundleContent, BundleError> {
-    let total_bytes = fs_err::metadata(path).map_err(BundleError::Files)?.len();
+    let total_bytes = fs_err::metadata(path).map_or(0, |found| found.len());
     let path = path.to_owned();
     in_thread("verifying", total_bytes, &Meter::new(stop), notify, move |meter| {
         let (reader, content) = begin(&path)?;
@@ -118,10 +119,10 @@ fn checksum(reader: &mut Reader<File>, manifest_sha256: &str) -> Result<(), Bund
 
 /// The manifest, once its bytes are known to be those that were written. A stranger may have written them.
 fn parse(path: &Path, text: &[u8]) -> Result<Manifest, BundleError> {
-    let hostile = |problem: String| BundleError::Hostile { bundle: path.to_owned(), problem };
+    let hostile = |problem: String| BundleError::Hostile { bundle: path.to_owned(), problem: printable(&problem) };
     let made_by: MadeBy = serde_json::from_slice(text).map_err(|error| hostile(error.to_string()))?;
     if made_by.format != BUNDLE_FORMAT {
-        let made_by = format!("{} (bundles of format {})", made_by.llem_version, made_by.format);
+        let made_by = format!("{} (bundles of format {})", printable(&made_by.llem_version), made_by.format);
         let own = format!("{} (format {BUNDLE_FORMAT})", env!("CARGO_PKG_VERSION"));
         return Err(BundleError::OtherLlem { bundle: path.to_owned(), made_by, own });
     }

@@ -25,14 +25,19 @@ pub enum BundleError {
     /// The target is there.
     #[error("{} is there already; `--force` replaces it", .0.display())]
     Exists(PathBuf),
+    /// A directory or a device, which no bundle replaces.
+    #[error("{} is there and is no file: name another", .0.display())]
+    NoFile(PathBuf),
     /// Another bundle has the same target.
     #[error("another `llem bundle` is writing {}", .0.display())]
     Busy(PathBuf),
     /// The disk.
-    #[error("{what} needs {needed_gb:.2} GB in {}, and {free_gb:.2} GB are free there; make room or name another place", directory.display())]
+    #[error("{what} needs {needed_gb:.3} GB in {}, and {free_gb:.3} GB are free there; make room or name another place with {other_place}", directory.display())]
     NoSpace {
         /// What for.
         what: &'static str,
+        /// What names another place.
+        other_place: &'static str,
         /// How much.
         needed_gb: f64,
         /// How much there is.
@@ -48,8 +53,8 @@ pub enum BundleError {
         /// What is wrong.
         source: io::Error,
     },
-    /// The access token is part of the study.
-    #[error("{}: the access token of the model hub is in its text, and a bundle is given to others: remove it, and take the token back if the file was shared", .0.display())]
+    /// The access token is part of the study, or of a file that it needs.
+    #[error("{}: the access token of the model hub is in it, and a bundle is given to others: remove it, and take the token back if the file was shared", .0.display())]
     Token(PathBuf),
     /// A file that cannot be packed.
     #[error("{}: {problem}", path.display())]
@@ -133,11 +138,12 @@ pub enum BundleError {
     OtherExperiments,
     /// The runner has no use for the images.
     #[error(
-        "the bundle was made for the runner `{}` of backend `{backend}`, here it would be `{}`: make one with `llem bundle --runner {}`, or \
+        "the bundle was made for the runner `{}` of backend `{backend}`, here it would be `{}`{}: make one with `llem bundle --runner {}`, or \
          leave the choice to the bundle",
         made_for.name(),
         here.name(),
-        here.name()
+        if here == wanted { "" } else { " (`slurm.node_runner` of the user config says what its nodes start)" },
+        wanted.name()
     )]
     OtherRunner {
         /// The backend.
@@ -146,6 +152,8 @@ pub enum BundleError {
         made_for: RunnerKind,
         /// By the command line or the user config.
         here: RunnerKind,
+        /// What carries out the runs with that.
+        wanted: RunnerKind,
     },
     /// Weights of which only the hashes are in the bundle.
     #[error("the bundle has the hashes of `{reference}` only, and this machine does not have its files: {problem}")]

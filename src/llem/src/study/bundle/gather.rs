@@ -16,9 +16,9 @@ use super::{
     AGENT, BUNDLE_FORMAT, BundleError, BundleEvent, BundleOptions, CANDLE, CANDLE_ROOT, CONTROLLER, ImageForm, LOCK,
     Manifest, PackedFile, PackedStudy, WORKLOADS, plain, weights,
 };
-use crate::config::{AIENERGYSCORE_DATASET, Backend, RunnerKind, StudyConfig, StudySource, study_path};
+use crate::config::{AIENERGYSCORE_DATASET, Backend, NodeRunner, RunnerKind, StudyConfig, StudySource, study_path};
 use crate::host::LLEM_COMMIT;
-use crate::hub::Hub;
+use crate::hub::{Hub, Token};
 use crate::runner::docker::Engine;
 use crate::workload::{self, Workload};
 
@@ -62,6 +62,8 @@ pub(super) struct Gathered {
     pub(super) manifest: Manifest,
     pub(super) items: Vec<Item>,
     pub(super) engine: Option<Engine>,
+    /// What must not be in any of them.
+    pub(super) token: Option<Token>,
 }
 
 /// Makes everything of a study ready: downloads weights, tokenises requests, makes SIF files, and locks it all.
@@ -83,11 +85,14 @@ pub(super) async fn gather(
     let (cache_root, base_dir) = (run.user.cache_root(), study.base_dir());
     let hub = Hub::from_env().map_err(StudyError::from)?;
     refuse_token(source, &hub)?;
+    let token = hub.token().cloned();
     let (runners, engine) = runners(study, &run, options.images).await?;
     let stocked = Larder::new(study, &base_dir, &cache_root, &hub).stock(&tell).await?;
     let workloads = cook(study, &stocked, Kitchen::new(study, cache_root.clone(), hub), &tell).await?;
-    let images = images::gather(study, &run, &runners, engine.as_ref(), workshop, notify).await?;
-    let lock = lock(study, &run, &programs, &runners, &stocked, &workloads, &images, &tell).await?;
+    let carriers: BTreeMap<Backend, RunnerKind> =
+        runners.iter().map(|(backend, kind)| (*backend, carrier(*kind, run.user.slurm.node_runner))).collect();
+    let images = images::gather(study, &run, &carriers, engine.as_ref(), workshop, notify).await?;
+    let lock = lock(study, &run, &programs, &carriers, &stocked, &workloads, &images, &tell).await?;
 
     let file = source.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let study_file = format!("study/{file}");
@@ -125,6 +130,7 @@ pub(super) async fn gather(
             overrides: source.overrides.clone(),
             experiments: study.experiments.len(),
         },
+        node_runner: runners.values().any(|kind| *kind == RunnerKind::Slurm).then_some(run.user.slurm.node_runner),
         runners,
         default_images: images.defaults,
         images: images.packed,
@@ -132,7 +138,7 @@ pub(super) async fn gather(
         datasets,
         files: items.iter().map(|item| PackedFile::unknown(item.name.clone())).collect(),
     };
-    Ok(Gathered { manifest, items, engine })
+    Ok(Gathered { manifest, items, engine, token })
 }
 
 /// A bundle is given to others.
@@ -171,6 +177,15 @@ async fn runners(
         *kind = auto;
     }
     Ok((wanted, engine))
+}
+
+/// What carries out runs in the end: on a cluster its nodes do.
+pub(super) fn carrier(kind: RunnerKind, node_runner: NodeRunner) -> RunnerKind {
+    match (kind, node_runner) {
+        (RunnerKind::Slurm, NodeRunner::Apptainer) => RunnerKind::Apptainer,
+        (RunnerKind::Slurm, NodeRunner::Process) => RunnerKind::Process,
+        _ => kind,
+    }
 }
 
 /// The workloads of all experiments, in their order. What no model can hold is said here, not on the other machine.

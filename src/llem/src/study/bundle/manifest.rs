@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Backend, Profile, RunnerKind};
+use super::{AGENT, CANDLE, LOCK, WORKLOADS};
+use crate::config::{Backend, NodeRunner, Profile, RunnerKind};
 
 /// Name of the manifest in the archive.
 pub(super) const MANIFEST: &str = "llem-bundle.json";
@@ -47,6 +48,8 @@ pub struct Manifest {
     pub study: PackedStudy,
     /// Where each backend runs.
     pub runners: BTreeMap<Backend, RunnerKind>,
+    /// What the nodes of a cluster start, where the runner is `slurm`.
+    pub node_runner: Option<NodeRunner>,
     /// Images of experiments that name none.
     pub default_images: BTreeMap<Backend, String>,
     /// Images of engines.
@@ -160,17 +163,31 @@ impl Manifest {
                 return Some(format!("{name}: {file} is a file"));
             }
         }
-        self.weights_problem(&names).or_else(|| {
+        // The two are not in the list, and nothing else can be taken from them.
+        names.retain(|name| ![MANIFEST, CHECKSUM].contains(name));
+        self.text_problem().or_else(|| self.weights_problem(&names)).or_else(|| {
             let images = self.images.iter().map(|image| &image.file);
-            let mut wanted = images.chain(self.datasets.values()).chain([&self.study.file]);
-            wanted
-                .find(|name| !names.contains(name.as_str()))
-                .map(|name| format!("{name:?}: it is not in the list of files"))
+            let named = images.chain(self.datasets.values()).chain([&self.study.file]).map(String::as_str);
+            let mut wanted = [LOCK, WORKLOADS, AGENT, CANDLE].into_iter().chain(named);
+            wanted.find(|name| !names.contains(name)).map(|name| format!("{name:?}: it is not in the list of files"))
         })
+    }
+
+    /// Texts that no llem writes, and that could do something to a terminal.
+    fn text_problem(&self) -> Option<String> {
+        let images = self.images.iter().flat_map(|image| [&image.reference, &image.id]);
+        let own = [&self.llem_version, &self.architecture, &self.study.name].into_iter().chain(&self.llem_commit);
+        let mut all = own.chain(self.default_images.values()).chain(images);
+        all.find(|text| text.chars().any(char::is_control)).map(|text| format!("{text:?}: control characters"))
     }
 
     fn weights_problem(&self, names: &BTreeSet<&str>) -> Option<String> {
         for weights in &self.weights {
+            let directory = weights.directory.iter().find(|directory| !is_clean(directory));
+            let commit = weights.commit.iter().find(|commit| !is_clean(commit) || commit.contains('/'));
+            if let Some(place) = directory.or(commit) {
+                return Some(format!("{place:?} of {}: no name for a part of a bundle", weights.reference));
+            }
             for file in &weights.files {
                 if let Some(problem) = file_problem(file) {
                     return Some(format!("{:?} of {}: {problem}", file.name, weights.reference));
@@ -222,6 +239,9 @@ mod tests {
         PackedFile { name: name.to_owned(), size_bytes: 1, sha256: "0".repeat(64), executable: false }
     }
 
+    /// What every bundle has.
+    const OWN: [&str; 5] = ["study/s.yaml", LOCK, WORKLOADS, AGENT, CANDLE];
+
     fn manifest(names: &[&str]) -> Manifest {
         Manifest {
             format: BUNDLE_FORMAT,
@@ -236,11 +256,12 @@ mod tests {
                 experiments: 1,
             },
             runners: BTreeMap::new(),
+            node_runner: None,
             default_images: BTreeMap::new(),
             images: Vec::new(),
             weights: Vec::new(),
             datasets: BTreeMap::new(),
-            files: names.iter().map(|name| file(name)).chain([file("study/s.yaml")]).collect(),
+            files: names.iter().chain(&OWN).map(|name| file(name)).collect(),
         }
     }
 
@@ -262,6 +283,42 @@ mod tests {
     }
 
     #[test]
+    fn texts_and_places_that_no_llem_writes_are_refused() {
+        let image = |reference: &str| PackedImage {
+            reference: reference.to_owned(),
+            form: ImageForm::Sif,
+            id: String::new(),
+            file: "a".to_owned(),
+        };
+        let weights = |directory: Option<&str>, commit: Option<&str>| PackedWeights {
+            reference: "./m".to_owned(),
+            source: "/m".to_owned(),
+            commit: commit.map(str::to_owned),
+            directory: directory.map(str::to_owned),
+            files: Vec::new(),
+        };
+        let changed = |change: &dyn Fn(&mut Manifest)| {
+            let mut changed = manifest(&["a"]);
+            change(&mut changed);
+            changed.problem()
+        };
+        assert_eq!(changed(&|m| m.images.push(image("a/b:c"))), None);
+        assert_eq!(changed(&|m| m.weights.push(weights(Some("weights/0-m"), Some("0123")))), None);
+        let changes: [&dyn Fn(&mut Manifest); 7] = [
+            &|m| m.images.push(image("a\u{1b}[31m")),
+            &|m| m.study.name = "s\u{7}".to_owned(),
+            &|m| m.llem_commit = Some("\u{9b}".to_owned()),
+            &|m| m.weights.push(weights(Some("../../m"), None)),
+            &|m| m.weights.push(weights(Some("/m"), None)),
+            &|m| m.weights.push(weights(None, Some("../0123"))),
+            &|m| m.weights.push(weights(None, Some("a/b"))),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            assert!(changed(change).is_some(), "{number}");
+        }
+    }
+
+    #[test]
     fn what_is_named_must_be_there() {
         let mut wrong = manifest(&[]);
         wrong.study.file = "study/t.yaml".to_owned();
@@ -271,6 +328,14 @@ mod tests {
         let (reference, source) = ("./m".to_owned(), "/m".to_owned());
         wrong.weights.push(PackedWeights { reference, source, commit: None, directory, files: vec![file("x")] });
         assert!(wrong.problem().unwrap().contains("weights/0/x"));
+        for (number, name) in OWN.iter().enumerate() {
+            let mut wrong = manifest(&[]);
+            wrong.files.remove(number);
+            assert!(wrong.problem().unwrap().contains(name), "{name}");
+        }
+        let mut wrong = manifest(&[]);
+        wrong.study.file = MANIFEST.to_owned();
+        assert!(wrong.problem().unwrap().contains(MANIFEST), "it is not unpacked");
         let mut wrong = manifest(&["a"]);
         wrong.files[0].size_bytes = u64::MAX;
         assert!(wrong.problem().unwrap().contains("larger"));

@@ -31,6 +31,7 @@ mod open;
 mod pack;
 mod tape;
 mod unpack;
+mod watch;
 mod weights;
 mod workloads;
 

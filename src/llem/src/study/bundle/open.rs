@@ -12,7 +12,7 @@ use super::meter::{Meter, in_thread};
 use super::unpack::{Unpacked, unpack};
 use super::{
     AGENT, BundleError, BundleEvent, CANDLE, CANDLE_ROOT, HUB, ImageForm, LOCK, Manifest, PackedImage, PackedWeights,
-    WORKLOADS, images, weights,
+    WORKLOADS, gather, images, weights,
 };
 use crate::config::{
     Backend, BundleOrigin, Bundled, BundledWeights, ModelSource, RunnerKind, StudyConfig, UserConfig, weights_source,
@@ -159,8 +159,10 @@ impl BundledStudy {
         for (backend, made_for) in &manifest.runners {
             let asked = user.runner_of(*backend, *runner);
             let here = if asked == RunnerKind::Auto { *made_for } else { asked };
-            if !fits(*made_for, here, &self.content) {
-                return Err(BundleError::OtherRunner { backend: *backend, made_for: *made_for, here });
+            let wanted = gather::carrier(here, user.slurm.node_runner);
+            if !fits(gather::carrier(*made_for, manifest.node_runner.unwrap_or_default()), wanted, manifest) {
+                let made_for = *made_for;
+                return Err(BundleError::OtherRunner { backend: *backend, made_for, here, wanted });
             }
             user.runners.insert(*backend, here);
         }
@@ -215,14 +217,12 @@ impl BundledStudy {
     }
 }
 
-/// Whether runs of one runner are those of another: with the images that the bundle has, in containers or not.
-fn fits(made_for: RunnerKind, here: RunnerKind, content: &BundleContent) -> bool {
+/// Whether what one runner starts are the runs of another: with the images that the bundle has, in containers or not.
+fn fits(made_for: RunnerKind, here: RunnerKind, manifest: &Manifest) -> bool {
     let in_containers = |kind| matches!(kind, RunnerKind::Docker | RunnerKind::Apptainer);
-    let has_images = !content.manifest.images.is_empty();
     match (made_for, here) {
         _ if made_for == here => true,
-        (_, RunnerKind::Slurm) => true,
-        _ if in_containers(made_for) && in_containers(here) => !has_images,
+        _ if in_containers(made_for) && in_containers(here) => manifest.images.is_empty(),
         _ => in_containers(made_for) == in_containers(here),
     }
 }

@@ -13,9 +13,11 @@ use super::gather::{Gathered, Item, Source, gather};
 use super::manifest::{CHECKSUM, MANIFEST};
 use super::meter::{Meter, in_thread};
 use super::tape::{OpenMember, Writer, member_bytes};
+use super::watch::Watch;
 use super::{BundleError, BundleEvent, ImageForm, Manifest, PackedFile};
 use crate::config::{RunnerKind, StudyConfig, UserConfig};
 use crate::host::free_bytes;
+use crate::hub::Token;
 use crate::part_directory::PartDirectory;
 use crate::runner::Stop;
 use crate::runner::docker::Engine;
@@ -111,11 +113,12 @@ async fn late(options: &BundleOptions) {
 }
 
 fn refuse_present(options: &BundleOptions) -> Result<(), BundleError> {
-    let is_there = options.target.symlink_metadata().is_ok();
-    if options.target.is_dir() || (is_there && !options.force) {
-        return Err(BundleError::Exists(options.target.clone()));
+    let Ok(found) = options.target.symlink_metadata() else { return Ok(()) };
+    match found.is_file() || (found.is_symlink() && !options.target.is_dir()) {
+        false => Err(BundleError::NoFile(options.target.clone())),
+        true if !options.force => Err(BundleError::Exists(options.target.clone())),
+        true => Ok(()),
     }
-    Ok(())
 }
 
 /// Size of the archive, as far as it is known.
@@ -129,6 +132,7 @@ fn refuse_full_disk(needed: u64, part: &PartDirectory) -> Result<(), BundleError
     match free_bytes(part.target()) {
         Some((free, directory)) if free < needed => Err(BundleError::NoSpace {
             what: "the bundle",
+            other_place: "`--output`",
             needed_gb: needed as f64 / 1e9,
             free_gb: free as f64 / 1e9,
             directory,
@@ -145,7 +149,7 @@ async fn write(
     options: &BundleOptions,
     notify: &impl Fn(BundleEvent),
 ) -> Result<(String, Manifest), BundleError> {
-    let Gathered { mut manifest, items, engine } = gathered;
+    let Gathered { mut manifest, items, engine, token } = gathered;
     let place = serde_json::to_vec_pretty(&manifest).map_err(|error| BundleError::Files(error.into()))?.len() + 1;
     let meter = Meter::new(&options.stop.soft);
     let mut writer = Writer::new(File::create(part.path(PART)).map_err(BundleError::Files)?);
@@ -159,13 +163,18 @@ async fn write(
     for run in runs(items) {
         match run {
             Run::Image(item, reference) => {
-                let file = image(&mut writer, &item, &reference, engine.as_ref(), &meter, total_bytes, notify).await?;
+                let watch = Watch::new(token.clone());
+                let file =
+                    image(&mut writer, &item, &reference, engine.as_ref(), watch, &meter, total_bytes, notify).await?;
                 files.push(file);
             }
             Run::Copies(items) => {
+                let token = token.clone();
                 let (back, copied) = in_thread("packing", total_bytes, &meter, notify, move |meter| {
-                    let copied =
-                        items.iter().map(|item| copy(&mut writer, item, meter)).collect::<Result<Vec<_>, _>>()?;
+                    let copied = items
+                        .iter()
+                        .map(|item| copy(&mut writer, item, token.clone(), meter))
+                        .collect::<Result<Vec<_>, _>>()?;
                     Ok((writer, copied))
                 })
                 .await?;
@@ -217,23 +226,36 @@ fn runs(items: Vec<Item>) -> Vec<Run> {
     runs
 }
 
-fn copy(writer: &mut Writer, item: &Item, meter: &Meter) -> Result<PackedFile, BundleError> {
+fn copy(writer: &mut Writer, item: &Item, token: Option<Token>, meter: &Meter) -> Result<PackedFile, BundleError> {
+    let mut watch = Watch::new(token);
     let mut member = writer.begin(&item.name, item.executable).map_err(BundleError::Files)?;
     match &item.source {
         Source::Bytes(content) => push(writer, &mut member, content, meter)?,
-        Source::File(path) => copy_file(writer, &mut member, path, meter)?,
+        Source::File(path) => copy_file(writer, &mut member, path, &mut watch, meter)?,
         Source::Image(_) => {}
     }
     checked(writer.end(member).map_err(BundleError::Files)?, item)
 }
 
-fn copy_file(writer: &mut Writer, member: &mut OpenMember, path: &Path, meter: &Meter) -> Result<(), BundleError> {
+fn copy_file(
+    writer: &mut Writer,
+    member: &mut OpenMember,
+    path: &Path,
+    watch: &mut Watch,
+    meter: &Meter,
+) -> Result<(), BundleError> {
     let mut source = File::open(path).map_err(BundleError::Files)?;
     let mut buffer = vec![0; CHUNK];
     loop {
         match source.read(&mut buffer) {
             Ok(0) => return Ok(()),
-            Ok(n) => push(writer, member, buffer.get(..n).unwrap_or_default(), meter)?,
+            Ok(n) => {
+                let chunk = buffer.get(..n).unwrap_or_default();
+                if watch.sees_token(chunk) {
+                    return Err(BundleError::Token(path.to_owned()));
+                }
+                push(writer, member, chunk, meter)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(BundleError::Files(error)),
         }
@@ -258,11 +280,13 @@ fn checked(file: PackedFile, item: &Item) -> Result<PackedFile, BundleError> {
 }
 
 /// An image, as the engine gives it.
+#[expect(clippy::too_many_arguments, reason = "it is written as it comes")]
 async fn image(
     writer: &mut Writer,
     item: &Item,
     reference: &str,
     engine: Option<&Engine>,
+    mut watch: Watch,
     meter: &Meter,
     total_bytes: u64,
     notify: &impl Fn(BundleEvent),
@@ -279,7 +303,14 @@ async fn image(
             () = &mut stopped => return Err(BundleError::Stopped),
         };
         let Some(piece) = piece else { break };
-        push(writer, &mut member, &piece?, meter)?;
+        let piece = piece?;
+        if watch.sees_token(&piece) {
+            let problem =
+                "the access token of the model hub is in it, and a bundle is given to others; build it without"
+                    .to_owned();
+            return Err(BundleError::Image { reference: reference.to_owned(), problem });
+        }
+        push(writer, &mut member, &piece, meter)?;
         notify(BundleEvent::Progress { doing: "packing", done_bytes: meter.done_bytes(), total_bytes });
     }
     writer.end(member).map_err(BundleError::Files)

@@ -67,11 +67,11 @@ fn read(
 /// Unpacks into a place beside, and gives it its name when everything was compared.
 fn fill(content: &BundleContent, root: &Path, cache_root: &Path, meter: &Meter) -> Result<(), BundleError> {
     let part = loop {
-        match PartDirectory::open(root).map_err(BundleError::Files)? {
-            Some(part) => break part,
-            // Another llem unpacks the same bundle.
-            None => std::thread::sleep(PATIENCE),
+        if let Some(part) = PartDirectory::open(root).map_err(BundleError::Files)? {
+            break part;
         }
+        meter.wait();
+        std::thread::sleep(PATIENCE);
         meter.add(0)?;
     };
     if root.is_dir() {
@@ -124,8 +124,12 @@ fn by_directory(content: &BundleContent) -> BTreeMap<PathBuf, BTreeMap<String, S
     found
 }
 
-/// Whether the unpacked files are as the bundle has them.
+/// Whether the unpacked files are as the bundle has them, and no others: what lies beside weights would be taken for weights.
 fn is_whole(content: &BundleContent, root: &Path, cache_root: &Path, meter: &Meter) -> Result<bool, BundleError> {
+    let files = content.manifest.files.iter().filter(|file| is_unpacked(content, file));
+    if !matches!(count_files(root), Ok(found) if found == files.count()) {
+        return Ok(false);
+    }
     for (directory, hashes) in by_directory(content) {
         let Ok(directory) = fs_err::canonicalize(root.join(directory)) else { return Ok(false) };
         let notes_file = notes_path(&directory, cache_root);
@@ -145,12 +149,25 @@ fn is_whole(content: &BundleContent, root: &Path, cache_root: &Path, meter: &Met
     Ok(true)
 }
 
+/// How many things that are no directories lie below.
+fn count_files(root: &Path) -> std::io::Result<usize> {
+    let (mut count, mut open) = (0, vec![root.to_owned()]);
+    while let Some(directory) = open.pop() {
+        for entry in fs_err::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() { open.push(entry.path()) } else { count += 1 }
+        }
+    }
+    Ok(count)
+}
+
 fn refuse_full_disk(content: &BundleContent, target: &Path) -> Result<(), BundleError> {
     let files = content.manifest.files.iter().filter(|file| is_unpacked(content, file));
     let needed: u64 = files.fold(0, |sum, file| sum.saturating_add(file.size_bytes));
     match free_bytes(target) {
         Some((free, directory)) if free < needed => Err(BundleError::NoSpace {
             what: "unpacking the bundle",
+            other_place: "`cache_dir` of the user config",
             needed_gb: needed as f64 / 1e9,
             free_gb: free as f64 / 1e9,
             directory,
