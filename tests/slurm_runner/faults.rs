@@ -1,6 +1,7 @@
 //! One study of forty runs and everything that may happen to it.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -28,7 +29,7 @@ impl Disk {
         let mount = ["-t", "tmpfs", "-o", "size=140m", "tmpfs"];
         if !Command::new("mount").args(mount).arg(&bench.output).status().unwrap().success() {
             assert!(std::env::var_os("CI").is_none(), "no file system can be mounted");
-            eprintln!("skipped: mounting a small file system needs root");
+            let _ = writeln!(std::io::stderr(), "skipped: mounting a small file system needs root");
             return None;
         }
         Some(Self(bench.output.clone()))

@@ -292,8 +292,8 @@ mod tests {
 
     use super::{End, Job, LOOKS, Listed, Stage};
 
-    fn listed(stage: Stage) -> Option<Listed> {
-        Some(Listed { name: "llem-1".to_owned(), index: 0, job: 77, stage, node: None, waits_for: None })
+    fn listed(stage: Stage) -> Listed {
+        Listed { name: "llem-1".to_owned(), index: 0, job: 77, stage, node: None, waits_for: None }
     }
 
     #[test]
@@ -301,12 +301,12 @@ mod tests {
         let mut job = Job::new(Vec::new());
         let now = Instant::now();
         let mut see = |found| (job.see(found, now), job.stage);
-        assert_eq!(see(listed(Stage::Running)), (false, Stage::Running));
+        assert_eq!(see(Some(listed(Stage::Running))), (false, Stage::Running));
         for _ in 0..3 {
             for _ in 1..LOOKS {
                 assert_eq!(see(None), (false, Stage::Running), "half an answer");
             }
-            assert_eq!(see(listed(Stage::Running)), (false, Stage::Running));
+            assert_eq!(see(Some(listed(Stage::Running))), (false, Stage::Running));
         }
         for _ in 1..LOOKS {
             see(None);
@@ -319,9 +319,9 @@ mod tests {
     fn a_job_that_is_put_back_has_lost_its_node() {
         let mut job = Job::new(Vec::new());
         let now = Instant::now();
-        assert!(!job.see(listed(Stage::Waiting), now) && !job.see(listed(Stage::Running), now));
-        assert!(job.see(listed(Stage::Waiting), now) && job.over.is_some());
-        assert!(!job.see(listed(Stage::Running), now));
+        assert!(!job.see(Some(listed(Stage::Waiting)), now) && !job.see(Some(listed(Stage::Running)), now));
+        assert!(job.see(Some(listed(Stage::Waiting)), now) && job.over.is_some());
+        assert!(!job.see(Some(listed(Stage::Running)), now));
         assert_eq!(job.stage, Stage::Ended(End::NodeLost), "its first end counts");
     }
 }
