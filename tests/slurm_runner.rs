@@ -57,6 +57,12 @@ fn measured_each_once(finished: &Finished, runs: usize) {
     let study = finished.study();
     let rows = study.experiments.iter().flat_map(|experiment| &experiment.runs);
     assert_eq!(rows.filter(|row| row.status == RunStatus::Completed).count(), runs);
+    leaves_no_plan(finished);
+}
+
+/// Plans have the variables of the user config.
+#[track_caller]
+fn leaves_no_plan(finished: &Finished) {
     let left = fs_err::read_dir(finished.study_dir().join("slurm")).unwrap().map(|entry| entry.unwrap().path());
     let plans: Vec<_> = left.filter(|path| path.extension().is_none_or(|extension| extension != "log")).collect();
     assert!(plans.is_empty(), "{plans:?}");
@@ -138,6 +144,7 @@ fn an_interrupt_cancels_the_jobs_and_keeps_what_is_measured() {
     site.is_idle();
     let left = runs(&finished.study_dir());
     assert_eq!(left.len(), 2, "what has not begun leaves nothing: {left:?}");
+    leaves_no_plan(&finished);
     for (name, run) in &left {
         assert_eq!(run.as_ref().unwrap().status, RunStatus::Interrupted, "{name}");
         assert_eq!(run.as_ref().unwrap().failure.as_ref().unwrap().class, FailureClass::Interrupted, "{name}");

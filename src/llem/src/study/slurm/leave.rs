@@ -85,6 +85,9 @@ impl Session {
                 job.open = kept;
             }
         }
+        for array in queue.arrays.iter().filter(|array| array.is_over()) {
+            array.clear_away(self.directory.path());
+        }
         queue.arrays.retain(|array| !array.is_over());
         Ok(())
     }

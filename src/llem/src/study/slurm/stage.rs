@@ -204,10 +204,8 @@ impl Session {
 
     /// Takes up the arrays that a dead controller left. Runs that it staged and that are in none of them are taken back.
     pub(super) fn adopt_arrays(&mut self, queue: &mut Queue, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+        // Where nothing is open, plans may be left all the same: their runs had a result when the other controller ended.
         let open = self.ledger.open_attempts();
-        if open.is_empty() {
-            return Ok(());
-        }
         let (mut ids, mut started) = (HashMap::new(), HashSet::new());
         self.directory.files().read_journal(|event| match event {
             JournalEvent::ArraySubmitted { name, job } => drop(ids.insert(name, job)),
