@@ -257,7 +257,7 @@ fn counted(bench: &mut Bench) -> std::path::PathBuf {
 /// Sixty jobs in two arrays.
 #[test]
 fn looking_at_the_queue_is_one_call_each_period_whatever_is_in_it() {
-    let Some(site) = Site::start_with("MaxArraySize=31\n") else { return };
+    let Some(site) = Site::start_with(&["localhost"], "MaxArraySize=31") else { return };
     let mut bench = site.bench("slurm-polling").patient(Duration::from_secs(420));
     let calls = counted(&mut bench);
     bench.user["slurm"]["poll_seconds"] = json!(2);

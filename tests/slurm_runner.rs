@@ -1,10 +1,12 @@
-//! The `slurm` runner, against a real SLURM of one node and everything that can go wrong with it.
+//! The `slurm` runner, against a real SLURM and everything that can go wrong with it.
 
+mod faults;
+mod habits;
 pub(crate) mod site;
+mod two_nodes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use llem::result::{Output, RunResult, RunStatus};
@@ -55,6 +57,12 @@ fn measured_each_once(finished: &Finished, runs: usize) {
     let study = finished.study();
     let rows = study.experiments.iter().flat_map(|experiment| &experiment.runs);
     assert_eq!(rows.filter(|row| row.status == RunStatus::Completed).count(), runs);
+    leaves_no_plan(finished);
+}
+
+/// Plans have the variables of the user config.
+#[track_caller]
+fn leaves_no_plan(finished: &Finished) {
     let left = fs_err::read_dir(finished.study_dir().join("slurm")).unwrap().map(|entry| entry.unwrap().path());
     let plans: Vec<_> = left.filter(|path| path.extension().is_none_or(|extension| extension != "log")).collect();
     assert!(plans.is_empty(), "{plans:?}");
@@ -70,15 +78,6 @@ fn runs(study: &Path) -> Vec<(String, Option<RunResult>)> {
     runs
 }
 
-/// Whether a node has begun a run within the last half second.
-fn has_new_agent(study: &Path) -> bool {
-    let runs = fs_err::read_dir(study.join("runs")).unwrap().flatten();
-    let age = |run: fs_err::DirEntry| {
-        fs_err::metadata(run.path().join(".process.json")).ok()?.modified().ok()?.elapsed().ok()
-    };
-    runs.filter_map(age).any(|age| age < Duration::from_millis(500))
-}
-
 /// Four experiments.
 fn sweep(bench: &mut Bench, cycles: u32) {
     bench.study.as_object_mut().unwrap().remove("candle");
@@ -92,10 +91,13 @@ fn jobs_do_the_same_as_processes() {
     let mut bench = site.bench("slurm-same");
     sweep(&mut bench, 2);
     bench.user["slurm"]["tasks_per_job"] = json!(4);
-    bench.user["slurm"]["prologue"] = json!(["test -d ."]);
+    bench.user["slurm"]["prologue"] = json!(["#SBATCH --comment=llem", "test -d .", "false || true"]);
     // What users set for themselves must not hide their jobs from llem.
     bench.variables.insert("SQUEUE_USERS", "nobody".to_owned());
     bench.variables.insert("SCANCEL_STATE", "SUSPENDED".to_owned());
+    for (name, value) in [("SBATCH_WAIT", "1"), ("SBATCH_INPUT", "/nowhere"), ("SBATCH_ERROR", "/nowhere/error")] {
+        bench.variables.insert(name, value.to_owned());
+    }
     let on_slurm = bench.run(&[]);
     on_slurm.exits(0).says(&["runner slurm", "submitted job array", "2 jobs"]);
     site.is_idle();
@@ -128,48 +130,6 @@ fn jobs_do_the_same_as_processes() {
 }
 
 #[test]
-fn forty_runs_survive_killed_controllers_cancelled_jobs_and_a_dead_node() {
-    let Some(mut site) = Site::start() else { return };
-    let mut bench = site.bench("slurm-forty").patient(PATIENT);
-    sweep(&mut bench, 10);
-    // Long enough for a node to die in the middle of a run.
-    bench.study["measurement"]["min_seconds"] = json!(2);
-    let mut program = bench.start(&[]);
-    until_ended(&mut program, 4);
-    let study = program.study_dir();
-    program.kill();
-
-    // Nobody looks, and somebody cancels: one that runs, if one does, and some that wait.
-    let victims: Vec<String> = site
-        .jobs("RUNNING")
-        .into_iter()
-        .take(1)
-        .chain(site.jobs("PENDING").into_iter().rev().step_by(5).take(3))
-        .collect();
-    assert!(victims.len() >= 3, "{victims:?}");
-    let names: Vec<&str> = victims.iter().map(String::as_str).collect();
-    assert!(site.command("scancel", &names).status.success());
-
-    let resume = ["--resume", study.to_str().unwrap()];
-    let mut program = bench.start(&resume);
-    program.until("that an earlier controller submitted");
-    until_ended(&mut program, 14);
-    eventually("an agent that has just started", || has_new_agent(&study).then_some(()));
-    site.kill_node();
-    program.until("its node failed");
-    site.start_node();
-    until_ended(&mut program, 24);
-    program.kill();
-    let finished = bench.start(&resume).finish();
-    finished.exits(0);
-    measured_each_once(&finished, 40);
-    site.is_idle();
-    let cancelled =
-        runs(&study).into_iter().filter_map(|(_, run)| run?.failure).filter(|f| f.class == FailureClass::NodeLost);
-    assert!(cancelled.count() >= 3, "what was cancelled says so");
-}
-
-#[test]
 fn an_interrupt_cancels_the_jobs_and_keeps_what_is_measured() {
     let Some(site) = Site::start() else { return };
     let mut bench = site.bench("slurm-interrupt").long_window();
@@ -184,6 +144,7 @@ fn an_interrupt_cancels_the_jobs_and_keeps_what_is_measured() {
     site.is_idle();
     let left = runs(&finished.study_dir());
     assert_eq!(left.len(), 2, "what has not begun leaves nothing: {left:?}");
+    leaves_no_plan(&finished);
     for (name, run) in &left {
         assert_eq!(run.as_ref().unwrap().status, RunStatus::Interrupted, "{name}");
         assert_eq!(run.as_ref().unwrap().failure.as_ref().unwrap().class, FailureClass::Interrupted, "{name}");
@@ -207,65 +168,6 @@ fn a_run_that_meets_its_time_limit_says_so_and_the_next_one_gets_its_turn() {
     assert_eq!(classes, [Some(FailureClass::TimeLimit), None], "{runs:?}");
 }
 
-/// A small file system that goes with the test.
-struct Disk(std::path::PathBuf);
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_full_disk_ends_the_study_and_its_jobs_and_nothing_is_lost() {
-    let Some(site) = Site::start() else { return };
-    let mut bench = site.bench("slurm-full").patient(PATIENT);
-    sweep(&mut bench, 5);
-    bench.output = bench.path("small");
-    fs_err::create_dir(&bench.output).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=140m", "tmpfs"]).arg(&bench.output).status();
-    if !mounted.unwrap().success() {
-        assert!(std::env::var_os("CI").is_none(), "no file system can be mounted");
-        eprintln!("skipped: mounting a small file system needs root");
-        return;
-    }
-    let disk = Disk(bench.output.clone());
-    let mut program = bench.start(&[]);
-    until_ended(&mut program, 3);
-    let filler = bench.output.join("filler");
-    let full = fs_err::write(&filler, vec![1; 200_000_000]).unwrap_err();
-    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-    let finished = program.finish();
-    finished.exits(1).says(&["results cannot be written", "--resume"]);
-    site.is_idle();
-    fs_err::remove_file(&filler).unwrap();
-    let finished = bench.run(&["--resume", finished.study_dir().to_str().unwrap()]);
-    finished.exits(0);
-    measured_each_once(&finished, 20);
-    site.is_idle();
-    drop(disk);
-}
-
-#[test]
-fn nothing_is_concluded_while_slurm_does_not_answer() {
-    let Some(mut site) = Site::start() else { return };
-    let mut bench = site.bench("slurm-silent").patient(PATIENT);
-    sweep(&mut bench, 3);
-    let mut program = bench.start(&[]);
-    until_ended(&mut program, 3);
-    site.kill_controller();
-    program.until("looking again every 1 s");
-    site.start_controller();
-    while program.is_running() {
-        site.take_node_back();
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    let finished = program.finish();
-    finished.exits(0);
-    measured_each_once(&finished, 12);
-    site.is_idle();
-}
-
 #[test]
 fn a_job_that_cannot_start_says_why() {
     let Some(site) = Site::start() else { return };
@@ -273,6 +175,10 @@ fn a_job_that_cannot_start_says_why() {
     bench.user["slurm"]["prologue"] = json!(["echo no such module >&2", "exit 3"]);
     let finished = bench.run(&[]);
     finished.exits(1).says(&["ended and left no result", "no such module", "hint: read the job's output"]);
+    // A line that fails is no less.
+    bench.user["slurm"]["prologue"] = json!(["llem-no-such-module load cuda", "echo and on"]);
+    let finished = bench.run(&[]);
+    finished.exits(1).says(&["slurm.prologue ended the job with exit code 127: llem-no-such-module load cuda"]);
     site.is_idle();
     bench.user["slurm"] = json!({"partition": "nowhere"});
     let finished = bench.run(&[]);

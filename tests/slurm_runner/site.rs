@@ -1,5 +1,7 @@
-//! A SLURM of one node, started for one test: the real daemons, on ports and in a directory of their own.
+//! A SLURM started for one test: the real daemons, on ports and in a directory of their own. Several nodes are several `slurmd` on this
+//! machine, each with its name.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -23,17 +25,32 @@ pub(crate) struct Site {
     directory: TempDir,
     munge: Option<Child>,
     controller: Option<Child>,
-    node: Option<Child>,
+    nodes: BTreeMap<&'static str, Option<Child>>,
 }
 
 impl Site {
     /// `None`, with a line that says so, where SLURM is not installed.
     pub(crate) fn start() -> Option<Self> {
-        Self::start_with("")
+        Self::start_with(&["localhost"], "")
     }
 
-    /// As [`Site::start`] with further lines of `slurm.conf`.
-    pub(crate) fn start_with(further: &str) -> Option<Self> {
+    /// As [`Site::start`] with two nodes, `n1` and `n2`, and further lines of `slurm.conf`.
+    pub(crate) fn start_two(further: &str) -> Option<Self> {
+        Self::start_with(&["n1", "n2"], further)
+    }
+
+    /// As [`Site::start`] with one node of two GPUs, `n1`. `None`, with a line that says so, for who may not make device files.
+    pub(crate) fn start_gpus() -> Option<Self> {
+        Self::start_with_files(&["n1"], "GresTypes=gpu", &[("gres.conf", "NodeName=n1 Name=gpu File=@/gpu[0-1]\n")])
+    }
+
+    /// As [`Site::start`] with other nodes and further lines of `slurm.conf`.
+    pub(crate) fn start_with(nodes: &[&'static str], further: &str) -> Option<Self> {
+        Self::start_with_files(nodes, further, &[])
+    }
+
+    /// As [`Site::start_with`] with files beside `slurm.conf`; `@` in all of them is the site's directory.
+    pub(crate) fn start_with_files(nodes: &[&'static str], further: &str, files: &[(&str, &str)]) -> Option<Self> {
         let missing = ["munged", "slurmctld", "slurmd", "sbatch"].into_iter().find(|name| program(name).is_none());
         if let Some(missing) = missing {
             assert!(std::env::var_os("CI").is_none(), "{missing} is not installed: apt-get install slurm-wlm munge");
@@ -41,49 +58,86 @@ impl Site {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let mut site = Self { directory, munge: None, controller: None, node: None };
-        site.configure(further);
+        let nodes = nodes.iter().map(|name| (*name, None)).collect();
+        let mut site = Self { directory, munge: None, controller: None, nodes };
+        let has_gpus = files.iter().any(|(name, _)| *name == "gres.conf");
+        if has_gpus && !site.make_devices() {
+            return None;
+        }
+        site.configure(further, if has_gpus { "Gres=gpu:2" } else { "" });
+        for (name, text) in files {
+            let directory = site.directory.path().display().to_string();
+            fs_err::write(site.path(name), text.replace('@', &directory)).unwrap();
+        }
         site.start_munge();
         site.start_controller();
-        site.start_node();
+        for name in site.names() {
+            site.start_node(name);
+        }
         Some(site)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    fn names(&self) -> Vec<&'static str> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// A file of the site.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn configure(&self, further: &str) {
-        for name in ["munge", "state", "spool"] {
-            fs_err::create_dir(self.path(name)).unwrap();
+    /// SLURM takes only device files for GPUs; which, it does not care.
+    fn make_devices(&self) -> bool {
+        let make = |name| Command::new("mknod").arg(self.path(name)).args(["c", "1", "3"]).status().unwrap().success();
+        let is_made = ["gpu0", "gpu1"].into_iter().all(make);
+        if !is_made {
+            assert!(std::env::var_os("CI").is_none(), "no device files can be made");
+            let _ = writeln!(std::io::stderr(), "skipped: device files need root");
         }
+        is_made
+    }
+
+    fn configure(&self, further: &str, of_nodes: &str) {
+        fs_err::create_dir(self.path("munge")).unwrap();
+        fs_err::create_dir(self.path("state")).unwrap();
         for path in [self.directory.path().to_owned(), self.path("munge")] {
             fs_err::set_permissions(path, PermissionsExt::from_mode(0o711)).unwrap();
         }
-        // Both are free until the daemons take them.
-        let ports = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
-        let [controller, node] = ports.map(|port| port.local_addr().unwrap().port());
+        // All are free until the daemons take them.
+        let listen = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+        let ports: Vec<TcpListener> = (0..=self.nodes.len()).map(listen).collect();
+        let mut ports = ports.into_iter().map(|port| port.local_addr().unwrap().port());
+        let controller = ports.next().unwrap();
+        let names = self.names();
+        let node = |(name, port): (&&str, u16)| {
+            fs_err::create_dir(self.path(&format!("spool-{name}"))).unwrap();
+            format!(
+                "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={PROCESSORS} RealMemory=1000 {of_nodes} State=UNKNOWN\n"
+            )
+        };
+        let nodes: String = names.iter().zip(ports).map(node).collect();
         let user = Command::new("id").arg("-un").output().unwrap();
         let user = String::from_utf8(user.stdout).unwrap();
         let at = |name: &str| self.path(name).display().to_string();
         let text = format!(
             "ClusterName=test\nSlurmctldHost=localhost\nSlurmUser={user}\nSlurmdUser={user}\nAuthType=auth/munge\n\
-             AuthInfo=socket={}\nCryptoType=crypto/munge\nSlurmctldPort={controller}\nSlurmdPort={node}\n\
+             AuthInfo=socket={}\nCryptoType=crypto/munge\nSlurmctldPort={controller}\n\
              StateSaveLocation={}\nSlurmdSpoolDir={}\nSlurmctldPidFile={}\nSlurmdPidFile={}\nSlurmctldLogFile={}\nSlurmdLogFile={}\n\
              ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\nJobAcctGatherType=jobacct_gather/none\n\
              AccountingStorageType=accounting_storage/none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_Core\n\
              SchedulerType=sched/backfill\nSchedulerParameters=sched_interval=1,bf_interval=1\nReturnToService=2\nMpiDefault=none\n\
              MessageTimeout=2\nSlurmdTimeout={NODE_TIMEOUT_S}\nSlurmdParameters=config_overrides\n\
-             NodeName=localhost CPUs={PROCESSORS} RealMemory=1000 State=UNKNOWN\n\
-             PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP\n{further}",
+             {nodes}PartitionName=test Nodes={all} Default=YES MaxTime=INFINITE State=UP\n{further}\n",
             at("munge/munge.sock"),
             at("state"),
-            at("spool"),
+            at("spool-%n"),
             at("slurmctld.pid"),
-            at("slurmd.pid"),
+            at("slurmd-%n.pid"),
             at("slurmctld.log"),
-            at("slurmd.log"),
+            at("slurmd-%n.log"),
             user = user.trim(),
+            all = names.join(","),
+            further = further.replace('@', &self.directory.path().display().to_string()),
         );
         fs_err::write(self.path("slurm.conf"), text).unwrap();
     }
@@ -107,7 +161,8 @@ impl Site {
     }
 
     fn daemon(&self, name: &str, arguments: &[&str]) -> Child {
-        let output = fs_err::File::create(self.path(&format!("{name}.out"))).unwrap().into_file();
+        let output = fs_err::File::options().create(true).append(true).open(self.path(&format!("{name}.out")));
+        let output = output.unwrap().into_file();
         let mut command = Command::new(program(name).unwrap());
         command.args(arguments).env("SLURM_CONF", self.path("slurm.conf"));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap()
@@ -118,11 +173,12 @@ impl Site {
         self.controller = Some(self.daemon("slurmctld", &["-D"]));
     }
 
-    /// As an administrator does who looks after a node that SLURM has taken out of use: a launch that dies with the controller makes it do so.
-    pub(crate) fn take_node_back(&self) {
-        let update = ["update", "NodeName=localhost", "State=RESUME"];
-        // A node in use needs none of it, and SLURM refuses.
-        let _ = Command::new("scontrol").args(update).env("SLURM_CONF", self.path("slurm.conf")).output();
+    /// As an administrator does who looks after nodes that SLURM has taken out of use: a launch that dies with the controller makes it do so.
+    pub(crate) fn take_nodes_back(&self) {
+        for name in self.names() {
+            // A node in use needs none of it, and SLURM refuses.
+            let _ = self.command("scontrol", &["update", &format!("NodeName={name}"), "State=RESUME"]);
+        }
     }
 
     /// Nobody answers any more.
@@ -132,24 +188,33 @@ impl Site {
         daemon.wait().unwrap();
     }
 
-    /// Starts the node's daemon and waits until the node takes jobs.
-    pub(crate) fn start_node(&mut self) {
-        self.node = Some(self.daemon("slurmd", &["-D"]));
+    /// Starts a node's daemon and waits until the node takes jobs.
+    pub(crate) fn start_node(&mut self, name: &'static str) {
+        self.nodes.insert(name, Some(self.daemon("slurmd", &["-D", "-N", name])));
         eventually("a node that takes jobs", || {
-            let said = self.ask("sinfo", &["--noheader", "--format=%T"]);
+            let said = self.ask("sinfo", &["--noheader", "--format=%T", &format!("--nodes={name}")]);
             let is_up = ["idle", "mixed", "allocated"].iter().any(|state| said.trim() == *state);
             is_up.then_some(())
         });
     }
 
-    /// The node dies with everything on it.
-    pub(crate) fn kill_node(&mut self) {
-        let mut daemon = self.node.take().unwrap();
+    /// A node dies with everything on it.
+    pub(crate) fn kill_node(&mut self, name: &str) {
+        let mut daemon = self.nodes.get_mut(name).and_then(Option::take).unwrap();
         daemon.kill().unwrap();
         daemon.wait().unwrap();
-        for pid in self.processes() {
-            let _ = kill_process(pid, Signal::KILL);
+        let on_node: Vec<Pid> = self.processes().into_iter().filter(|pid| is_on(*pid, name)).collect();
+        // The daemon of a job first: it would tell SLURM how the job ended.
+        for pid in on_node.iter().filter_map(|pid| parent(*pid)).chain(on_node.iter().copied()) {
+            if self.processes().contains(&pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
+    }
+
+    /// The node of a process of a job.
+    pub(crate) fn node_of(&self, pid: Pid) -> &'static str {
+        self.names().into_iter().find(|name| is_on(pid, name)).unwrap()
     }
 
     /// What runs on the node for this site's jobs, but for its daemon.
@@ -204,11 +269,24 @@ impl Drop for Site {
         for pid in self.processes() {
             let _ = kill_process(pid, Signal::KILL);
         }
-        for daemon in [&mut self.munge, &mut self.controller, &mut self.node].into_iter().flatten() {
+        let nodes = self.nodes.values_mut();
+        for daemon in nodes.chain([&mut self.munge, &mut self.controller]).flatten() {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
     }
+}
+
+/// Whether a process belongs to a job on a node.
+fn is_on(pid: Pid, node: &str) -> bool {
+    let environ = fs_err::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+    let wanted = format!("SLURMD_NODENAME={node}");
+    environ.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+}
+
+fn parent(pid: Pid) -> Option<Pid> {
+    let stat = fs_err::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    Pid::from_raw(stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?)
 }
 
 /// Where a program is; daemons are not in everybody's PATH.

@@ -39,7 +39,7 @@ pub(crate) fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) ->
 }
 
 /// As [`eventually`] with another limit.
-fn eventually_within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually_within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = condition() {

@@ -37,7 +37,7 @@ pub struct ArrayRequest {
     pub time_limit_minutes: u32,
     /// Working directory.
     pub directory: PathBuf,
-    /// Where each job's output goes; `%a` is its index.
+    /// Where each job's output goes; `%a` in the name of the file is its index.
     pub log: PathBuf,
     /// What each job runs, after the site's prologue.
     pub command: Vec<String>,
@@ -91,12 +91,13 @@ impl Slurm {
 
     /// Submits an array and gives its job id.
     pub async fn submit(&self, array: &ArrayRequest) -> Result<u64, SlurmError> {
+        if array.log.as_os_str().as_encoded_bytes().contains(&b'\\') {
+            return Err(SlurmError::Backslash(array.directory.clone()));
+        }
         let arguments = submit::arguments(&self.config, array);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let text = run("sbatch", &arguments, Some(submit::script(&self.config, array))).await?;
-        // `--parsable` prints `id` or `id;cluster`.
-        let id = text.trim().split(';').next().and_then(|id| id.parse().ok());
-        id.ok_or_else(|| SlurmError::Unreadable { command: "sbatch".to_owned(), text })
+        submit::job_id(&text).ok_or_else(|| SlurmError::Unreadable { command: "sbatch".to_owned(), text })
     }
 
     /// How an array of so many jobs would be submitted, for people to read.

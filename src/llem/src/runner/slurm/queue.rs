@@ -1,7 +1,7 @@
 //! What `squeue` and `sacct` say of jobs.
 
-/// Name, index in the array, id of the array, state, node; none of them has a `|`.
-pub(super) const FORMAT: &str = "%j|%K|%F|%T|%N";
+/// Name, index in the array, id of the array, state, node, why it waits; none of them has a `|`.
+pub(super) const FORMAT: &str = "%j|%K|%F|%T|%N|%r";
 
 /// The same for `sacct`; its job id is `array_index`.
 pub(super) const ACCOUNT_FORMAT: &str = "--format=JobName,JobID,State,NodeList";
@@ -47,6 +47,8 @@ pub struct Listed {
     pub stage: Stage,
     /// Its node, once it has one.
     pub node: Option<String>,
+    /// Why it waits, in SLURM's own word; only of jobs that wait for something out of the ordinary.
+    pub waits_for: Option<String>,
 }
 
 /// Reads lines of [`FORMAT`]; what is none is passed over.
@@ -60,8 +62,14 @@ fn listed(line: &str) -> Option<Listed> {
     let index = fields.next()?.parse().ok()?;
     let job = fields.next()?.parse().ok()?;
     let stage = stage(fields.next()?);
-    Some(Listed { name, index, job, stage, node: node(fields.next()) })
+    let node = node(fields.next());
+    let waits_for = fields.next().filter(|reason| stage == Stage::Waiting && !ORDINARY.contains(reason));
+    Some(Listed { name, index, job, stage, node, waits_for: waits_for.map(str::to_owned) })
 }
+
+/// What jobs wait for in every queue: their turn, room, each other.
+const ORDINARY: [&str; 8] =
+    ["", "None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit", "Cleaning"];
 
 /// Reads lines of [`ACCOUNT_FORMAT`].
 pub(super) fn parse_accounts(text: &str) -> Vec<Listed> {
@@ -71,7 +79,8 @@ pub(super) fn parse_accounts(text: &str) -> Vec<Listed> {
         let (job, index) = fields.next()?.split_once('_')?;
         // `CANCELLED by 1000`.
         let stage = stage(fields.next()?.split(' ').next()?);
-        Some(Listed { name, index: index.parse().ok()?, job: job.parse().ok()?, stage, node: node(fields.next()) })
+        let (index, job) = (index.parse().ok()?, job.parse().ok()?);
+        Some(Listed { name, index, job, stage, node: node(fields.next()), waits_for: None })
     };
     text.lines().filter_map(accounted).collect()
 }
@@ -101,8 +110,8 @@ mod tests {
 
     #[test]
     fn a_queue_is_read_line_by_line() {
-        let text = "llem-1|0|77|RUNNING|n01\nllem-1|1|77|PENDING|\nllem-1|2|77|NODE_FAIL|n02\nsomething else\n\
-                    llem-1|3|77|COMPLETING|n03\nllem-1|N/A|78|RUNNING|n01\n";
+        let text = "llem-1|0|77|RUNNING|n01|None\nllem-1|1|77|PENDING||Priority\nllem-1|2|77|NODE_FAIL|n02|None\nsomething else\n\
+                    llem-1|3|77|COMPLETING|n03\nllem-1|N/A|78|RUNNING|n01|None\n";
         let found: Vec<_> = parse(text).into_iter().map(|job| (job.index, job.job, job.stage, job.node)).collect();
         let node = |name: &str| Some(name.to_owned());
         let expected = [
@@ -112,6 +121,9 @@ mod tests {
             (3, 77, Stage::Running, node("n03")),
         ];
         assert_eq!(found, expected);
+        let held = parse("llem-1|1|77|PENDING||PartitionTimeLimit\nllem-1|2|77|PENDING||Resources\n");
+        let reasons: Vec<_> = held.iter().map(|job| job.waits_for.as_deref()).collect();
+        assert_eq!(reasons, [Some("PartitionTimeLimit"), None]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What `sbatch` is given: options on its command line, where they win over variables of the environment, and a script on its stdin.
 
-use crate::config::SlurmConfig;
+use std::path::Path;
 
 use super::ArrayRequest;
+use crate::config::SlurmConfig;
 
 /// The options of an array.
 pub(super) fn arguments(config: &SlurmConfig, array: &ArrayRequest) -> Vec<String> {
@@ -18,7 +19,7 @@ pub(super) fn arguments(config: &SlurmConfig, array: &ArrayRequest) -> Vec<Strin
         // llem decides what is tried again, and under which name.
         "--no-requeue".into(),
         format!("--chdir={}", array.directory.display()),
-        format!("--output={}", array.log.display()),
+        format!("--output={}", output(&array.log)),
         "--open-mode=append".into(),
     ];
     if config.exclusive {
@@ -36,14 +37,38 @@ pub(super) fn arguments(config: &SlurmConfig, array: &ArrayRequest) -> Vec<Strin
     arguments
 }
 
-/// The script: the site's lines, then llem in place of the shell, so that signals reach it.
+/// A pattern of which `sbatch` replaces nothing in the names of directories.
+fn output(log: &Path) -> String {
+    let directory = log.parent().unwrap_or(Path::new("")).display().to_string().replace('%', "%%");
+    format!("{directory}/{}", log.file_name().unwrap_or_default().display())
+}
+
+/// The id that `sbatch --parsable` prints as `id` or `id;cluster`, after what a site may print before it.
+pub(super) fn job_id(text: &str) -> Option<u64> {
+    text.lines().rev().find_map(|line| line.trim().split(';').next()?.parse().ok())
+}
+
+/// The script: the site's lines, then llem in place of the shell, so that signals reach it. A line that fails ends the job: what runs
+/// without the modules that were asked for is another deployment.
 pub(super) fn script(config: &SlurmConfig, array: &ArrayRequest) -> String {
     let command: Vec<String> = array.command.iter().map(|word| quoted(word)).collect();
     let mut lines = vec!["#!/bin/bash".to_owned()];
-    lines.extend(config.prologue.iter().cloned());
+    // Options of `sbatch` count only before the first command.
+    let options = config.prologue.iter().take_while(|line| line.starts_with('#')).count();
+    let (options, prologue) = config.prologue.split_at(options);
+    lines.extend(options.iter().cloned());
+    if !prologue.is_empty() {
+        lines.push(format!("trap {} EXIT", quoted(FAILED)));
+        lines.push("set -e".to_owned());
+        lines.extend(prologue.iter().cloned());
+        lines.push("set +e; trap - EXIT".to_owned());
+    }
     lines.push(format!("exec {}", command.join(" ")));
     lines.join("\n") + "\n"
 }
+
+/// What a job says that its prologue has ended.
+const FAILED: &str = r#"echo "llem: slurm.prologue ended the job with exit code $?: $BASH_COMMAND" >&2"#;
 
 /// A word that the shell takes as it is.
 fn quoted(word: &str) -> String {
@@ -52,7 +77,7 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{arguments, script};
+    use super::{arguments, job_id, script};
     use crate::config::SlurmConfig;
     use crate::runner::slurm::ArrayRequest;
 
@@ -62,7 +87,7 @@ mod tests {
             jobs: 40,
             time_limit_minutes: 20,
             directory: "/s".into(),
-            log: "/s/slurm/1-%a.log".into(),
+            log: "/s/100%/slurm/1-%a.log".into(),
             command: vec!["/opt/it's here/llem".to_owned(), "slurm-task".to_owned()],
             after: None,
         }
@@ -84,7 +109,7 @@ mod tests {
         assert_eq!(
             said,
             "--parsable --job-name=llem-0123 --array=0-39%4 --nodes=1 --ntasks=1 --time=20 --no-requeue --chdir=/s \
-             --output=/s/slurm/1-%a.log --open-mode=append --partition=gpu --account=p123 --gres=gpu:h100:1 \
+             --output=/s/100%%/slurm/1-%a.log --open-mode=append --partition=gpu --account=p123 --gres=gpu:h100:1 \
              --dependency=afterany:77"
         );
         assert!(arguments(&SlurmConfig::default(), &array).contains(&"--exclusive".to_owned()));
@@ -92,8 +117,20 @@ mod tests {
 
     #[test]
     fn the_script_is_the_prologue_and_llem() {
-        let config = SlurmConfig { prologue: vec!["module load cuda".to_owned()], ..SlurmConfig::default() };
-        let expected = "#!/bin/bash\nmodule load cuda\nexec '/opt/it'\\''s here/llem' 'slurm-task'\n";
-        assert_eq!(script(&config, &array()), expected);
+        let prologue = ["#SBATCH --mem=8G", "module load cuda", "# for all"].map(str::to_owned).to_vec();
+        let said = script(&SlurmConfig { prologue, ..SlurmConfig::default() }, &array());
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[..2], ["#!/bin/bash", "#SBATCH --mem=8G"], "{said}");
+        assert_eq!(lines[3..], ["set -e", "module load cuda", "# for all", "set +e; trap - EXIT", EXEC], "{said}");
+        assert_eq!(script(&SlurmConfig::default(), &array()), format!("#!/bin/bash\n{EXEC}\n"));
+    }
+
+    const EXEC: &str = r"exec '/opt/it'\''s here/llem' 'slurm-task'";
+
+    #[test]
+    fn an_id_may_have_company() {
+        let said = ["77\n", "77;cluster\n", "Welcome to the cluster\n77;cluster\n", "you have 3 jobs\n77\n\n"];
+        assert!(said.iter().all(|text| job_id(text) == Some(77)));
+        assert_eq!(job_id("Submitted\n"), None);
     }
 }

@@ -1,18 +1,23 @@
 //! One look at the queue, and what follows from it.
 
-use std::collections::HashMap;
-use std::time::Instant;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use llem_protocol::FailureClass;
+use tokio_util::sync::CancellationToken;
 
 use super::files::{Begun, TaskRecord};
 use super::take::Source;
-use super::{Array, Job, OpenRun, Queue};
+use super::{Array, Job, OpenRun, Queue, unless_stopped};
+use crate::printable::printable;
 use crate::result::{JournalEvent, RunDirectory, RunRow, RunStatus};
 use crate::runner::slurm::{End, Listed, Slurm, Stage};
 use crate::study::policy::{Breaker, is_out_of_memory};
 use crate::study::session::{Halt, Session};
 use crate::study::{StudyError, StudyEvent};
+
+/// Looks in a row without a job after which SLURM does not have it any more.
+const LOOKS: u32 = 3;
 
 /// What has become of the first open run of a job.
 enum Found {
@@ -37,14 +42,18 @@ impl Session {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        match queue.slurm.jobs(&names).await {
-            Ok(listed) => update(queue, listed).await,
-            Err(error) => {
+        // Who leaves waits for answers until told not to.
+        let stop = if queue.leaving { &self.options.stop.hard } else { &self.options.stop.soft };
+        match unless_stopped(queue.slurm.jobs(&names), stop, Duration::ZERO).await {
+            None => return Ok(Vec::new()),
+            Some(Ok(listed)) => update(queue, listed, stop).await,
+            Some(Err(error)) => {
                 queue.tell_once(format!("{error}; looking again every {} s", queue.period().as_secs()), notify);
                 return Ok(Vec::new());
             }
         }
         count(queue, notify);
+        tell_of_waiting(queue, notify);
         let mut arrays = std::mem::take(&mut queue.arrays);
         let taken = self.take_ended(queue, &mut arrays, notify).await;
         arrays.iter().filter(|array| array.is_over()).for_each(|array| array.clear_away(self.directory.path()));
@@ -168,43 +177,64 @@ fn is_stopped(directory: &RunDirectory) -> bool {
 }
 
 /// Takes what `squeue` says, and for jobs that it does not know any more, what `sacct` does.
-async fn update(queue: &mut Queue, listed: Vec<Listed>) {
+async fn update(queue: &mut Queue, listed: Vec<Listed>, stop: &CancellationToken) {
     let now = Instant::now();
     let mut known: HashMap<(String, usize), Listed> = by_place(listed);
     let slurm: Slurm = queue.slurm.clone();
     for array in &mut queue.arrays {
         let of_name = |listed: &&Listed| listed.name == array.name;
         array.job = array.job.or_else(|| known.values().find(of_name).map(|listed| listed.job));
-        let is_forgotten = |(index, job): (usize, &Job)| {
+        let is_missing = |(index, job): (usize, &Job)| {
             !job.open.is_empty() && job.over.is_none() && !known.contains_key(&(array.name.clone(), index))
         };
-        let forgets = array.jobs.iter().enumerate().any(is_forgotten);
-        if let Some(job) = array.job.filter(|_| forgets) {
-            for (place, listed) in by_place(slurm.remembered(job).await) {
+        let misses = array.jobs.iter().enumerate().any(is_missing);
+        if let Some(job) = array.job.filter(|_| misses) {
+            let remembered = unless_stopped(slurm.remembered(job), stop, Duration::ZERO).await;
+            for (place, listed) in by_place(remembered.unwrap_or_default()) {
                 known.entry(place).or_insert(listed);
             }
         }
+        let mut given_up = Vec::new();
         for (index, job) in array.jobs.iter_mut().enumerate() {
-            let found = known.get(&(array.name.clone(), index));
-            let stage = found.map_or(Stage::Ended(End::Forgotten), |listed| listed.stage);
-            match (job.stage, stage) {
-                // What was seen to have ended stays ended, and is remembered better than it is later.
-                (Stage::Ended(_), _) => {}
-                // SLURM put it back after its node was lost, though it was asked not to: its runs have begun and do not begin again.
-                (Stage::Running, Stage::Waiting) => {
-                    job.stage = Stage::Ended(End::NodeLost);
-                    if let Some(id) = array.job {
-                        // What cannot be cancelled finds its runs begun and ends.
-                        let _ = slurm.cancel_some(id, &[index]).await;
-                    }
-                }
-                _ => job.stage = stage,
-            }
-            job.node = found.and_then(|listed| listed.node.clone()).or(job.node.take());
-            if matches!(job.stage, Stage::Ended(_)) {
-                job.over.get_or_insert(now);
+            if job.see(known.remove(&(array.name.clone(), index)), now) && !job.open.is_empty() {
+                given_up.push(index);
             }
         }
+        if let Some(id) = array.job.filter(|_| !given_up.is_empty()) {
+            // What cannot be cancelled finds its runs begun and ends.
+            let _ = unless_stopped(slurm.cancel_some(id, &given_up), stop, Duration::ZERO).await;
+        }
+    }
+}
+
+impl Job {
+    /// Takes what the queue says of it, if anything. Whether it is given up though SLURM may still have it: then it is to be cancelled.
+    fn see(&mut self, listed: Option<Listed>, now: Instant) -> bool {
+        let was = self.stage;
+        let Some(listed) = listed else {
+            self.missing += 1;
+            // One answer without it may be half an answer.
+            let is_forgotten = self.missing >= LOOKS && !matches!(was, Stage::Ended(_));
+            if is_forgotten {
+                (self.stage, self.over) = (Stage::Ended(End::Forgotten), Some(now));
+            }
+            return is_forgotten;
+        };
+        self.missing = 0;
+        self.waits_for = listed.waits_for;
+        self.node = listed.node.or(self.node.take());
+        // What was seen to have ended stays ended, and is remembered better than it is later. What SLURM put back after its node was lost,
+        // though it was asked not to, has begun its runs and does not begin them again.
+        let is_put_back = (was, listed.stage) == (Stage::Running, Stage::Waiting);
+        match was {
+            Stage::Ended(_) => {}
+            _ if is_put_back => self.stage = Stage::Ended(End::NodeLost),
+            _ => self.stage = listed.stage,
+        }
+        if matches!(self.stage, Stage::Ended(_)) {
+            self.over.get_or_insert(now);
+        }
+        is_put_back
     }
 }
 
@@ -220,5 +250,78 @@ fn count(queue: &mut Queue, notify: &impl Fn(StudyEvent)) {
     if queue.counted != (waiting, running) {
         queue.counted = (waiting, running);
         notify(StudyEvent::Jobs { waiting, running });
+    }
+}
+
+/// Tells what jobs wait for when that is not their turn: it may never come.
+fn tell_of_waiting(queue: &mut Queue, notify: &impl Fn(StudyEvent)) {
+    let jobs = queue.arrays.iter().flat_map(|array| &array.jobs);
+    let waiting = jobs.filter(|job| !job.open.is_empty() && job.stage == Stage::Waiting);
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in waiting.filter_map(|job| job.waits_for.as_deref()) {
+        *reasons.entry(reason).or_default() += 1;
+    }
+    // Told once for each reason, however many jobs there are in the end.
+    let told = reasons.keys().copied().collect::<Vec<_>>().join(", ");
+    if queue.told_of_waiting.as_ref() == Some(&told) {
+        return;
+    }
+    for (reason, jobs) in &reasons {
+        let text = format!("{jobs} jobs wait for `{}`: {}", printable(reason), what_to_do(reason));
+        notify(StudyEvent::Notice { text });
+    }
+    queue.told_of_waiting = Some(told);
+}
+
+/// What helps jobs that wait for a reason of SLURM's.
+fn what_to_do(reason: &str) -> &'static str {
+    match reason {
+        "PartitionTimeLimit" => {
+            "their time limit is above the partition's; stop the study, set `slurm.time_limit_minutes` or `slurm.partition` in the user \
+             config, and go on with --resume"
+        }
+        "DependencyNeverSatisfied" => "stop the study and go on with --resume",
+        _ if reason.starts_with("JobHeld") => "somebody holds them; `scontrol release` lets them go on",
+        _ => "`man squeue` lists what that means, and `scontrol show job` the whole of a job",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::{End, Job, LOOKS, Listed, Stage};
+
+    fn listed(stage: Stage) -> Listed {
+        Listed { name: "llem-1".to_owned(), index: 0, job: 77, stage, node: None, waits_for: None }
+    }
+
+    #[test]
+    fn a_job_is_forgotten_when_it_is_missing_again_and_again() {
+        let mut job = Job::new(Vec::new());
+        let now = Instant::now();
+        let mut see = |found| (job.see(found, now), job.stage);
+        assert_eq!(see(Some(listed(Stage::Running))), (false, Stage::Running));
+        for _ in 0..3 {
+            for _ in 1..LOOKS {
+                assert_eq!(see(None), (false, Stage::Running), "half an answer");
+            }
+            assert_eq!(see(Some(listed(Stage::Running))), (false, Stage::Running));
+        }
+        for _ in 1..LOOKS {
+            see(None);
+        }
+        assert_eq!(see(None), (true, Stage::Ended(End::Forgotten)), "given up, and cancelled");
+        assert_eq!(see(None), (false, Stage::Ended(End::Forgotten)), "once");
+    }
+
+    #[test]
+    fn a_job_that_is_put_back_has_lost_its_node() {
+        let mut job = Job::new(Vec::new());
+        let now = Instant::now();
+        assert!(!job.see(Some(listed(Stage::Waiting)), now) && !job.see(Some(listed(Stage::Running)), now));
+        assert!(job.see(Some(listed(Stage::Waiting)), now) && job.over.is_some());
+        assert!(!job.see(Some(listed(Stage::Running)), now));
+        assert_eq!(job.stage, Stage::Ended(End::NodeLost), "its first end counts");
     }
 }

@@ -5,19 +5,21 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::take::Source;
-use super::{Array, DIRECTORY, Queue};
-use crate::runner::slurm::{End, Stage};
+use super::{Array, DIRECTORY, Queue, unless_stopped};
+use crate::runner::slurm::{End, SlurmError, Stage};
 use crate::study::session::Session;
 use crate::study::{StudyError, StudyEvent};
 
 /// How long jobs may take to end: agents get 10 s, SLURM kills what is left after its `KillWait`, 30 s by default.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long `scancel` may still take after the user's second signal.
+const LAST_TRY: Duration = Duration::from_secs(3);
 /// Time between two looks meanwhile; the user waits.
 const PERIOD: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// Cancels what is left, takes back what has not begun, waits for the rest and takes it, too. After an error nothing is written any
-    /// more: `--resume` finds what nodes left.
+    /// Cancels what is left, takes back what has not begun, waits for the rest and takes it, too. After an error, and where nothing can be
+    /// cancelled, nothing is written any more: `--resume` finds what nodes left.
     pub(super) async fn leave(
         &mut self,
         queue: &mut Queue,
@@ -30,21 +32,44 @@ impl Session {
         let jobs = queue.arrays.iter().flat_map(|array| &array.jobs).filter(|job| !job.open.is_empty()).count();
         queue.leaving = true;
         notify(StudyEvent::Notice { text: format!("cancelling {jobs} jobs") });
-        cancel(queue, notify).await;
-        if after_error {
-            self.wait_for_end(queue).await;
-            return Ok(());
+        let mut cancelled = self.cancel(queue).await;
+        if !after_error {
+            self.withdraw(queue)?;
         }
-        self.withdraw(queue)?;
         let deadline = Instant::now() + PATIENCE;
         while !queue.arrays.is_empty() && Instant::now() < deadline && !self.options.stop.hard.is_cancelled() {
-            self.look(queue, notify).await?;
+            if cancelled.is_err() {
+                cancelled = self.cancel(queue).await;
+            }
+            if !after_error {
+                self.look(queue, notify).await?;
+            } else if self.is_over(queue).await {
+                break;
+            }
             tokio::select! {
                 () = sleep(if queue.arrays.is_empty() { Duration::ZERO } else { PERIOD }) => {}
                 () = self.options.stop.hard.cancelled() => {}
             }
         }
-        self.give_up(queue, notify).await
+        match cancelled {
+            Err(error) if !queue.arrays.is_empty() => tell_of_left(queue, &error, notify),
+            _ if after_error => {}
+            _ => self.give_up(queue, notify).await?,
+        }
+        Ok(())
+    }
+
+    /// Cancels all arrays. After the user's second signal there is little time for it.
+    async fn cancel(&self, queue: &Queue) -> Result<(), SlurmError> {
+        let silent = || Err(SlurmError::Silent("scancel".to_owned()));
+        unless_stopped(cancel(queue), &self.options.stop.hard, LAST_TRY).await.unwrap_or_else(silent)
+    }
+
+    /// Whether no job of the study is left; `false` when nobody says so.
+    async fn is_over(&self, queue: &Queue) -> bool {
+        let names: Vec<&str> = queue.arrays.iter().map(|array| array.name.as_str()).collect();
+        let listed = unless_stopped(queue.slurm.jobs(&names), &self.options.stop.hard, Duration::ZERO).await;
+        listed.is_some_and(|jobs| jobs.is_ok_and(|jobs| jobs.iter().all(|job| matches!(job.stage, Stage::Ended(_)))))
     }
 
     /// Takes back every run that no node has begun.
@@ -59,6 +84,9 @@ impl Session {
                 }
                 job.open = kept;
             }
+        }
+        for array in queue.arrays.iter().filter(|array| array.is_over()) {
+            array.clear_away(self.directory.path());
         }
         queue.arrays.retain(|array| !array.is_over());
         Ok(())
@@ -113,32 +141,29 @@ impl Session {
         }
         Ok(())
     }
-
-    async fn wait_for_end(&self, queue: &Queue) {
-        let names: Vec<&str> = queue.arrays.iter().map(|array| array.name.as_str()).collect();
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline && !self.options.stop.hard.is_cancelled() {
-            let left = queue.slurm.jobs(&names).await.unwrap_or_default();
-            if left.iter().all(|job| matches!(job.stage, Stage::Ended(_))) {
-                return;
-            }
-            sleep(PERIOD).await;
-        }
-    }
 }
 
-/// Cancels all arrays. What cannot be cancelled is told: it is the user's to do.
-async fn cancel(queue: &Queue, notify: &impl Fn(StudyEvent)) {
+async fn cancel(queue: &Queue) -> Result<(), SlurmError> {
     let ids: Vec<u64> = queue.arrays.iter().filter_map(|array| array.job).collect();
-    let mut failed = if ids.is_empty() { None } else { queue.slurm.cancel(&ids).await.err() };
+    let mut done = if ids.is_empty() { Ok(()) } else { queue.slurm.cancel(&ids).await };
     for array in queue.arrays.iter().filter(|array| array.job.is_none()) {
-        failed = queue.slurm.cancel_named(&array.name).await.err().or(failed);
+        done = queue.slurm.cancel_named(&array.name).await.and(done);
     }
-    if let Some(error) = failed {
-        let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-        let text = format!("{error}; cancel what is left by hand: scancel {}", ids.join(" "));
-        notify(StudyEvent::Notice { text });
-    }
+    done
+}
+
+/// What could not be cancelled is told: it is the user's to do, or goes on.
+fn tell_of_left(queue: &Queue, error: &SlurmError, notify: &impl Fn(StudyEvent)) {
+    let ids = queue.arrays.iter().map(|array| match array.job {
+        Some(id) => id.to_string(),
+        None => format!("--name={}", array.name),
+    });
+    let ids: Vec<String> = ids.collect();
+    let text = format!(
+        "{error}: jobs may be left, and their runs go on; --resume takes these up; to end them instead: scancel {}",
+        ids.join(" ")
+    );
+    notify(StudyEvent::Notice { text });
 }
 
 impl Array {

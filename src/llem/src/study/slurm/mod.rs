@@ -27,13 +27,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::fleet::Fleet;
 use super::policy::Breaker;
 use super::session::{Halt, Session};
 use super::{RunOptions, StudyError, StudyEvent};
 use crate::config::StudyConfig;
 use crate::plan::order::{PlannedRun, order};
-use crate::result::RunId;
+use crate::result::{RunId, StoreError};
 use crate::runner::slurm::{Slurm, Stage};
 
 pub use array::SlurmPlan;
@@ -57,8 +59,14 @@ struct Queue {
     leaving: bool,
     /// How long what a node wrote may take until it is seen here.
     settle: Duration,
+    /// Open runs in the queue when the site took no more, and when that was.
+    refused: Option<(usize, Instant)>,
+    /// llem itself, as nodes find it. Asked for at the start: a binary that is replaced while jobs wait has no path any more.
+    program: PathBuf,
     /// What the user has been told last, so that it is told once.
     told: Option<String>,
+    /// The same of what jobs wait for.
+    told_of_waiting: Option<String>,
     /// Jobs without and with a node, as last told.
     counted: (usize, usize),
 }
@@ -78,8 +86,12 @@ struct Job {
     open: Vec<OpenRun>,
     stage: Stage,
     node: Option<String>,
+    /// What it waits for, where that is out of the ordinary.
+    waits_for: Option<String>,
     /// Since when it is known to be over.
     over: Option<Instant>,
+    /// Looks at the queue in a row that did not find it.
+    missing: u32,
 }
 
 /// A run that is staged.
@@ -93,9 +105,15 @@ struct OpenRun {
     adopted: bool,
 }
 
+impl Job {
+    fn new(open: Vec<OpenRun>) -> Self {
+        Self { open, stage: Stage::Waiting, node: None, waits_for: None, over: None, missing: 0 }
+    }
+}
+
 impl Queue {
-    fn new(slurm: Slurm, most_jobs: usize, directory: &Path) -> Self {
-        Self {
+    fn new(slurm: Slurm, most_jobs: usize, directory: &Path) -> std::io::Result<Self> {
+        Ok(Self {
             slurm,
             most_jobs,
             arrays: Vec::new(),
@@ -103,9 +121,17 @@ impl Queue {
             retries: HashMap::new(),
             leaving: false,
             settle: files::settle_time(directory),
+            refused: None,
+            program: std::env::current_exe()?,
             told: None,
+            told_of_waiting: None,
             counted: (0, 0),
-        }
+        })
+    }
+
+    /// Runs in the queue that have not ended.
+    fn open_runs(&self) -> usize {
+        self.arrays.iter().flat_map(|array| &array.jobs).map(|job| job.open.len()).sum()
     }
 
     fn period(&self) -> Duration {
@@ -134,7 +160,7 @@ impl Session {
         notify: &impl Fn(StudyEvent),
     ) -> Result<Option<Halt>, StudyError> {
         let (_, most_jobs) = slurm.site().await?;
-        let mut queue = Queue::new(slurm, most_jobs, self.directory.path());
+        let mut queue = Queue::new(slurm, most_jobs, self.directory.path()).map_err(StoreError::from)?;
         self.adopt_arrays(&mut queue, notify)?;
         let now = Instant::now();
         queue.due = self
@@ -176,6 +202,19 @@ impl Session {
                 }
             }
         }
+    }
+}
+
+/// What a command of SLURM says; `None` when it has not answered within `grace` after the user stopped waiting for it.
+async fn unless_stopped<T>(command: impl Future<Output = T>, stop: &CancellationToken, grace: Duration) -> Option<T> {
+    let stopped = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        biased;
+        said = command => Some(said),
+        () = stopped => None,
     }
 }
 

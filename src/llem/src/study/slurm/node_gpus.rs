@@ -9,12 +9,14 @@ use crate::runner::host_gpus;
 /// What SLURM sets to the GPUs of a job: indices of those that it may see, or UUIDs.
 pub(super) const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 
-/// The GPUs of a run: those of its job that llem may use, as many as its experiment computes on (all without a number).
-pub(super) fn node_gpus(config: &GpuConfig, wanted: Option<usize>) -> Result<Vec<String>, Failure> {
+/// The GPUs of a run: those of its job that llem may use, as many as its experiment computes on (all without a number). A job that has its
+/// node to itself (`exclusive`) has all GPUs of a node whose GPUs SLURM does not hand out.
+pub(super) fn node_gpus(config: &GpuConfig, exclusive: bool, wanted: Option<usize>) -> Result<Vec<String>, Failure> {
     if config.access == GpuAccess::None || wanted == Some(0) {
         return Ok(Vec::new());
     }
-    choose(std::env::var(VARIABLE).ok().as_deref(), &present(), &config.devices, wanted).map_err(|message| Failure {
+    let given = std::env::var(VARIABLE).ok().or_else(|| (!exclusive).then(String::new));
+    choose(given.as_deref(), &present(), &config.devices, wanted).map_err(|message| Failure {
         class: FailureClass::NoGpu,
         phase: Phase::Start,
         message,

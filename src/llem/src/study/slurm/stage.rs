@@ -1,23 +1,28 @@
 //! From runs that are due to jobs in the queue; and from a dead controller's plans to what is still in it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::array::{ArrayPlan, PlannedTask, SCHEMA_VERSION, plan, rests};
 use super::files::{Begun, Staged, write_private};
 use super::node::ContainerPlan;
-use super::{Array, DIRECTORY, Job, OpenRun, Queue, time_limit};
+use super::{Array, DIRECTORY, Job, OpenRun, Queue, time_limit, unless_stopped};
 use crate::config::UserConfig;
 use crate::plan::order::PlannedRun;
 use crate::result::{JournalEvent, RunId, StoreError};
-use crate::runner::slurm::{ArrayRequest, SlurmError, Stage};
+use crate::runner::slurm::{ArrayRequest, SlurmError};
 use crate::study::attempt::no_such_experiment;
 use crate::study::engine::RunEngine;
 use crate::study::job::run_spec;
 use crate::study::session::Session;
 use crate::study::{StudyError, StudyEvent};
+
+/// How long a command of SLURM may still take when the user has stopped the study.
+const GRACE: Duration = Duration::from_secs(5);
+/// The site is asked again after this time when nothing of the study has ended meanwhile: others may have made room.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
 
 impl Session {
     /// Submits the runs whose time has come.
@@ -27,6 +32,11 @@ impl Session {
         notify: &impl Fn(StudyEvent),
     ) -> Result<(), StudyError> {
         let now = Instant::now();
+        let open = queue.open_runs();
+        if queue.refused.is_some_and(|(was_open, when)| open >= was_open.max(1) && when.elapsed() < ASK_AGAIN) {
+            return Ok(());
+        }
+        queue.refused = None;
         let (ready, later): (Vec<_>, Vec<_>) = queue.due.drain(..).partition(|(from, _)| *from <= now);
         queue.due = later;
         let runs: Vec<PlannedRun> = ready.into_iter().map(|(_, run)| run).filter(|run| !self.is_settled(run)).collect();
@@ -36,32 +46,57 @@ impl Session {
         let execution = self.study.execution.clone();
         let config = queue.slurm.config().clone();
         let times = time_limit::times(&self.study, &self.options.output);
-        let mut after = None;
-        for jobs in plan(&runs, &execution, config.tasks_per_job, queue.most_jobs) {
-            if self.options.stop.soft.is_cancelled() {
-                break;
-            }
+        let mut arrays: VecDeque<_> = plan(&runs, &execution, config.tasks_per_job, queue.most_jobs).into();
+        while let Some(jobs) = arrays.pop_front().filter(|_| !self.options.stop.soft.is_cancelled()) {
             let minutes = time_limit::minutes(&jobs, &times, &execution, &config);
-            match self.submit(queue, &jobs, minutes, after).await {
+            match self.submit(queue, &jobs, minutes).await {
                 Ok(job) => {
                     let text = format!("submitted job array {job}: {} jobs of at most {minutes} min", jobs.len());
                     notify(StudyEvent::Notice { text });
-                    // The site's limit on jobs at a time is for one array.
-                    after = config.max_parallel.map(|_| job);
                 }
-                // A limit on what a user may have in the queue: there is room when something of it has ended.
-                Err(StudyError::Slurm(error @ (SlurmError::Refused { .. } | SlurmError::Silent(_))))
-                    if !queue.arrays.is_empty() =>
-                {
-                    let text = format!("{} jobs wait for room in the queue: {error}", jobs.len());
-                    queue.tell_once(text, notify);
-                    let again = now + queue.period();
-                    queue.due.extend(jobs.into_iter().flatten().map(|run| (again, run)));
+                Err(_) if self.options.stop.soft.is_cancelled() => break,
+                Err(StudyError::Slurm(error @ (SlurmError::Refused { .. } | SlurmError::Silent(_)))) => {
+                    arrays.push_front(jobs);
+                    if !self.goes_on_after(error, queue, &mut arrays, notify).await? {
+                        let again = now + queue.period();
+                        queue.due.extend(arrays.drain(..).flatten().flatten().map(|run| (again, run)));
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// What follows when the site did not take the first of `arrays`: whether to go on with them, in smaller parts, or to wait (`false`).
+    async fn goes_on_after(
+        &self,
+        error: SlurmError,
+        queue: &mut Queue,
+        arrays: &mut VecDeque<Vec<Vec<PlannedRun>>>,
+        notify: &impl Fn(StudyEvent),
+    ) -> Result<bool, StudyError> {
+        let jobs: usize = arrays.iter().map(Vec::len).sum();
+        let first = arrays.front().map_or(0, Vec::len);
+        if !queue.arrays.is_empty() {
+            // A limit on what a user may have in the queue: there is room when something of it has ended.
+            queue.refused = Some((queue.open_runs(), Instant::now()));
+            queue.tell_once(format!("{jobs} jobs wait for room in the queue: {error}"), notify);
+            return Ok(false);
+        }
+        if queue.slurm.site().await.is_err() {
+            queue.tell_once(format!("{jobs} jobs wait until SLURM answers: {error}"), notify);
+            return Ok(false);
+        }
+        if first <= 1 || matches!(error, SlurmError::Silent(_)) {
+            return Err(error.into());
+        }
+        // The site may have a limit below that on arrays, which it does not tell in advance.
+        queue.most_jobs = first.div_ceil(2);
+        queue.tell_once(format!("{error}; trying arrays of at most {} jobs", queue.most_jobs), notify);
+        let left: Vec<Vec<PlannedRun>> = arrays.drain(..).flatten().collect();
+        arrays.extend(left.chunks(queue.most_jobs).map(<[_]>::to_vec));
+        Ok(true)
     }
 
     /// Stages the runs of an array and submits it; takes everything back when the batch system refuses.
@@ -70,7 +105,6 @@ impl Session {
         queue: &mut Queue,
         jobs: &[Vec<PlannedRun>],
         time_limit_minutes: u32,
-        after: Option<u64>,
     ) -> Result<u64, StudyError> {
         let name = format!("llem-{:016x}", RandomState::new().build_hasher().finish());
         let directory = self.directory.path().join(DIRECTORY);
@@ -80,16 +114,19 @@ impl Session {
         write_private(&plan_file, &plan, true).map_err(StoreError::from)?;
         let runs = jobs.iter().map(Vec::len).sum();
         self.journal.append(&JournalEvent::ArrayPlanned { name: name.clone(), jobs: jobs.len(), runs })?;
+        // The site's limit on jobs at a time is for one array: the newest has to end first, which waits for those before it.
+        let newest = queue.arrays.iter().rev().find_map(|array| array.job);
         let request = ArrayRequest {
             name: name.clone(),
             jobs: jobs.len(),
             time_limit_minutes,
             directory: self.directory.path().to_owned(),
             log: directory.join(format!("{name}-%a.log")),
-            command: task_command(&plan_file)?,
-            after,
+            command: task_command(&queue.program, &plan_file),
+            after: newest.filter(|_| queue.slurm.config().max_parallel.is_some()),
         };
-        match queue.slurm.submit(&request).await {
+        let submitted = unless_stopped(queue.slurm.submit(&request), &self.options.stop.soft, GRACE).await;
+        match submitted.unwrap_or_else(|| Err(SlurmError::Silent("sbatch".to_owned()))) {
             Ok(job) => {
                 self.journal.append(&JournalEvent::ArraySubmitted { name: name.clone(), job })?;
                 queue.arrays.push(Array { name, plan_file, job: Some(job), jobs: staged });
@@ -99,9 +136,9 @@ impl Session {
                 for open in staged.iter().flat_map(|job| &job.open) {
                     self.take_back(open)?;
                 }
-                if let SlurmError::Silent(_) = error {
+                if let SlurmError::Silent(_) | SlurmError::Unreadable { .. } = error {
                     // It may have been accepted all the same: its jobs would find nothing to do.
-                    let _ = queue.slurm.cancel_named(&name).await;
+                    let _ = unless_stopped(queue.slurm.cancel_named(&name), &self.options.stop.soft, GRACE).await;
                 }
                 let _ = fs_err::remove_file(&plan_file);
                 Err(error.into())
@@ -114,7 +151,7 @@ impl Session {
         let mut staged = Vec::with_capacity(jobs.len());
         for job in jobs {
             let open: Result<Vec<OpenRun>, StudyError> = job.iter().map(|planned| self.stage_run(*planned)).collect();
-            staged.push(Job { open: open?, stage: Stage::Waiting, node: None, over: None });
+            staged.push(Job::new(open?));
         }
         let tasks = jobs.iter().zip(&staged).map(|(job, staged)| {
             let rests = rests(job, &self.study.execution);
@@ -167,10 +204,8 @@ impl Session {
 
     /// Takes up the arrays that a dead controller left. Runs that it staged and that are in none of them are taken back.
     pub(super) fn adopt_arrays(&mut self, queue: &mut Queue, notify: &impl Fn(StudyEvent)) -> Result<(), StudyError> {
+        // Where nothing is open, plans may be left all the same: their runs had a result when the other controller ended.
         let open = self.ledger.open_attempts();
-        if open.is_empty() {
-            return Ok(());
-        }
         let (mut ids, mut started) = (HashMap::new(), HashSet::new());
         self.directory.files().read_journal(|event| match event {
             JournalEvent::ArraySubmitted { name, job } => drop(ids.insert(name, job)),
@@ -185,12 +220,8 @@ impl Session {
             }
         }
         for (plan_file, plan) in plans(&self.directory.path().join(DIRECTORY)) {
-            let job = |runs: &Vec<PlannedTask>| Job {
-                open: runs.iter().filter_map(|task| left.remove(&task.run_id)).collect(),
-                stage: Stage::Waiting,
-                node: None,
-                over: None,
-            };
+            let job =
+                |runs: &Vec<PlannedTask>| Job::new(runs.iter().filter_map(|task| left.remove(&task.run_id)).collect());
             let jobs: Vec<Job> = plan.jobs.iter().map(job).collect();
             if jobs.iter().any(|job| !job.open.is_empty()) {
                 queue.arrays.push(Array { job: ids.get(&plan.name).copied(), name: plan.name, plan_file, jobs });
@@ -215,11 +246,10 @@ impl Session {
 /// Why nothing that nodes compile is kept.
 pub(in crate::study) const ON_NODES: &str = "runs of the batch system compile for themselves";
 
-/// llem itself, as the node will find it.
-fn task_command(plan_file: &Path) -> Result<Vec<String>, StudyError> {
-    let own = std::env::current_exe().map_err(StoreError::from)?;
+/// What a job runs.
+fn task_command(program: &Path, plan_file: &Path) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
-    Ok(vec![text(&own), "slurm-task".to_owned(), "--plan".to_owned(), text(plan_file)])
+    vec![text(program), "slurm-task".to_owned(), "--plan".to_owned(), text(plan_file)]
 }
 
 /// The plans of a study that are left. What is none is passed over.

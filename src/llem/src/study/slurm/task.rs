@@ -178,7 +178,7 @@ async fn attempt(
     if let Err(failure) = node.make_ready(&mut staged.spec, &stop.soft).await {
         return Ok(Attempt::without_container(failure));
     }
-    let gpus = match node_gpus(&plan.user.gpu, staged.gpus) {
+    let gpus = match node_gpus(&plan.user.gpu, plan.user.slurm.exclusive, staged.gpus) {
         Ok(gpus) => gpus,
         Err(failure) => return Ok(Attempt::without_container(failure)),
     };
