@@ -9,6 +9,8 @@ import time
 
 FAULT = sys.argv[1] if len(sys.argv) > 1 else "none"
 PASS_S = float(os.environ.get("PASS_S", "0.01"))
+# Between the request for a pass and its beginning.
+LATE_S = float(os.environ.get("LATE_S", "0"))
 # Passes outside the window may be shorter.
 OTHER_PASS_S = float(os.environ.get("OTHER_PASS_S", PASS_S))
 # In static batches: how long the first token takes, and all others.
@@ -88,6 +90,7 @@ def run_in_batches(workload, number, prefill_only):
 
 
 def run_pass(workload, number, prefill_only, seconds):
+    time.sleep(LATE_S)
     start = time.monotonic_ns()
     if fault("batches"):
         records = run_in_batches(workload, number, prefill_only)

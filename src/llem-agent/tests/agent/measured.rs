@@ -111,6 +111,22 @@ fn warm_up_has_both_its_passes_and_its_time() {
     assert!(warmup.floor_applied && warmup.passes == window.passes[0].pass && warmup.seconds >= 0.3, "{warmup:?}");
 }
 
+/// A window of ten seconds that was counted from the request would be one of 9.99, and invalid.
+#[test]
+fn the_windows_time_is_that_of_its_passes() {
+    let Some(mut bench) = bench("none") else { return };
+    bench.job.measurement.window_min_passes = 1;
+    bench.job.measurement.window_min_s = 0.3;
+    bench
+        .job
+        .driver
+        .env
+        .extend([("PASS_S", "0.05"), ("LATE_S", "0.1")].map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(bench.run().status, Some(0));
+    let passes = bench.report().unwrap().window.unwrap().passes;
+    assert!(passes[passes.len() - 1].end_ns - passes[0].start_ns >= 300_000_000, "{passes:?}");
+}
+
 #[test]
 fn what_an_engine_prints_is_log_and_no_fault() {
     let Some(bench) = bench("garbage") else { return };
