@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use llem::result::RunStatus;
+use llem_protocol::{FailureClass, Phase};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -75,7 +76,7 @@ fn limits_of_the_site_are_kept_and_told() {
     bench.user["slurm"]["partition"] = json!("short");
     bench.user["slurm"]["time_limit_minutes"] = json!(2);
     let mut program = bench.start(&[]);
-    program.until("jobs wait for `PartitionTimeLimit`: their time limit is above the partition's");
+    program.until("jobs waiting for `PartitionTimeLimit`: their time limit is above the partition's");
     program.signal(Signal::INT);
     program.finish().exits(130);
     site.is_idle();
@@ -131,5 +132,24 @@ fn commands_that_hang_do_not_hold_who_leaves() {
     program.signal(Signal::INT);
     program.finish().exits(130);
     fs_err::remove_file(&hang).unwrap();
+    site.is_idle();
+}
+
+/// Jobs can wait for days, and llem be installed anew meanwhile.
+#[test]
+fn a_program_that_is_replaced_while_jobs_wait_measures_nothing() {
+    let Some(site) = Site::start() else { return };
+    let mut bench = site.bench("slurm-replaced");
+    let own = bench.path("bin");
+    fs_err::create_dir(&own).unwrap();
+    for program in ["llem", "llem-agent", "llem-candle"] {
+        fs_err::copy(bench.program.with_file_name(program), own.join(program)).unwrap();
+    }
+    bench.program = own.join("llem");
+    let agent = own.join("llem-agent");
+    wrap(&mut bench, "sbatch", &format!("printf x >> '{}'\nexec sbatch \"$@\"", agent.display()));
+    let finished = bench.run(&[]);
+    let failure = finished.fails_with(FailureClass::JobDied, Phase::Start);
+    assert!(failure.log_tail.iter().any(|line| line.contains("llem-agent: SHA-256")), "{failure:?}");
     site.is_idle();
 }

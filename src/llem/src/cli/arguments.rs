@@ -1,6 +1,15 @@
+//! The command line.
+
+mod bundle;
+mod cache;
+mod image;
+
 use std::path::PathBuf;
 
+pub(crate) use bundle::{BundleArguments, ImagesName, ModelsName};
+pub(crate) use cache::{CacheArguments, CacheCommand, PruneArguments};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use image::{ExportArguments, ImageArguments, ImageCommand, ProbeArguments};
 use llem::config::{Backend, Profile, RunnerKind};
 use llem::result::Figure;
 use llem::schema::RecordKind;
@@ -66,61 +75,6 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         plan: PathBuf,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BundleArguments {
-    /// Study file in YAML; with --list or --verify a bundle.
-    #[arg(value_name = "FILE")]
-    pub(crate) file: PathBuf,
-    /// The bundle to make, e.g. study.llem.tar.
-    #[arg(short = 'o', long = "output", value_name = "BUNDLE", required_unless_present_any = ["list", "verify"])]
-    pub(crate) target: Option<PathBuf>,
-    /// Replace a file that is there.
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Form of the images. Absent: `sif` for the runner `apptainer`, `archive` for `docker`, none for the others.
-    #[arg(long, value_enum, value_name = "FORM")]
-    pub(crate) images: Option<ImagesName>,
-    /// What becomes of models, adapters and draft models.
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = ModelsName::Include)]
-    pub(crate) models: ModelsName,
-    /// Where the engines will run, for all backends. Absent: as `llem run` would choose here.
-    #[arg(long, value_enum, value_name = "NAME")]
-    pub(crate) runner: Option<RunnerName>,
-    /// Set a value of the study file, e.g. `--set workload.n=16`; the value is YAML. Repeatable.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
-    /// Defaults for what the file leaves open. Absent: `standard`.
-    #[arg(long, value_enum)]
-    pub(crate) profile: Option<ProfileName>,
-    /// Say what is in a bundle, by its manifest.
-    #[arg(long, conflicts_with_all = ["target", "verify", "images", "runner", "set", "profile", "force"])]
-    pub(crate) list: bool,
-    /// Compare every byte of a bundle with its manifest, and say what is in it.
-    #[arg(long, conflicts_with_all = ["target", "images", "runner", "set", "profile", "force"])]
-    pub(crate) verify: bool,
-    /// What --list and --verify print on stdout.
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    pub(crate) format: Format,
-}
-
-/// Forms of images on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ImagesName {
-    /// SIF files, for Apptainer; images of the container engine are converted.
-    Sif,
-    /// What `docker save` writes, for container engines.
-    Archive,
-}
-
-/// What becomes of models in a bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ModelsName {
-    /// Their files are packed.
-    Include,
-    /// Their hashes are: the files must be on the other machine, and are compared there.
-    Manifest,
 }
 
 #[derive(Debug, Args)]
@@ -356,69 +310,6 @@ pub(crate) enum ConfigCommand {
     },
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct ImageArguments {
-    #[command(subcommand)]
-    pub(crate) command: ImageCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// List the images that llem made.
-    Ls,
-    /// Make a backend's image without a registry.
-    Build {
-        /// The backend.
-        #[arg(value_parser = ["candle"])]
-        backend: String,
-    },
-    /// Fetch an image from its registry.
-    Pull {
-        /// Image reference.
-        reference: String,
-    },
-    /// Make a SIF file for Apptainer, with what it was made from recorded in it.
-    ///
-    /// Needs Apptainer. Exit codes: 0 made; 1 failed, and nothing is left; 2 bad usage.
-    Export(ExportArguments),
-    /// Say what is in an image: versions, options, whether llem's agent starts. Starts it once; the answer is kept by its content id.
-    ///
-    /// Exit codes: 0 said; 1 the image is missing or cannot be looked into; 2 bad usage.
-    Probe(ProbeArguments),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExportArguments {
-    /// An image of the container engine; the path of an archive (`./image.tar`, `x.tar`), as `docker save` writes it; or a definition file of
-    /// Apptainer (`*.def`).
-    #[arg(value_name = "REF")]
-    pub(crate) reference: String,
-    /// The file to make.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) sif: PathBuf,
-    /// Replace a file that is there.
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Set a variable of a definition file. Repeatable.
-    #[arg(long = "build-arg", value_name = "NAME=VALUE")]
-    pub(crate) build_args: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ProbeArguments {
-    /// Image reference, or the path of an image of Apptainer.
-    pub(crate) reference: String,
-    /// Backend that the image is meant for: with its Python of the user config.
-    #[arg(long, value_enum)]
-    pub(crate) backend: Option<BackendName>,
-    /// Start the image although the answer is known.
-    #[arg(long)]
-    pub(crate) refresh: bool,
-    /// What to print on stdout.
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    pub(crate) format: Format,
-}
-
 /// Names of backends on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendName {
@@ -441,58 +332,6 @@ impl From<BackendName> for Backend {
             BackendName::Candle => Self::Candle,
         }
     }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CacheArguments {
-    #[command(subcommand)]
-    pub(crate) command: CacheCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum CacheCommand {
-    /// List the entries.
-    Ls {
-        /// What to print on stdout.
-        #[arg(long, value_enum, default_value_t = Format::Human)]
-        format: Format,
-    },
-    /// Read every entry and compare it with its hashes; exit code 1 if one is bad.
-    Verify {
-        /// Remove entries that are damaged, unless they are in use.
-        #[arg(long)]
-        evict: bool,
-    },
-    /// Remove entries that are not in use, and what dead builders left.
-    Prune(PruneArguments),
-    /// Say in which inputs two entries differ, or one from the nearest others; or what a study would find in the cache.
-    Explain {
-        /// Beginning of the key of an entry, or a study file.
-        #[arg(value_name = "A|FILE")]
-        left: String,
-        /// Beginning of the key of another; absent: the nearest three.
-        #[arg(value_name = "B")]
-        right: Option<String>,
-        /// What to print on stdout.
-        #[arg(long, value_enum, default_value_t = Format::Human)]
-        format: Format,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PruneArguments {
-    /// Remove entries that were not used for longest until the rest is no larger, e.g. 50GB.
-    #[arg(long, value_name = "SIZE", value_parser = super::cache::parse_size)]
-    pub(crate) max_size: Option<u64>,
-    /// Remove entries that were not used for this long, e.g. 30d.
-    #[arg(long, value_name = "AGE", value_parser = super::cache::parse_age)]
-    pub(crate) older_than: Option<std::time::Duration>,
-    /// Remove all entries.
-    #[arg(long)]
-    pub(crate) all: bool,
-    /// Say what would be removed, and leave it.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
 }
 
 impl Arguments {

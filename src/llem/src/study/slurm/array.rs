@@ -11,7 +11,7 @@ use crate::plan::order::PlannedRun;
 use crate::runner::slurm::Slurm;
 
 /// Version of the files that controller and nodes exchange.
-pub(super) const SCHEMA_VERSION: u32 = 2;
+pub(super) const SCHEMA_VERSION: u32 = 3;
 
 /// What the jobs of one array do: `slurm/{name}.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,10 +23,20 @@ pub(super) struct ArrayPlan {
     pub(super) study: PathBuf,
     /// The user config as the controller read it, with the cache's directory spelt out: a node's environment may be another.
     pub(super) user: UserConfig,
+    /// What the study was submitted with: files that nodes start, and that an upgrade can replace while jobs wait.
+    pub(super) programs: Vec<PlannedProgram>,
     /// What containers are made with; null where runs are processes of their jobs.
     pub(super) containers: Option<ContainerPlan>,
     /// For each job its runs.
     pub(super) jobs: Vec<Vec<PlannedTask>>,
+}
+
+/// A program as nodes must find it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PlannedProgram {
+    pub(super) path: PathBuf,
+    /// Hexadecimal.
+    pub(super) sha256: String,
 }
 
 /// One run of a job.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::files::{Begun, TaskRecord};
 use super::take::Source;
-use super::{Array, Job, OpenRun, Queue, unless_stopped};
+use super::{Array, Job, OpenRun, Queue, count_of_jobs, unless_stopped};
 use crate::printable::printable;
 use crate::result::{JournalEvent, RunDirectory, RunRow, RunStatus};
 use crate::runner::slurm::{End, Listed, Slurm, Stage};
@@ -267,7 +267,7 @@ fn tell_of_waiting(queue: &mut Queue, notify: &impl Fn(StudyEvent)) {
         return;
     }
     for (reason, jobs) in &reasons {
-        let text = format!("{jobs} jobs wait for `{}`: {}", printable(reason), what_to_do(reason));
+        let text = format!("{} waiting for `{}`: {}", count_of_jobs(*jobs), printable(reason), what_to_do(reason));
         notify(StudyEvent::Notice { text });
     }
     queue.told_of_waiting = Some(told);

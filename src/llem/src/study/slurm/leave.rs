@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::take::Source;
-use super::{Array, DIRECTORY, Queue, unless_stopped};
+use super::{Array, DIRECTORY, Queue, count_of_jobs, unless_stopped};
 use crate::runner::slurm::{End, SlurmError, Stage};
 use crate::study::session::Session;
 use crate::study::{StudyError, StudyEvent};
@@ -31,7 +31,7 @@ impl Session {
         }
         let jobs = queue.arrays.iter().flat_map(|array| &array.jobs).filter(|job| !job.open.is_empty()).count();
         queue.leaving = true;
-        notify(StudyEvent::Notice { text: format!("cancelling {jobs} jobs") });
+        notify(StudyEvent::Notice { text: format!("cancelling {}", count_of_jobs(jobs)) });
         let mut cancelled = self.cancel(queue).await;
         if !after_error {
             self.withdraw(queue)?;

@@ -45,6 +45,11 @@ pub use task::{SlurmTaskError, run_slurm_task};
 /// Where the plans and the output of jobs are in the study's directory.
 const DIRECTORY: &str = "slurm";
 
+/// As people write it.
+fn count_of_jobs(jobs: usize) -> String {
+    if jobs == 1 { "1 job".to_owned() } else { format!("{jobs} jobs") }
+}
+
 /// What of a study is in the batch system's hands.
 struct Queue {
     slurm: Slurm,

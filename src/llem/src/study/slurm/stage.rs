@@ -5,10 +5,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::array::{ArrayPlan, PlannedTask, SCHEMA_VERSION, plan, rests};
+use super::array::{ArrayPlan, PlannedProgram, PlannedTask, SCHEMA_VERSION, plan, rests};
 use super::files::{Begun, Staged, write_private};
 use super::node::ContainerPlan;
-use super::{Array, DIRECTORY, Job, OpenRun, Queue, time_limit, unless_stopped};
+use super::{Array, DIRECTORY, Job, OpenRun, Queue, count_of_jobs, time_limit, unless_stopped};
 use crate::config::UserConfig;
 use crate::plan::order::PlannedRun;
 use crate::result::{JournalEvent, RunId, StoreError};
@@ -17,7 +17,7 @@ use crate::study::attempt::no_such_experiment;
 use crate::study::engine::RunEngine;
 use crate::study::job::run_spec;
 use crate::study::session::Session;
-use crate::study::{StudyError, StudyEvent};
+use crate::study::{Programs, StudyError, StudyEvent};
 
 /// How long a command of SLURM may still take when the user has stopped the study.
 const GRACE: Duration = Duration::from_secs(5);
@@ -51,7 +51,8 @@ impl Session {
             let minutes = time_limit::minutes(&jobs, &times, &execution, &config);
             match self.submit(queue, &jobs, minutes).await {
                 Ok(job) => {
-                    let text = format!("submitted job array {job}: {} jobs of at most {minutes} min", jobs.len());
+                    let text =
+                        format!("submitted job array {job}: {} of at most {minutes} min", count_of_jobs(jobs.len()));
                     notify(StudyEvent::Notice { text });
                 }
                 Err(_) if self.options.stop.soft.is_cancelled() => break,
@@ -81,11 +82,11 @@ impl Session {
         if !queue.arrays.is_empty() {
             // A limit on what a user may have in the queue: there is room when something of it has ended.
             queue.refused = Some((queue.open_runs(), Instant::now()));
-            queue.tell_once(format!("{jobs} jobs wait for room in the queue: {error}"), notify);
+            queue.tell_once(format!("{} waiting for room in the queue: {error}", count_of_jobs(jobs)), notify);
             return Ok(false);
         }
         if queue.slurm.site().await.is_err() {
-            queue.tell_once(format!("{jobs} jobs wait until SLURM answers: {error}"), notify);
+            queue.tell_once(format!("{} waiting until SLURM answers: {error}", count_of_jobs(jobs)), notify);
             return Ok(false);
         }
         if first <= 1 || matches!(error, SlurmError::Silent(_)) {
@@ -163,6 +164,7 @@ impl Session {
             name: name.to_owned(),
             study: self.directory.path().to_owned(),
             user: UserConfig { cache_dir: Some(self.options.user.cache_root()), ..self.options.user.clone() },
+            programs: self.planned_programs(),
             containers: self
                 .fleet
                 .elsewhere()
@@ -170,6 +172,14 @@ impl Session {
             jobs: tasks.collect(),
         };
         Ok((plan, staged))
+    }
+
+    /// The embedded backend's driver is that of an image where nodes make containers.
+    fn planned_programs(&self) -> Vec<PlannedProgram> {
+        let Programs { agent, candle, .. } = &self.programs;
+        let of = |path: &PathBuf, sha256: &str| PlannedProgram { path: path.clone(), sha256: sha256.to_owned() };
+        let driver = self.fleet.elsewhere().is_none().then(|| of(candle, &self.candle_sha256));
+        std::iter::once(of(agent, &self.agent_sha256)).chain(driver).collect()
     }
 
     fn stage_run(&mut self, planned: PlannedRun) -> Result<OpenRun, StudyError> {

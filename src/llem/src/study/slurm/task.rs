@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use llem_protocol::{Failure, FailureClass, Phase};
 use thiserror::Error;
 
-use super::array::{ArrayPlan, PlannedTask, SCHEMA_VERSION};
+use super::array::{ArrayPlan, PlannedProgram, PlannedTask, SCHEMA_VERSION};
 use super::files::{Begun, Staged, TaskRecord};
 use super::node::Node;
 use super::node_gpus::{VARIABLE, node_gpus};
 use crate::host::HostSnapshot;
 use crate::result::{RunDirectory, StudyFiles};
 use crate::runner::Stop;
+use crate::runner::docker::sha256_of;
 use crate::runner::slurm::SlurmRecord;
 use crate::study::gpu_claim::GpuClaim;
 use crate::study::run::{Attempt, start};
@@ -32,6 +33,17 @@ pub enum SlurmTaskError {
     )]
     Plan {
         /// The plan.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The program of a node is not that of the study.
+    #[error(
+        "{}: {problem}; llem was replaced, or the node has other files under this path: go on with the llem that the study began with, or start it anew",
+        path.display()
+    )]
+    Replaced {
+        /// The program.
         path: PathBuf,
         /// What is wrong.
         problem: String,
@@ -54,6 +66,7 @@ pub async fn run_slurm_task(plan: &Path, stop: &Stop) -> Result<(), SlurmTaskErr
     const INDEX: &str = "SLURM_ARRAY_TASK_ID";
     let index = std::env::var(INDEX).ok().and_then(|text| text.parse().ok()).ok_or(SlurmTaskError::NoJob(INDEX))?;
     let plan = read(plan, index)?;
+    plan.programs.iter().try_for_each(unchanged)?;
     let place = place(index, &plan);
     let node = Node::find(&plan, &stop.soft).await;
     for task in plan.jobs.get(index).into_iter().flatten() {
@@ -82,6 +95,17 @@ fn read(path: &Path, index: usize) -> Result<ArrayPlan, SlurmTaskError> {
         return Err(failed(format!("it has {} jobs, and this is number {index}", plan.jobs.len())));
     }
     Ok(plan)
+}
+
+/// Results name the agent of the controller: no other may have measured.
+fn unchanged(program: &PlannedProgram) -> Result<(), SlurmTaskError> {
+    let PlannedProgram { path, sha256 } = program;
+    let problem = match fs_err::read(path) {
+        Ok(content) if sha256_of(&content) == *sha256 => return Ok(()),
+        Ok(content) => format!("SHA-256 {}, the study was submitted with {sha256}", sha256_of(&content)),
+        Err(error) => error.to_string(),
+    };
+    Err(SlurmTaskError::Replaced { path: path.clone(), problem })
 }
 
 /// Where this job is, by its environment.
