@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use llem::config::GpuAccess;
 use llem::runner::Gpu;
 use llem::runner::docker::{CandleImage, Engine, GpuProbeSpec, ProbeSpec, probe_gpus};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::apptainer_runner::{Identity, identity, two_experiments};
-use crate::support::{Bench, Podman};
+use crate::support::{Bench, ENGINE_PATIENCE, PYTORCH_IMAGE, Podman, docker_text, engine_answers, has_image};
 
 /// The same study with llem's engine at another socket.
 pub(crate) fn under_podman(bench: &mut Bench, podman: &Podman) -> Vec<Identity> {
@@ -30,6 +31,25 @@ fn a_study_under_podman_is_the_one_of_plain_processes() {
     let finished = bench.run(&["--runner", "process"]);
     finished.exits(0);
     assert_eq!(by_podman, identity(&finished));
+}
+
+#[test]
+fn pytorch_under_podman_generates_what_it_does_in_docker() {
+    if !engine_answers() || !has_image(PYTORCH_IMAGE) {
+        return;
+    }
+    let Some(podman) = Podman::start() else { return };
+    let mut bench = Bench::new("podman-pytorch").patient(ENGINE_PATIENCE);
+    bench.study.as_object_mut().unwrap().remove("candle");
+    bench.study["backend"] = json!("pytorch");
+    bench.study["pytorch"] = json!({"device_map": "cpu", "num_threads": 1, "batch_size": 2});
+    bench.user = json!({"images": {"pytorch": PYTORCH_IMAGE}});
+    let by_docker = bench.run(&["--runner", "docker"]);
+    by_docker.exits(0);
+    let saved = bench.path("saved.tar").display().to_string();
+    docker_text(&["save", PYTORCH_IMAGE, "-o", &saved]);
+    podman.text(&["load", "-i", &saved]);
+    assert_eq!(under_podman(&mut bench, &podman), identity(&by_docker));
 }
 
 /// What is root in such a container is an ordinary user outside, and results belong to that user.

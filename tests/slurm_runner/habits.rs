@@ -135,6 +135,24 @@ fn commands_that_hang_do_not_hold_who_leaves() {
     site.is_idle();
 }
 
+/// Nothing of such a study has begun, and all of it waits in the queue.
+#[test]
+fn jobs_that_wait_are_cancelled_though_scancel_fails_at_first() {
+    let Some(site) = Site::start() else { return };
+    let mut bench = site.bench("slurm-scancel").patient(PATIENT);
+    bench.study["execution"] = json!({"n_cycles": 2});
+    wrap(&mut bench, "sbatch", "exec sbatch --hold \"$@\"");
+    let fails = "echo >> tries\n[ $(wc -l < tries) -gt 2 ] || { echo 'busy' >&2; exit 1; }\nexec scancel \"$@\"";
+    wrap(&mut bench, "scancel", fails);
+    let mut program = bench.start(&[]);
+    program.until("2 jobs waiting for `JobHeldUser`: somebody holds them");
+    program.signal(Signal::INT);
+    let finished = program.finish();
+    finished.exits(130);
+    site.is_idle();
+    assert!(runs(&finished.study_dir()).is_empty(), "what has not begun leaves nothing");
+}
+
 /// Jobs can wait for days, and llem be installed anew meanwhile.
 #[test]
 fn a_program_that_is_replaced_while_jobs_wait_measures_nothing() {

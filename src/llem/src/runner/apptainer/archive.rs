@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::contents::{Content, is_blob};
+use super::contents::Content;
 
 /// What an archive says of its image.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,16 +78,16 @@ impl Archive {
         let [manifest] = manifests.as_slice() else { return Err(format!("it holds {} images", manifests.len())) };
         // `HASH.json`, or `blobs/sha256/HASH` in newer engines.
         let name = manifest.config.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
+        let name = name.trim_start_matches("sha256:");
         content.compare(&manifest.config, name)?;
         let Config { rootfs } = content.json(&manifest.config)?;
         if rootfs.diff_ids.len() != manifest.layers.len() {
             let (layers, named) = (manifest.layers.len(), rootfs.diff_ids.len());
-            return Err(format!("its image has {named} layers, and {layers} are listed"));
+            return Err(format!("layers of its image: {named}, listed: {layers}"));
         }
-        // A compressed layer is a blob, and was compared; what it unpacks to has another digest.
-        let uncompressed = |(layer, _): &(&String, &String)| !is_blob(layer) || !content.is_compressed(layer);
-        for (layer, diff_id) in manifest.layers.iter().zip(&rootfs.diff_ids).filter(uncompressed) {
-            content.compare(layer, diff_id.trim_start_matches("sha256:"))?;
+        for (layer, diff_id) in manifest.layers.iter().zip(&rootfs.diff_ids) {
+            let expected = if content.is_compressed(layer) { named_digest(layer)? } else { diff_id };
+            content.compare(layer, expected.trim_start_matches("sha256:"))?;
         }
         let tag = manifest.repo_tags.as_ref().and_then(|tags| tags.first()).cloned();
         Ok(Self { transport: "docker-archive", id: format!("sha256:{name}"), tag })
@@ -106,6 +106,18 @@ impl Archive {
         let tag = manifest.annotations.get("org.opencontainers.image.ref.name").cloned();
         Ok(Self { transport: "oci-archive", id, tag })
     }
+}
+
+/// The digest by which a compressed layer is named, as in `blobs/sha256/HEX` and `HEX.tar.gz`: that in the config is of what it unpacks to.
+fn named_digest(layer: &str) -> Result<&str, String> {
+    let name = layer.rsplit('/').next().unwrap_or_default();
+    let digest = name.trim_start_matches("sha256:").split('.').next().unwrap_or_default();
+    if digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(digest);
+    }
+    Err(format!(
+        "layer {layer} is compressed, and its name is no digest to compare it with; load the archive into an engine, and export it from there"
+    ))
 }
 
 #[cfg(test)]
@@ -190,7 +202,22 @@ mod tests {
         files.remove(0);
         assert!(error(&borrowed(&files)).contains(".json is not in it"));
         let short = self::config(&["layer"]);
-        assert!(error(&borrowed(&docker(&short, "layer"))).contains("has 1 layers, and 2 are listed"));
+        assert!(error(&borrowed(&docker(&short, "layer"))).contains("layers of its image: 1, listed: 2"));
+    }
+
+    /// As tools without an engine write it: the config and the compressed layers are named by their digests.
+    #[test]
+    fn compressed_layers_are_compared_by_their_names() {
+        let (config, packed) = (config(&["unpacked"]), "BZhpacked");
+        let of = |name: &str, content: &str| {
+            let manifest = format!(r#"[{{"Config": "sha256:{}", "Layers": ["{name}"]}}]"#, sha256(&config));
+            let config_name = format!("sha256:{}", sha256(&config));
+            Archive::read(archive(&[(&config_name, &config), (name, content), ("manifest.json", &manifest)]).path())
+        };
+        let name = format!("{}.tar.bz2", sha256(packed));
+        assert_eq!(of(&name, packed).unwrap().id, format!("sha256:{}", sha256(&config)));
+        assert!(of(&name, "BZhpacker").unwrap_err().contains("it is damaged: the SHA-256 of "));
+        assert!(of("layer.tar.bz2", packed).unwrap_err().contains("its name is no digest"));
     }
 
     /// The digest of a compressed layer is that of the blob.

@@ -99,7 +99,7 @@ impl<'a> Content<'a> {
 }
 
 /// Whether the last part of a file's name is the digest of its content.
-pub(super) fn is_blob(name: &str) -> bool {
+fn is_blob(name: &str) -> bool {
     name.trim_start_matches("./").starts_with("blobs/sha256/")
 }
 

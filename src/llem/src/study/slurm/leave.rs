@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::take::Source;
 use super::{Array, DIRECTORY, Queue, count_of_jobs, unless_stopped};
-use crate::runner::slurm::{End, SlurmError, Stage};
+use crate::runner::slurm::{End, Slurm, SlurmError, Stage};
 use crate::study::session::Session;
 use crate::study::{StudyError, StudyEvent};
 
@@ -31,28 +31,35 @@ impl Session {
         }
         let jobs = queue.arrays.iter().flat_map(|array| &array.jobs).filter(|job| !job.open.is_empty()).count();
         queue.leaving = true;
+        // Of all arrays: those of which nothing has begun are taken back, and their jobs wait in the queue all the same.
+        let targets = Targets::of(queue);
         notify(StudyEvent::Notice { text: format!("cancelling {}", count_of_jobs(jobs)) });
-        let mut cancelled = self.cancel(queue).await;
+        let mut cancelled = self.cancel(queue, &targets).await;
         if !after_error {
             self.withdraw(queue)?;
         }
         let deadline = Instant::now() + PATIENCE;
-        while !queue.arrays.is_empty() && Instant::now() < deadline && !self.options.stop.hard.is_cancelled() {
+        let is_awaited =
+            |queue: &Queue, cancelled: &Result<(), SlurmError>| !queue.arrays.is_empty() || cancelled.is_err();
+        while is_awaited(queue, &cancelled) && Instant::now() < deadline && !self.options.stop.hard.is_cancelled() {
             if cancelled.is_err() {
-                cancelled = self.cancel(queue).await;
+                cancelled = self.cancel(queue, &targets).await;
             }
-            if !after_error {
+            if cancelled.is_err() && self.is_over(queue, &targets).await {
+                cancelled = Ok(());
+            }
+            if !after_error && !queue.arrays.is_empty() {
                 self.look(queue, notify).await?;
-            } else if self.is_over(queue).await {
+            } else if after_error && self.is_over(queue, &targets).await {
                 break;
             }
             tokio::select! {
-                () = sleep(if queue.arrays.is_empty() { Duration::ZERO } else { PERIOD }) => {}
+                () = sleep(if is_awaited(queue, &cancelled) { PERIOD } else { Duration::ZERO }) => {}
                 () = self.options.stop.hard.cancelled() => {}
             }
         }
         match cancelled {
-            Err(error) if !queue.arrays.is_empty() => tell_of_left(queue, &error, notify),
+            Err(error) => targets.tell_of_left(&error, notify),
             _ if after_error => {}
             _ => self.give_up(queue, notify).await?,
         }
@@ -60,14 +67,14 @@ impl Session {
     }
 
     /// Cancels all arrays. After the user's second signal there is little time for it.
-    async fn cancel(&self, queue: &Queue) -> Result<(), SlurmError> {
+    async fn cancel(&self, queue: &Queue, targets: &Targets) -> Result<(), SlurmError> {
         let silent = || Err(SlurmError::Silent("scancel".to_owned()));
-        unless_stopped(cancel(queue), &self.options.stop.hard, LAST_TRY).await.unwrap_or_else(silent)
+        unless_stopped(targets.cancel(&queue.slurm), &self.options.stop.hard, LAST_TRY).await.unwrap_or_else(silent)
     }
 
     /// Whether no job of the study is left; `false` when nobody says so.
-    async fn is_over(&self, queue: &Queue) -> bool {
-        let names: Vec<&str> = queue.arrays.iter().map(|array| array.name.as_str()).collect();
+    async fn is_over(&self, queue: &Queue, targets: &Targets) -> bool {
+        let names: Vec<&str> = targets.0.iter().map(|(_, name)| name.as_str()).collect();
         let listed = unless_stopped(queue.slurm.jobs(&names), &self.options.stop.hard, Duration::ZERO).await;
         listed.is_some_and(|jobs| jobs.is_ok_and(|jobs| jobs.iter().all(|job| matches!(job.stage, Stage::Ended(_)))))
     }
@@ -112,7 +119,8 @@ impl Session {
                 }
             }
             if let Some(job) = array.job.filter(|_| !idle.is_empty())
-                && let Err(error) = queue.slurm.cancel_some(job, &idle).await
+                && let Some(Err(error)) =
+                    unless_stopped(queue.slurm.cancel_some(job, &idle), &self.options.stop.soft, LAST_TRY).await
             {
                 let text =
                     format!("{error}; jobs that have nothing left to do end by themselves when their turn comes");
@@ -143,27 +151,44 @@ impl Session {
     }
 }
 
-async fn cancel(queue: &Queue) -> Result<(), SlurmError> {
-    let ids: Vec<u64> = queue.arrays.iter().filter_map(|array| array.job).collect();
-    let mut done = if ids.is_empty() { Ok(()) } else { queue.slurm.cancel(&ids).await };
-    for array in queue.arrays.iter().filter(|array| array.job.is_none()) {
-        done = queue.slurm.cancel_named(&array.name).await.and(done);
-    }
-    done
-}
+/// Arrays by their ids, where these are known, and by the names of their jobs.
+struct Targets(Vec<(Option<u64>, String)>);
 
-/// What could not be cancelled is told: it is the user's to do, or goes on.
-fn tell_of_left(queue: &Queue, error: &SlurmError, notify: &impl Fn(StudyEvent)) {
-    let ids = queue.arrays.iter().map(|array| match array.job {
-        Some(id) => id.to_string(),
-        None => format!("--name={}", array.name),
-    });
-    let ids: Vec<String> = ids.collect();
-    let text = format!(
-        "{error}: jobs may be left, and their runs go on; --resume takes these up; to end them instead: scancel {}",
-        ids.join(" ")
-    );
-    notify(StudyEvent::Notice { text });
+impl Targets {
+    fn of(queue: &Queue) -> Self {
+        Self(queue.arrays.iter().map(|array| (array.job, array.name.clone())).collect())
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        self.0.iter().filter_map(|(id, _)| *id).collect()
+    }
+
+    fn names_without_id(&self) -> impl Iterator<Item = &String> {
+        self.0.iter().filter(|(id, _)| id.is_none()).map(|(_, name)| name)
+    }
+
+    async fn cancel(&self, slurm: &Slurm) -> Result<(), SlurmError> {
+        let ids = self.ids();
+        let mut done = if ids.is_empty() { Ok(()) } else { slurm.cancel(&ids).await };
+        for name in self.names_without_id() {
+            done = slurm.cancel_named(name).await.and(done);
+        }
+        done
+    }
+
+    /// What could not be cancelled is told: it is the user's to do, or goes on.
+    fn tell_of_left(&self, error: &SlurmError, notify: &impl Fn(StudyEvent)) {
+        let ids: Vec<String> = self.ids().iter().map(u64::to_string).collect();
+        // Together they would mean jobs of these ids that have this name.
+        let by_id = (!ids.is_empty()).then(|| format!("scancel {}", ids.join(" ")));
+        let by_name = self.names_without_id().map(|name| format!("scancel --name={name}"));
+        let commands: Vec<String> = by_id.into_iter().chain(by_name).collect();
+        let text = format!(
+            "{error}: jobs may be left, and their runs go on; --resume takes these up; to end them instead: {}",
+            commands.join("; ")
+        );
+        notify(StudyEvent::Notice { text });
+    }
 }
 
 impl Array {

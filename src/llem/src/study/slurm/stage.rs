@@ -85,7 +85,8 @@ impl Session {
             queue.tell_once(format!("{} waiting for room in the queue: {error}", count_of_jobs(jobs)), notify);
             return Ok(false);
         }
-        if queue.slurm.site().await.is_err() {
+        let answer = unless_stopped(queue.slurm.site(), &self.options.stop.soft, GRACE).await;
+        if !matches!(answer, Some(Ok(_))) {
             queue.tell_once(format!("{} waiting until SLURM answers: {error}", count_of_jobs(jobs)), notify);
             return Ok(false);
         }
