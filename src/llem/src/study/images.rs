@@ -210,7 +210,7 @@ pub(super) async fn open_files(
     let mut files = preflight::named_images(study, &options.user);
     files.retain(|(backend, _)| fleet.uses_apptainer(*backend));
     if let Some(lock) = &options.locked {
-        refuse_other_files(study, &files, lock, &options.user.cache_root(), notify).await?;
+        refuse_other_files(study, &files, lock, options, notify).await?;
     }
     for (_, reference) in files {
         let path = file_of(study, &reference)?;
@@ -233,13 +233,17 @@ async fn refuse_other_files(
     study: &StudyConfig,
     files: &[(Backend, String)],
     lock: &Path,
-    cache_root: &Path,
+    options: &RunOptions,
     notify: &impl Fn(StudyEvent),
 ) -> Result<(), StudyError> {
-    let mut found = BTreeMap::new();
+    let (cache_root, mut found) = (options.user.cache_root(), BTreeMap::new());
     for (backend, reference) in files {
-        let look = look_at_file(study, reference, cache_root);
-        let facts = patiently(format!("image {reference}"), notify, look).await?;
+        let look = look_at_file(study, reference, &cache_root);
+        // Tens of gigabytes are read, which nobody who leaves has to wait for.
+        let facts = tokio::select! {
+            facts = patiently(format!("image {reference}"), notify, look) => facts?,
+            () = options.stop.soft.cancelled() => return Err(StudyError::Stopped),
+        };
         found.insert(format!("{backend} {reference}"), LockedImage::of(Some(&facts)));
     }
     if found.is_empty() { Ok(()) } else { StudyLock::check_files(lock, &found).map_err(Into::into) }
