@@ -13,6 +13,7 @@ use llem::study::{
 use serde_json::json;
 
 use super::arguments::{BundleArguments, Format, ImagesName, ModelsName};
+use super::printer::without_controls;
 use super::{Exit, Failure, Printer, runtime, signals};
 
 /// `llem bundle`.
@@ -116,7 +117,8 @@ fn describe(content: &BundleContent) -> String {
     let mut text = format!("bundle    sha256:{}, {:.1} MB\n", content.sha256, content.size_bytes as f64 / 1e6);
     let commit = llem_commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
     let _ = writeln!(text, "made by   llem {llem_version}{commit}, for {}", content.manifest.architecture);
-    let overrides: String = study.overrides.iter().fold(String::new(), |text, set| text + " --set " + &shown(set));
+    let overrides: String =
+        study.overrides.iter().fold(String::new(), |text, set| text + " --set " + &without_controls(set));
     let _ = writeln!(
         text,
         "study     {}, {}, profile {}{overrides}",
@@ -134,18 +136,17 @@ fn describe(content: &BundleContent) -> String {
         let bytes = weights.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.size_bytes));
         let place = weights.directory.as_deref().unwrap_or("hashes only");
         let commit = weights.commit.as_ref().map(|commit| format!(" at {commit}")).unwrap_or_default();
-        let _ =
-            writeln!(text, "weights   {}{commit}, {:.1} MB, {place}", shown(&weights.reference), bytes as f64 / 1e6);
+        let _ = writeln!(
+            text,
+            "weights   {}{commit}, {:.1} MB, {place}",
+            without_controls(&weights.reference),
+            bytes as f64 / 1e6
+        );
     }
     for file in files {
         let _ = writeln!(text, "{}  {:>12}  {}", file.sha256, file.size_bytes, file.name);
     }
     text
-}
-
-/// Text of whoever made the bundle, for a terminal.
-fn shown(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// What a user sees while a bundle is made or opened.

@@ -11,6 +11,7 @@ use llem::engine_cache::{
 use serde_json::{Value, json};
 
 use super::arguments::{CacheArguments, CacheCommand, Format, PruneArguments};
+use super::printer::without_controls;
 use super::{Exit, Failure, Printer, engines, table};
 
 /// Entries that are compared with one that is asked about alone.
@@ -225,7 +226,7 @@ pub(super) fn differing(left: &str, right: &str, differences: &[Difference]) -> 
 
 fn shown(value: Option<&Value>) -> String {
     let text = value.map_or_else(|| "absent".to_owned(), Value::to_string);
-    let text = text.replace(char::is_control, "\u{fffd}");
+    let text = without_controls(&text);
     match text.char_indices().nth(VALUE_WIDTH) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text,

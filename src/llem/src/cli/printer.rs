@@ -92,3 +92,8 @@ impl Printer {
         let _ = writeln!(anstream::stderr(), "{text}");
     }
 }
+
+/// Text that somebody else wrote, harmless to a terminal.
+pub(crate) fn without_controls(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}

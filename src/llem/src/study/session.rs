@@ -139,7 +139,6 @@ pub(super) struct Session {
     pub(super) options: RunOptions,
     pub(super) programs: Programs,
     pub(super) agent_sha256: String,
-    pub(super) candle_sha256: String,
     pub(super) host: HostSnapshot,
     pub(super) fleet: Fleet,
     pub(super) prepared: Vec<Prepared>,
@@ -182,7 +181,7 @@ impl Session {
         prepared: Vec<Prepared>,
         resumed: Option<Resumed>,
     ) -> Result<Self, StudyError> {
-        let (agent_sha256, candle_sha256) = (programs.agent_sha256()?, programs.candle_sha256()?);
+        let agent_sha256 = programs.agent_sha256()?;
         let design = Design::of(&study, &fleet.names());
         let begun = match resumed {
             Some(resumed) => Begun::again(resumed, &design, &study)?,
@@ -195,7 +194,6 @@ impl Session {
             options,
             programs,
             agent_sha256,
-            candle_sha256,
             host: HostSnapshot::read(),
             fleet,
             prepared,

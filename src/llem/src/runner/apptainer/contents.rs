@@ -62,7 +62,7 @@ impl<'a> Content<'a> {
 
     /// Whether a file begins as a compressed one.
     pub(super) fn is_compressed(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|(_, (_, start))| COMPRESSED.iter().any(|magic| start.starts_with(magic)))
+        self.find(name).is_some_and(|(_, (_, start))| begins_compressed(start))
     }
 
     /// Compares every file whose name is its digest.
@@ -103,11 +103,15 @@ fn is_blob(name: &str) -> bool {
     name.trim_start_matches("./").starts_with("blobs/sha256/")
 }
 
+fn begins_compressed(start: &[u8]) -> bool {
+    COMPRESSED.iter().any(|magic| start.starts_with(magic))
+}
+
 fn refuse_compressed(path: &Path) -> Result<(), String> {
     let mut start = Vec::new();
     let read = File::open(path).and_then(|file| file.take(8).read_to_end(&mut start));
     read.map_err(|error| error.to_string())?;
-    if COMPRESSED.iter().any(|magic| start.starts_with(magic)) {
+    if begins_compressed(&start) {
         return Err("it is compressed: unpack it first (`gunzip`, `unzstd`, …)".to_owned());
     }
     Ok(())

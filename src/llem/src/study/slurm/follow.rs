@@ -7,6 +7,7 @@ use llem_protocol::FailureClass;
 use tokio_util::sync::CancellationToken;
 
 use super::files::{Begun, TaskRecord};
+use super::leave::drop_finished;
 use super::take::Source;
 use super::{Array, Job, OpenRun, Queue, count_of_jobs, unless_stopped};
 use crate::printable::printable;
@@ -56,8 +57,7 @@ impl Session {
         tell_of_waiting(queue, notify);
         let mut arrays = std::mem::take(&mut queue.arrays);
         let taken = self.take_ended(queue, &mut arrays, notify).await;
-        arrays.iter().filter(|array| array.is_over()).for_each(|array| array.clear_away(self.directory.path()));
-        arrays.retain(|array| !array.is_over());
+        drop_finished(&mut arrays, self.directory.path());
         queue.arrays = arrays;
         taken
     }

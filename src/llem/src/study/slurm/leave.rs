@@ -1,5 +1,6 @@
 //! The end of a study's jobs, whatever ends the study: none is left in the queue.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -92,10 +93,7 @@ impl Session {
                 job.open = kept;
             }
         }
-        for array in queue.arrays.iter().filter(|array| array.is_over()) {
-            array.clear_away(self.directory.path());
-        }
-        queue.arrays.retain(|array| !array.is_over());
+        drop_finished(&mut queue.arrays, self.directory.path());
         Ok(())
     }
 
@@ -127,10 +125,7 @@ impl Session {
                 notify(StudyEvent::Notice { text });
             }
         }
-        for array in queue.arrays.iter().filter(|array| array.is_over()) {
-            array.clear_away(self.directory.path());
-        }
-        queue.arrays.retain(|array| !array.is_over());
+        drop_finished(&mut queue.arrays, self.directory.path());
         Ok(())
     }
 
@@ -191,6 +186,12 @@ impl Targets {
     }
 }
 
+/// Forgets arrays whose runs have all ended.
+pub(super) fn drop_finished(arrays: &mut Vec<Array>, study: &Path) {
+    arrays.iter().filter(|array| array.is_over()).for_each(|array| array.clear_away(study));
+    arrays.retain(|array| !array.is_over());
+}
+
 impl Array {
     /// Whether all its runs have ended.
     pub(super) fn is_over(&self) -> bool {
@@ -198,7 +199,7 @@ impl Array {
     }
 
     /// Removes its plan, and the output of jobs that said nothing.
-    pub(super) fn clear_away(&self, study: &std::path::Path) {
+    pub(super) fn clear_away(&self, study: &Path) {
         // What cannot be removed harms nothing.
         let _ = fs_err::remove_file(&self.plan_file);
         for index in 0..self.jobs.len() {

@@ -68,6 +68,8 @@ struct Queue {
     refused: Option<(usize, Instant)>,
     /// llem itself, as nodes find it. Asked for at the start: a binary that is replaced while jobs wait has no path any more.
     program: PathBuf,
+    /// What nodes must find beside it.
+    programs: Vec<array::PlannedProgram>,
     /// What the user has been told last, so that it is told once.
     told: Option<String>,
     /// The same of what jobs wait for.
@@ -117,7 +119,12 @@ impl Job {
 }
 
 impl Queue {
-    fn new(slurm: Slurm, most_jobs: usize, directory: &Path) -> std::io::Result<Self> {
+    fn new(
+        slurm: Slurm,
+        most_jobs: usize,
+        programs: Vec<array::PlannedProgram>,
+        directory: &Path,
+    ) -> std::io::Result<Self> {
         Ok(Self {
             slurm,
             most_jobs,
@@ -128,6 +135,7 @@ impl Queue {
             settle: files::settle_time(directory),
             refused: None,
             program: std::env::current_exe()?,
+            programs,
             told: None,
             told_of_waiting: None,
             counted: (0, 0),
@@ -165,7 +173,8 @@ impl Session {
         notify: &impl Fn(StudyEvent),
     ) -> Result<Option<Halt>, StudyError> {
         let (_, most_jobs) = slurm.site().await?;
-        let mut queue = Queue::new(slurm, most_jobs, self.directory.path()).map_err(StoreError::from)?;
+        let programs = self.planned_programs()?;
+        let mut queue = Queue::new(slurm, most_jobs, programs, self.directory.path()).map_err(StoreError::from)?;
         self.adopt_arrays(&mut queue, notify)?;
         let now = Instant::now();
         queue.due = self

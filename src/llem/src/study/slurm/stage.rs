@@ -17,7 +17,7 @@ use crate::study::attempt::no_such_experiment;
 use crate::study::engine::RunEngine;
 use crate::study::job::run_spec;
 use crate::study::session::Session;
-use crate::study::{Programs, StudyError, StudyEvent};
+use crate::study::{Programs, ProgramsError, StudyError, StudyEvent};
 
 /// How long a command of SLURM may still take when the user has stopped the study.
 const GRACE: Duration = Duration::from_secs(5);
@@ -112,7 +112,7 @@ impl Session {
         let directory = self.directory.path().join(DIRECTORY);
         fs_err::create_dir_all(&directory).map_err(StoreError::from)?;
         let plan_file = directory.join(format!("{name}.json"));
-        let (plan, staged) = self.stage(&name, jobs)?;
+        let (plan, staged) = self.stage(queue, &name, jobs)?;
         write_private(&plan_file, &plan, true).map_err(StoreError::from)?;
         let runs = jobs.iter().map(Vec::len).sum();
         self.journal.append(&JournalEvent::ArrayPlanned { name: name.clone(), jobs: jobs.len(), runs })?;
@@ -149,7 +149,12 @@ impl Session {
     }
 
     /// Makes the directories of an array's runs, with what a node needs to carry them out.
-    fn stage(&mut self, name: &str, jobs: &[Vec<PlannedRun>]) -> Result<(ArrayPlan, Vec<Job>), StudyError> {
+    fn stage(
+        &mut self,
+        queue: &Queue,
+        name: &str,
+        jobs: &[Vec<PlannedRun>],
+    ) -> Result<(ArrayPlan, Vec<Job>), StudyError> {
         let mut staged = Vec::with_capacity(jobs.len());
         for job in jobs {
             let open: Result<Vec<OpenRun>, StudyError> = job.iter().map(|planned| self.stage_run(*planned)).collect();
@@ -165,7 +170,7 @@ impl Session {
             name: name.to_owned(),
             study: self.directory.path().to_owned(),
             user: UserConfig { cache_dir: Some(self.options.user.cache_root()), ..self.options.user.clone() },
-            programs: self.planned_programs(),
+            programs: queue.programs.clone(),
             containers: self
                 .fleet
                 .elsewhere()
@@ -176,11 +181,13 @@ impl Session {
     }
 
     /// The embedded backend's driver is that of an image where nodes make containers.
-    fn planned_programs(&self) -> Vec<PlannedProgram> {
+    pub(super) fn planned_programs(&self) -> Result<Vec<PlannedProgram>, ProgramsError> {
         let Programs { agent, candle, .. } = &self.programs;
-        let of = |path: &PathBuf, sha256: &str| PlannedProgram { path: path.clone(), sha256: sha256.to_owned() };
-        let driver = self.fleet.elsewhere().is_none().then(|| of(candle, &self.candle_sha256));
-        std::iter::once(of(agent, &self.agent_sha256)).chain(driver).collect()
+        let mut planned = vec![PlannedProgram { path: agent.clone(), sha256: self.agent_sha256.clone() }];
+        if self.fleet.elsewhere().is_none() {
+            planned.push(PlannedProgram { path: candle.clone(), sha256: self.programs.candle_sha256()? });
+        }
+        Ok(planned)
     }
 
     fn stage_run(&mut self, planned: PlannedRun) -> Result<OpenRun, StudyError> {
